@@ -1,0 +1,339 @@
+"""The built-in synthetic set (`--data synthetic`): tri-modal event clips whose shared semantics are known.
+
+A clip is ten seconds with an event of one class. Each modality renders the event through a random map of its own, so
+that raw features of one modality say nothing about another, and buries it under a nuisance of its own that carries
+more variance than the class: a scene in video, a recording channel in audio, a style in text. What the modalities
+share is what a codebook has to find: the class, and when it happens.
+
+    h = s · c_k · [the event is on] + nuisance (constant over a clip) + noise (per step)      latent
+    x = relu(h A + b)                                                                         feature
+
+c_k, A, b and the nuisance's subspace are random but fixed per modality: they are the *world*. In video the event lights
+up a few cells of the grid, at a place that is nuisance. In text one or two words of the caption name the class; words
+are not aligned to seconds. Audio and video may disagree by a second about an event's start or end, and pretraining
+clips may hold a second event of another class. The other seconds are background.
+
+The set is written as feature files and an annotation folder in AVE's format, and read back like any other data.
+"""
+
+import hashlib
+import json
+import os
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cmg.data.features import FeatureWriter
+from cmg.errors import UserError
+
+RECIPE = 1  # raise it when the same settings give other arrays, so that old caches are not mistaken for new ones
+SPLITS = ("train", "val", "test")
+LATENT, NUISANCE_RANK, FILLERS = 32, 12, 40
+SHORTEST = 3  # seconds of the shortest event; one of them may be lost to misalignment
+BLOCK = 250  # clips made at once: bounds the memory, and every block has its own random stream
+# Standard deviations in the latent space at difficulty 1, chosen so that a linear probe with labels reads the class
+# from a second of raw audio or of raw pooled video about nine times in ten. Video's is high as it fills few cells.
+SIGNAL = {"video": 3.5, "audio": 1.1, "text": 3.0}
+NUISANCE, NOISE = 2.0, 0.7
+
+
+@dataclass(frozen=True)
+class SyntheticSpec:
+    """Everything the set depends on; equal specs give equal files.
+
+    Attributes
+    ----------
+    seed : of the world and of all clips; not the seed of a training run
+    clips : unlabelled pretraining clips
+    ave_clips : labelled clips in train, val and test
+    classes : K
+    seconds : T
+    video_shape : (H, W, C) of one second of video
+    audio_dim, text_dim : features of one second of audio, of one word
+    words : L, words a caption holds at most
+    difficulty : factor on nuisance and noise
+    misalign : probability that audio and video differ by a second at one end of an event
+    second_event : share of pretraining clips with a second event of another class
+    """
+
+    seed: int = 0
+    clips: int = 1000
+    ave_clips: tuple[int, int, int] = (300, 100, 100)
+    classes: int = 10
+    seconds: int = 10
+    video_shape: tuple[int, int, int] = (7, 7, 64)
+    audio_dim: int = 64
+    text_dim: int = 64
+    words: int = 10
+    difficulty: float = 1.0
+    misalign: float = 0.3
+    second_event: float = 0.3
+
+    def __post_init__(self):
+        if self.clips < 1:
+            raise UserError(f"--synthetic-clips is {self.clips}, expected at least 1")
+        if self.classes < 2:
+            raise UserError(f"--synthetic-classes is {self.classes}, expected at least 2")
+        if self.seconds < 2 * SHORTEST or self.words < 3:
+            raise UserError(f"clips of {self.seconds} seconds and {self.words} words, expected at least 6 and 3")
+        if not 0 <= self.difficulty <= 100:  # false for nan too; above 100 float16 would overflow
+            raise UserError(f"--synthetic-difficulty is {self.difficulty}, expected a number from 0 to 100")
+
+
+class SyntheticFiles(NamedTuple):
+    pretrain: Path  # feature file, ids syn_pre_00000 …
+    ave: Path  # feature file, ids syn_train_00000 …, syn_val_…, syn_test_…
+    annotations: Path  # folder in AVE's format
+
+
+class Events(NamedTuple):
+    """What happens in n clips, before any feature is made. A clip holds a first event and perhaps a second one."""
+
+    label: np.ndarray  # int [n, 2], -1 where there is no second event
+    video: np.ndarray  # int [n, 2, 2], [onset, offset) in seconds
+    audio: np.ndarray  # int [n, 2, 2]
+
+
+class World(NamedTuple):
+    """One modality's fixed random maps."""
+
+    classes: np.ndarray  # [K, LATENT], c_k
+    fillers: np.ndarray  # [FILLERS, LATENT], words that name no class
+    nuisance: np.ndarray  # [NUISANCE_RANK, LATENT], spans the nuisance's subspace
+    map: np.ndarray  # [LATENT, d], A
+    bias: np.ndarray  # [d], b
+
+
+def add_synthetic_flags(parser):
+    """Flags of `--data synthetic`; `synthetic_spec` reads them."""
+    group = parser.add_argument_group("built-in synthetic set (--data synthetic)")
+    spec = SyntheticSpec()
+    group.add_argument("--synthetic-clips", type=int, default=spec.clips, help="pretraining clips")
+    group.add_argument("--synthetic-classes", type=int, default=spec.classes, help="event classes")
+    group.add_argument(
+        "--synthetic-difficulty", type=float, default=spec.difficulty, help="factor on nuisance and noise"
+    )
+
+
+def synthetic_spec(args):
+    """The `SyntheticSpec` that parsed flags ask for."""
+    return SyntheticSpec(
+        clips=args.synthetic_clips, classes=args.synthetic_classes, difficulty=args.synthetic_difficulty
+    )
+
+
+def synthetic_files(root=None, spec=SyntheticSpec()):
+    """Write the set into `root/synthetic-<hash of spec>` unless it lies there already.
+
+    Several processes may do so at once: every file is renamed into place complete, and all write the same.
+
+    Parameters
+    ----------
+    root : folder that holds such sets; the checkout's `data/` if None.
+    spec : SyntheticSpec
+
+    Returns
+    -------
+    SyntheticFiles
+    """
+    folder = Path(root or _data_folder()) / f"synthetic-{_digest(spec)}"
+    files = SyntheticFiles(folder / "pretrain.h5", folder / "ave.h5", folder / "annotations")
+    texts = {split: files.annotations / f"{split}Set.txt" for split in SPLITS}
+    everything, categories = files.annotations / "Annotations.txt", files.annotations / "categories.txt"
+    done = folder / "settings.json"  # written last
+    if all(path.is_file() for path in (files.pretrain, files.ave, *texts.values(), everything, categories, done)):
+        return files
+
+    world = make_world(spec)
+    _write_features(files.pretrain, spec, world, {"pre": draw_events(spec, "pre")})
+    events = {split: draw_events(spec, split) for split in SPLITS}
+    _write_features(files.ave, spec, world, events)
+    rows = {split: _annotation_rows(split, events[split]) for split in SPLITS}
+    for split, path in texts.items():
+        _write_text(path, rows[split])
+    _write_text(everything, "".join(rows.values()))
+    _write_text(categories, "".join(f"{_class_name(k)}\n" for k in range(spec.classes)))
+    _write_text(done, json.dumps(asdict(spec), indent=2) + "\n")
+    return files
+
+
+def draw_events(spec, split):
+    """Classes and spans of all clips of a split ("pre", "train", "val", "test").
+
+    Only pretraining clips hold second events, so that the labels of the others tell all that happens in them.
+
+    Returns
+    -------
+    Events
+    """
+    rng = _rng(spec, "events", split)
+    n, T = _size(spec, split), spec.seconds
+    first = rng.permutation(np.arange(n) % spec.classes)
+    second = (first + rng.integers(1, spec.classes, n)) % spec.classes
+    two = rng.random(n) < (spec.second_event if split == "pre" else 0.0)
+    label = np.stack([first, np.where(two, second, -1)], axis=1)  # [n, 2]
+    # A lone event has the whole clip to itself; two share it, split at a random second, in random order.
+    cut = rng.integers(SHORTEST, T - SHORTEST + 1, n)
+    low = np.where(two[:, None], np.stack([np.zeros_like(cut), cut], axis=1), 0)  # [n, 2]
+    high = np.where(two[:, None], np.stack([cut, np.full_like(cut, T)], axis=1), T)
+    swap = rng.random(n) < 0.5
+    low[swap], high[swap] = low[swap, ::-1], high[swap, ::-1]
+    length = rng.integers(SHORTEST, high - low + 1)
+    onset = low + rng.integers(0, high - low - length + 1)
+    video = np.stack([onset, onset + length], axis=2)  # [n, 2, 2]
+    shift = rng.choice([-1, 1], (n, 2)) * (rng.random((n, 2)) < spec.misalign)
+    end = np.eye(2, dtype=int)[rng.integers(0, 2, (n, 2))]  # [n, 2, 2], which end moves
+    audio = np.clip(video + end * shift[..., None], low[..., None], high[..., None])
+    return Events(label, video, audio)
+
+
+def make_world(spec):
+    """The fixed random maps of every modality: dict modality -> World, float32."""
+    world = {}
+    for m, dim in (("video", spec.video_shape[-1]), ("audio", spec.audio_dim), ("text", spec.text_dim)):
+        rng = _rng(spec, "world", m)
+        parts = (
+            rng.standard_normal((spec.classes, LATENT)),
+            rng.standard_normal((FILLERS, LATENT)),
+            rng.standard_normal((NUISANCE_RANK, LATENT)) / np.sqrt(NUISANCE_RANK),
+            rng.standard_normal((LATENT, dim)) / np.sqrt(LATENT),
+            rng.standard_normal(dim) / 2,
+        )
+        world[m] = World(*(part.astype(np.float32) for part in parts))
+    return world
+
+
+def render_audio(world, label, spans, spec, rng):
+    """Audio features float32 [n, T, A] of events `label` int [n, 2] with `spans` int [n, 2, 2]."""
+    n, T = len(label), spec.seconds
+    h = SIGNAL["audio"] * _presence(label, spans, T) @ world.classes[label]  # [n, T, 2] @ [n, 2, LATENT]
+    h += _nuisance(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, T))
+    return _features(world, h)
+
+
+def render_video(world, label, spans, spec, rng):
+    """Video features float32 [n, T, H, W, C] of events `label` int [n, 2] with `spans` int [n, 2, 2]."""
+    n, T, (H, W, C) = len(label), spec.seconds, spec.video_shape
+    # The event lights up the cells around its own place, one cell wide (standard deviation).
+    place = rng.random((n, 2, 2)) * (H - 1, W - 1)
+    cells = np.stack(np.meshgrid(np.arange(H), np.arange(W), indexing="ij"), axis=-1).reshape(-1, 2)  # [H·W, 2]
+    far = ((cells - place[:, :, None]) ** 2).sum(axis=-1)  # [n, 2, H·W]
+    shown = (np.exp(-far / 2)[..., None] * world.classes[label][:, :, None]).astype(np.float32)
+    on = _presence(label, spans, T)  # [n, T, 2]
+    h = SIGNAL["video"] * on @ shown.reshape(n, 2, H * W * LATENT)
+    h = h.reshape(n, T, H * W, LATENT)
+    h += _nuisance(world, spec, rng, (n, 1, 1)) / np.sqrt(2)  # the scene
+    h += _nuisance(world, spec, rng, (n, 1, H * W)) / np.sqrt(2)  # what stands in each cell of it
+    h += _noise(spec, rng, (n, T, H * W))
+    return _features(world, h).reshape(n, T, H, W, C)
+
+
+def render_text(world, label, spec, rng):
+    """Captions of events `label` int [n, 2]: features float32 [n, L, X] and valid bool [n, L].
+
+    Fillers throughout, then one or two words that name the first event and one that names the second.
+    """
+    n, L = len(label), spec.words
+    length = rng.integers(min(6, L), L + 1, n)
+    valid = np.arange(L) < length[:, None]
+    h = world.fillers[rng.integers(0, FILLERS, (n, L))]  # [n, L, LATENT]
+    order = np.argsort(np.where(valid, rng.random((n, L)), 2.0), axis=1)  # real positions of a clip, shuffled
+    # The first event's word, half the time once more, and the second event's.
+    for position, event, said in ((0, 0, label[:, 0] >= 0), (1, 0, rng.random(n) < 0.5), (2, 1, label[:, 1] >= 0)):
+        rows = np.flatnonzero(said)
+        h[rows, order[rows, position]] = world.classes[label[rows, event]]
+    h = SIGNAL["text"] * h + _nuisance(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, L))
+    return _features(world, h) * valid[..., None], valid
+
+
+def _presence(label, spans, T):
+    """1 where an event is on: float32 [n, T, 2]."""
+    t = np.arange(T)[None, :, None]
+    return ((spans[:, None, :, 0] <= t) & (t < spans[:, None, :, 1]) & (label[:, None] >= 0)).astype(np.float32)
+
+
+def _nuisance(world, spec, rng, shape):
+    draw = rng.standard_normal((*shape, NUISANCE_RANK), dtype=np.float32)
+    return np.float32(spec.difficulty * NUISANCE) * draw @ world.nuisance  # [*shape, LATENT]
+
+
+def _noise(spec, rng, shape):
+    return np.float32(spec.difficulty * NOISE) * rng.standard_normal((*shape, LATENT), dtype=np.float32)
+
+
+def _features(world, h):
+    """relu(h A + b): [..., LATENT] -> [..., d]."""
+    return np.maximum(h @ world.map + world.bias, 0)
+
+
+def _write_features(path, spec, world, splits):
+    """One feature file with the clips of `splits`: name -> Events."""
+    shapes = {
+        "video": (spec.seconds, *spec.video_shape),
+        "audio": (spec.seconds, spec.audio_dim),
+        "text": (spec.words, spec.text_dim),
+    }
+    attrs = {"seconds_per_step": 1.0, "source": f"synthetic, recipe {RECIPE}, {json.dumps(asdict(spec))}"}
+    for m, maps in world.items():
+        # The world is to this set what an encoder's weights are to a real one: features of two worlds do not mix.
+        attrs[f"backbone/{m}"] = "synthetic"
+        attrs[f"sha256/{m}"] = hashlib.sha256(b"".join(part.tobytes() for part in maps)).hexdigest()
+    with FeatureWriter(path, shapes, attrs) as writer:
+        for split, events in splits.items():
+            for start in range(0, len(events.label), BLOCK):
+                block = Events(*(part[start : start + BLOCK] for part in events))
+                rng = {m: _rng(spec, m, f"{split}/{start}") for m in shapes}
+                real = np.ones((len(block.label), spec.seconds), bool)
+                text, words = render_text(world["text"], block.label, spec, rng["text"])
+                features = {
+                    "video": render_video(world["video"], block.label, block.video, spec, rng["video"]),
+                    "audio": render_audio(world["audio"], block.label, block.audio, spec, rng["audio"]),
+                    "text": text,
+                }
+                ids = [_clip_id(split, start + i) for i in range(len(block.label))]
+                writer.append(ids, features, {"video": real, "audio": real, "text": words})
+
+
+def _annotation_rows(split, events):
+    """AVE's `category&id&quality&onset&offset`; an event counts while audio and video both show it."""
+    onset = np.maximum(events.video[:, 0, 0], events.audio[:, 0, 0])
+    offset = np.minimum(events.video[:, 0, 1], events.audio[:, 0, 1])
+    rows = zip(events.label[:, 0], onset, offset, strict=True)
+    return "".join(f"{_class_name(k)}&{_clip_id(split, i)}&good&{on}&{off}\n" for i, (k, on, off) in enumerate(rows))
+
+
+def _class_name(k):
+    return f"class_{k:02d}"
+
+
+def _clip_id(split, number):
+    return f"syn_{split}_{number:05d}"
+
+
+def _size(spec, split):
+    return spec.clips if split == "pre" else spec.ave_clips[SPLITS.index(split)]
+
+
+def _rng(spec, *names):
+    """A random stream of its own for each purpose, so that asking for more of one thing changes no other."""
+    return np.random.default_rng([spec.seed, zlib.crc32("/".join(names).encode())])
+
+
+def _digest(spec):
+    return hashlib.sha256(json.dumps([RECIPE, asdict(spec)]).encode()).hexdigest()[:10]
+
+
+def _data_folder():
+    """`data/` of the checkout this module lies in; of the current folder when the package is installed elsewhere."""
+    checkout = Path(__file__).resolve().parents[3]
+    return checkout / "data" if (checkout / "code" / "cmg").is_dir() else Path("data")
+
+
+def _write_text(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temp.write_text(text, encoding="utf-8")
+    os.replace(temp, path)

@@ -1,0 +1,341 @@
+"""AVE: does a classifier trained on one modality's tokens work on another's?  `python -m cmg.downstream.ave`
+
+    python -m cmg.downstream.ave --checkpoint checkpoint/run --data ave.h5 --annotations AVE/        # sweep a run
+    python -m cmg.downstream.ave --checkpoint checkpoint/run/best.pt --data synthetic --device cpu   # one checkpoint
+
+Encoder and codebook are frozen; a linear probe sees nothing but the source modality's code vectors, and is then given
+the target's. Two figures a direction: `accuracy`, clip top-1 over the K classes (the paper's), and
+`segment_accuracy`, the benchmark's own K + 1 way accuracy over all seconds, background included.
+
+Protocols
+---------
+strict : fit on train; learning rate and epoch chosen on val *of the source modality*, so that the probe never sees a
+    label of the target; test once. Of a run folder's checkpoints the one with the best clip top-1 on the *target's*
+    val split, averaged over directions, is taken and copied to `best.pt` (AVE is the paper's validation set); only
+    this one is tested. Clips that the checkpoint was pretrained on are left out of test and counted.
+paper : what the public script measures. Fit on train and report on the *train* split of the target, at the epoch at
+    which that figure is best; learning rate 4e-4, batch 80, gradient norm 0.5. A fit, not a test. Kept comparable,
+    marked in every output.
+
+`source_value` is the same probe on its own modality, the upper bound of the transfer; `chance` the accuracy of
+always answering the training split's most frequent class. Values are means over probe seeds, `std` goes with them.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from cmg.cli import MODALITIES, Parser, command, git_commit
+from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels
+from cmg.data.features import FeatureFile, FeatureSet
+from cmg.data.synthetic import synthetic_files, synthetic_spec
+from cmg.downstream.probe import ProbeData, Selected, constant_accuracy, fit, fit_selected, probe_data
+from cmg.downstream.results import (
+    find_checkpoints, mark_best, markdown_table, results_table, write_atomically, write_results,
+)
+from cmg.downstream.tokens import TokenSet, check_shapes, codebook_sharing, directions, encode_set
+from cmg.errors import UserError
+from cmg.pretrain import choose_device
+from cmg.training.checkpoint import build_model, read
+
+METRICS = {"clip": "accuracy", "segment": "segment_accuracy"}
+# Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
+LRS = {"strict": (1e-3, 3e-3, 1e-2), "paper": (4e-4,)}
+CLIP_NORM = 0.5  # of the paper protocol
+
+
+class Settings(NamedTuple):
+    """How probes are trained; `lrs` None stands for the protocol's own."""
+
+    protocol: str = "strict"
+    epochs: int = 30
+    lrs: tuple[float, ...] | None = None
+    batch_size: int = 80
+    probe_seeds: int = 3
+    seed: int = 0
+
+    def fit_arguments(self):
+        return {"seeds": [self.seed + i for i in range(self.probe_seeds)], "lrs": self.lrs or LRS[self.protocol],
+                "epochs": self.epochs, "batch_size": self.batch_size, "seed": self.seed}
+
+
+class Split(NamedTuple):
+    """The clips of a split that have features: their rows in the feature set, [N]; labels, [N] and [N, T]."""
+
+    rows: torch.Tensor
+    labels: dict[str, torch.Tensor]
+
+
+class Validation(NamedTuple):
+    """One checkpoint before any test: what the choice among checkpoints rests on.
+
+    values[source] holds top-1 per probe seed of every modality on the deciding split: val (strict), train (paper).
+    """
+
+    score: float
+    values: dict[str, dict[str, torch.Tensor]]
+    selected: dict[str, Selected]
+    encoded: "Encoded"
+
+
+class Encoded:
+    """One model's tokens of the splits, each encoded when it is first asked for."""
+
+    def __init__(self, model, task: "AveTask"):
+        self.model, self.task, self._cache = model, task, {}
+
+    def tokens(self, split: str, modality: str) -> TokenSet:
+        key = split, modality
+        if key not in self._cache:
+            task = self.task
+            self._cache[key] = encode_set(self.model, task.features, modality, rows=task.splits[split].rows,
+                                          device=task.device)
+        return self._cache[key]
+
+    def data(self, split: str, modality: str, kind: str) -> ProbeData:
+        """What a probe sees; clips without a single step of this modality are left out."""
+        tokens = self.tokens(split, modality)
+        present = tokens.valid.any(1).nonzero()[:, 0]
+        if not len(present):
+            raise UserError(f"--data: no {split} clip has any {modality}")
+        return probe_data(tokens.take(present), self.task.splits[split].labels[kind].to(present.device)[present])
+
+
+class AveTask:
+    """The benchmark on given features: which clips, which directions, which protocol.
+
+    Parameters
+    ----------
+    features : FeatureSet
+    annotations : AveAnnotations
+    pairs : list of (source, target)
+    pretrain_ids : ids of the clips that the checkpoint was pretrained on
+
+    Raises
+    ------
+    UserError : a split has no clip with features, or all of test was pretrained on.
+    """
+
+    def __init__(self, features: FeatureSet, annotations: AveAnnotations, pairs, settings=Settings(),
+                 pretrain_ids=(), device="cpu"):
+        self.features, self.pairs, self.settings, self.device = features, list(pairs), settings, device
+        self.sources = list(dict.fromkeys(source for source, _ in self.pairs))
+        self.classes = annotations.classes
+        self.splits, self.missing, self.n_excluded = {}, [], 0
+        # Words are no seconds: text takes part in clip top-1 only.
+        seconds = next((features.shapes[m][0] for m in ("video", "audio") if m in features.shapes), 1)
+        for split in SPLITS:
+            clips = annotations.splits[split]
+            _, missing = features.rows_of([clip.id for clip in clips])
+            absent = set(missing)
+            clips = [clip for clip in clips if clip.id not in absent]
+            if split == "test" and settings.protocol == "strict":
+                seen = _spellings(pretrain_ids)
+                self.n_excluded = sum(clip.id in seen for clip in clips)
+                if clips and self.n_excluded == len(clips):
+                    raise UserError(f"--checkpoint: all {len(clips)} test clips were pretrained on; nothing to test")
+                clips = [clip for clip in clips if clip.id not in seen]
+            if not clips:
+                raise UserError(f"--data: none of the {len(missing)} clips of the {split} split has features; "
+                                f"expected ids such as {missing[0]}")
+            self.missing += missing
+            rows, _ = features.rows_of([clip.id for clip in clips])
+            labels = {"clip": clip_labels(clips, self.classes), "segment": segment_labels(clips, self.classes, seconds)}
+            self.splits[split] = Split(rows, labels)
+        self.judged = "test" if settings.protocol == "strict" else "train"  # the split that is reported
+
+    def outputs(self, kind: str) -> int:
+        return len(self.classes) + (kind == "segment")
+
+    def targets(self, source: str, kind: str = "clip") -> list[str]:
+        """Modalities that this source's probe is reported on."""
+        own = [target for s, target in self.pairs if s == source]
+        return own if kind == "clip" else [m for m in own if "text" not in (source, m)]
+
+    def fit(self, kind: str, source: str, encoded: Encoded):
+        """Train this source's probes -> (top-1 per seed of each modality on the deciding split, Selected or None)."""
+        modalities = [source, *self.targets(source, kind)]
+        train = encoded.data("train", source, kind)
+        arguments = self.settings.fit_arguments()
+        if self.settings.protocol == "strict":
+            val = {m: encoded.data("val", m, kind) for m in modalities}
+            selected = fit_selected(kind, train, val[source], self.outputs(kind), **arguments)
+            return {m: selected.probes.score(val[m]).accuracy for m in modalities}, selected
+        judged = {m: encoded.data("train", m, kind) for m in modalities}
+        curves = {m: [] for m in modalities}
+        for _, probes in fit(kind, train, self.outputs(kind), clip_norm=CLIP_NORM, **arguments):
+            for m in modalities:
+                curves[m].append(probes.score(judged[m]).accuracy)
+        # The epoch is taken from the log by hand there, the best of each modality; so here, for every probe.
+        seeds = self.settings.probe_seeds
+        return {m: torch.stack(curve).amax(0).view(-1, seeds).amax(0) for m, curve in curves.items()}, None
+
+    def validate(self, model) -> Validation:
+        """Fit the clip probes of one checkpoint; `score` is the mean over directions of the target's figure."""
+        check_shapes(model, self.features)
+        encoded = Encoded(model, self)
+        values, selected = {}, {}
+        for source in self.sources:
+            values[source], selected[source] = self.fit("clip", source, encoded)
+        means = [values[source][target].mean().item() for source, target in self.pairs]
+        return Validation(sum(means) / len(means), values, selected, encoded)
+
+    def report(self, validation: Validation) -> list[dict]:
+        """Test the chosen checkpoint (paper: repeat its figures): a row for every direction and metric."""
+        rows = []
+        encoded = validation.encoded
+        for source, kind in ((s, k) for s in self.sources for k in METRICS):
+            targets = self.targets(source, kind)
+            if not targets:
+                continue
+            if kind == "clip":
+                values, selected = validation.values[source], validation.selected[source]
+            else:
+                values, selected = self.fit(kind, source, encoded)
+            judged = {m: encoded.data(self.judged, m, kind) for m in [source, *targets]}
+            extra = {}
+            if selected is not None:
+                val, values = values, {m: selected.probes.score(judged[m]).accuracy for m in judged}
+                extra = {"probe_lr": selected.lr, "probe_epoch": selected.epochs, "source_val": _mean(val[source])}
+            train = encoded.data("train", source, kind)
+            for target in targets:
+                if selected is not None:
+                    extra["val"] = _mean(val[target])
+                sharing = codebook_sharing(encoded.tokens(self.judged, source), encoded.tokens(self.judged, target))
+                rows.append({
+                    "task": "ave", "source": source, "target": target, "protocol": self.settings.protocol,
+                    "metric": METRICS[kind], "value": _mean(values[target]), "source_value": _mean(values[source]),
+                    "chance": constant_accuracy(train, judged[target]), "n_train": len(train.labels),
+                    "n_test": len(judged[target].labels), "seed": self.settings.seed, "split": self.judged,
+                    "std": _std(values[target]), "source_std": _std(values[source]),
+                    "chance_uniform": round(100 / self.outputs(kind), 4), "n_excluded": self.n_excluded,
+                    "n_missing": len(self.missing), "probe_seeds": self.settings.probe_seeds, **extra,
+                    **{name: value if value is None else round(value, 4) for name, value in sharing.items()},
+                })
+        return rows
+
+
+def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=None, settings=Settings(),
+             pretrain_ids=(), device="cpu") -> list[dict]:
+    """Fit, choose and test probes on one frozen model -> rows of `results.json` less checkpoint and commit.
+
+    Example
+    -------
+    >>> rows = evaluate(cmg.load_pretrained("best.pt"), FeatureSet("ave.h5"), read_ave("AVE"))   # doctest: +SKIP
+    """
+    pairs = pairs or directions(model.modalities, features.modalities)
+    task = AveTask(features, annotations, pairs, settings, pretrain_ids, device)
+    return task.report(task.validate(model))
+
+
+def _mean(x):
+    return round(x.mean().item(), 4)
+
+
+def _std(x):
+    return round(x.std(correction=1).item(), 4) if len(x) > 1 else 0.0
+
+
+def _spellings(ids) -> set[str]:
+    """Pretraining ids, and the video id within VGGSound's `<11 characters>_<start>`: AVE names whole videos."""
+    return {*ids, *(name[:11] for name in ids if name[11:12] == "_" and name[12:].isdigit())}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="cmg.downstream.ave", description=__doc__.split("\n")[0])
+    p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its epoch_*.pt are swept")
+    p.add_argument("--data", nargs="+", required=True, help="feature files, or: synthetic (as pretrained on)")
+    p.add_argument("--annotations", help="folder of AVE's Annotations.txt and splits; not needed with synthetic")
+    p.add_argument("--source", choices=MODALITIES, help="default: every modality that data and checkpoint share")
+    p.add_argument("--target", choices=MODALITIES, help="default: every other modality")
+    p.add_argument("--protocol", choices=("strict", "paper"), default="strict")
+    p.add_argument("--probe-epochs", type=int, default=30)
+    grids = "; ".join(f"{protocol}: {' '.join(f'{lr:g}' for lr in lrs)}" for protocol, lrs in LRS.items())
+    p.add_argument("--probe-lr", type=float, nargs="+", help=f"strict takes the best on val; default for {grids}")
+    p.add_argument("--batch-size", type=int, default=80, help="clips in a step of the probe")
+    p.add_argument("--probe-seeds", type=int, default=3, help="probes per direction, for mean and std")
+    p.add_argument("--seed", type=int, default=0, help="first probe's seed")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    p.add_argument("--out", help="folder of results.json; default: the checkpoint's")
+    return p
+
+
+def check_flags(args):
+    for name in ("probe_epochs", "batch_size", "probe_seeds"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
+    for lr in args.probe_lr or ():
+        if not 0 < lr < float("inf"):
+            raise UserError(f"--probe-lr {lr}: expected above 0")
+    if args.data != ["synthetic"] and args.annotations is None:
+        raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt")
+
+
+def open_task(args, content, device) -> AveTask:
+    """The task that the flags ask for; `content` is the run's first checkpoint."""
+    paths, annotations = args.data, args.annotations
+    if paths == ["synthetic"]:
+        files = synthetic_files(spec=synthetic_spec(argparse.Namespace(**content["args"])))
+        paths, annotations = [files.ave], annotations or files.annotations
+    annotations = read_ave(annotations)
+    pairs = directions(list(content["shapes"]), FeatureFile(paths[0]).modalities, args.source, args.target)
+    features = FeatureSet(paths, [m for m in MODALITIES if any(m in pair for pair in pairs)])
+    settings = Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
+                        args.probe_seeds, args.seed)
+    task = AveTask(features, annotations, pairs, settings, content["pretrain_ids"], device)
+    for line in annotations.skipped + annotations.notes:
+        print(f"warning: {line}", file=sys.stderr)
+    if task.missing:
+        print(f"warning: {len(task.missing)} annotated clips have no features and are left out, the first is "
+              f"{task.missing[0]}", file=sys.stderr)
+    if task.n_excluded:
+        print(f"warning: {task.n_excluded} test clips were pretrained on and are left out", file=sys.stderr)
+    return task
+
+
+@command
+def main(argv=None):
+    args = parser().parse_args(argv)
+    check_flags(args)
+    device = choose_device(args.device, local_rank=0)
+    paths = find_checkpoints(args.checkpoint)
+    out = Path(args.out) if args.out else paths[0].parent
+    task, best, sweep = None, None, []
+    for path in tqdm(paths, desc="sweep", leave=False, disable=len(paths) == 1):
+        content = read(path)
+        task = task or open_task(args, content, device)
+        validation = task.validate(build_model(content, device))
+        entry = {"checkpoint": path.name, "epoch": content["epoch"], "score": round(validation.score, 4)}
+        entry |= {f"{s} → {t}": round(validation.values[s][t].mean().item(), 4) for s, t in task.pairs}
+        sweep.append(entry)
+        if best is None or validation.score > best[0].score:  # the earlier one of equals
+            best = validation, path, content
+    validation, path, content = best
+    rows = task.report(validation)
+    for row in rows:
+        row |= {"checkpoint": str(path), "epoch": content["epoch"], "pretrain_seed": content["args"].get("seed"),
+                "commit": git_commit()}
+
+    split = "val" if args.protocol == "strict" else "train"
+    if len(paths) > 1:
+        write_atomically(out / f"ave_sweep_{args.protocol}.json", json.dumps(sweep, indent=2) + "\n")
+        names = list(sweep[0])[3:]
+        print(f"Clip top-1 on the {split} split of the target\n")
+        print(markdown_table(["checkpoint", "mean", *names], [
+            [f"**{e['checkpoint']}**" if e["checkpoint"] == path.name else e["checkpoint"],
+             *(f"{e[name]:.1f}" for name in ["score", *names])] for e in sweep]) + "\n")
+    if args.protocol == "strict" and Path(args.checkpoint).is_dir():
+        mark_best(path)
+    written = write_results(out, rows)
+    print(f"AVE, {path}, " + ("strict (test split)" if args.protocol == "strict" else "paper (train split)") + "\n")
+    print(results_table(rows) + f"\n\n{written}")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Linear probes on frozen tokens: P = learning rates × seeds of them, trained side by side in one pass.
+
+Two heads, as in the public downstream code (D semantic width, K classes):
+
+* clip: Linear(D, D) of each step, maximum over time, Linear(D, K);
+* segment: Linear(D, D), Linear(D, K + 1) of each second, the last output for background.
+
+Both are cheap because a token is one of few code vectors: the first layer runs once for each code that a batch
+uses, not once for each second, and all probes share one matrix product. Continuous tokens work as well, at
+the price of one vector a second.
+
+The trainer (`fit`) knows nothing of validation; `fit_selected` adds the strict protocol's choice.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from cmg.downstream.tokens import TokenSet
+
+
+class ProbeData(NamedTuple):
+    """A split as the probes see it.
+
+    vectors : Tensor[U, D]
+        The distinct token vectors.
+    index : int64 Tensor[N, T]
+        Which vector each step holds.
+    valid : bool Tensor[N, T]
+        Steps that exist; the others neither reach the maximum nor count as seconds.
+    labels : int64 Tensor[N] (clip) or Tensor[N, T] (segment)
+    """
+
+    vectors: torch.Tensor
+    index: torch.Tensor
+    valid: torch.Tensor
+    labels: torch.Tensor
+
+
+class Score(NamedTuple):
+    """Accuracy in % and mean cross entropy of each probe, both [P]."""
+
+    accuracy: torch.Tensor
+    loss: torch.Tensor
+
+
+def probe_data(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
+    """Pair a split's tokens with its labels; every clip must have at least one valid step."""
+    n, steps, dim = tokens.quantized.shape
+    codes, index = tokens.codes.unique(return_inverse=True)  # (U,), (N, T)
+    first = torch.zeros_like(codes).scatter_(0, index.flatten(), torch.arange(n * steps, device=index.device))
+    vectors = tokens.quantized.reshape(n * steps, dim)
+    if torch.equal(vectors[first][index], tokens.quantized):
+        vectors = vectors[first]
+    else:  # a token that is more than its code, of a residual quantiser say
+        index = torch.arange(n * steps, device=index.device).view(n, steps)
+    # A missing step takes the clip's first existing one: repeating a vector does not change a maximum.
+    stand_in = index.gather(1, tokens.valid.to(torch.uint8).argmax(1, keepdim=True))  # (N, 1)
+    index = torch.where(tokens.valid, index, stand_in)
+    return ProbeData(vectors, index, tokens.valid, labels.to(index.device))
+
+
+class MaxOverTime(torch.autograd.Function):
+    """`table[index].amax(1)`: Tensor[U, C], int64 Tensor[N, T] -> Tensor[N, C], without the [N, T, C] in between.
+
+    On a CPU autograd's own backward of that expression costs ten times the whole rest of a probe's step.
+    """
+
+    @staticmethod
+    def forward(ctx, table, index):
+        top = table.index_select(0, index[:, 0])
+        for step in index[:, 1:].T:
+            top = torch.maximum(top, table.index_select(0, step))
+        ctx.save_for_backward(table, index, top)
+        return top
+
+    @staticmethod
+    def backward(ctx, gradient):
+        table, index, top = ctx.saved_tensors
+        to_table = torch.zeros_like(table)
+        for step in index.T:
+            # sign is 0 where this step holds the maximum: it takes the gradient, the rest is handed on.
+            rest = gradient * torch.sign(top - table.index_select(0, step))
+            to_table.index_add_(0, step, gradient - rest)
+            gradient = rest
+        return to_table, None
+
+
+class Probes:
+    """P probes of one kind, their weights stacked.
+
+    Parameters
+    ----------
+    kind : "clip" or "segment"
+    dim, outputs : int
+        D, and the number of classes (K for clips, K + 1 for segments).
+    seeds, lrs : one a probe
+        Seed of its initialisation (`nn.Linear`'s uniform ±1/√D) and learning rate of its Adam.
+    """
+
+    def __init__(self, kind: str, dim: int, outputs: int, seeds, lrs, device="cpu", dtype=torch.float32):
+        assert kind in ("clip", "segment") and len(seeds) == len(lrs)
+        self.kind, self.dim, self.outputs, self.seeds, self.lrs = kind, dim, outputs, tuple(seeds), tuple(lrs)
+        shapes = (dim, dim), (dim,), (outputs, dim), (outputs,)
+        stacks = [[] for _ in shapes]
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            for stack, shape in zip(stacks, shapes):
+                stack.append((2 * torch.rand(shape, generator=generator, dtype=dtype) - 1) / math.sqrt(dim))
+        # (P, D, D), (P, D), (P, K, D), (P, K)
+        self.parameters = [torch.stack(stack).to(device).requires_grad_() for stack in stacks]
+
+    def hidden(self, vectors):
+        """First layer of all probes on Tensor[U, D], as one product -> Tensor[U, P·D]."""
+        weight, bias, _, _ = self.parameters
+        return F.linear(vectors, weight.view(-1, self.dim), bias.view(-1))
+
+    def classify(self, hidden):
+        """Second layer, Tensor[N, P·D] -> Tensor[P, N, K]."""
+        _, _, weight, bias = self.parameters
+        hidden = hidden.view(len(hidden), -1, self.dim).transpose(0, 1)  # (P, N, D)
+        return torch.baddbmm(bias[:, None], hidden, weight.transpose(1, 2))
+
+    def clip_logits(self, vectors, index):
+        """Logits of clips whose steps are `vectors[index]`, index [N, T] -> Tensor[P, N, K]."""
+        return self.classify(MaxOverTime.apply(self.hidden(vectors), index))
+
+    def logits(self, data: ProbeData):
+        """Tensor[P, N, K] for clips, Tensor[P, N, T, K + 1] for segments."""
+        if self.kind == "clip":
+            return self.clip_logits(data.vectors, data.index)
+        return self.classify(self.hidden(data.vectors))[:, data.index]
+
+    def loss(self, data: ProbeData, batch=None):
+        """Mean cross entropy of each probe over the clips numbered `batch` (all by default), Tensor[P]."""
+        index, labels = data.index, data.labels
+        if batch is not None:
+            index, labels = index[batch], labels[batch]
+        used, local = index.unique(return_inverse=True)  # (u,), (B, T): only the batch's own vectors are needed
+        if self.kind == "clip":
+            logits = self.clip_logits(data.vectors[used], local)
+            return F.cross_entropy(logits.transpose(1, 2), labels.expand(len(logits), -1), reduction="none").mean(1)
+        # The logits depend on the vector alone, so seconds are counted by (vector, label) instead of listed.
+        counts = self._counts(local, labels, data.valid if batch is None else data.valid[batch], len(used))
+        log_p = self.classify(self.hidden(data.vectors[used])).log_softmax(-1)  # (P, u, K+1)
+        return -(log_p * counts).sum((1, 2)) / counts.sum()
+
+    @torch.no_grad()
+    def score(self, data: ProbeData) -> Score:
+        """Pooled accuracy over clips, or over the seconds that exist, with the mean loss."""
+        if self.kind == "clip":
+            correct = self.logits(data).argmax(-1) == data.labels  # (P, N)
+            return Score(100 * correct.double().mean(1), self.loss(data))
+        counts = self._counts(data.index, data.labels, data.valid, len(data.vectors))  # (U, K+1)
+        prediction = self.classify(self.hidden(data.vectors)).argmax(-1)  # (P, U)
+        correct = counts.expand(len(prediction), -1, -1).gather(2, prediction[..., None]).double().sum((1, 2))
+        return Score(100 * correct / counts.sum().double(), self.loss(data))
+
+    def _counts(self, index, labels, valid, vectors):
+        """How many valid seconds hold (vector, label), Tensor[U, K + 1]."""
+        pair = index * self.outputs + labels
+        counts = torch.bincount(pair[valid], minlength=vectors * self.outputs)
+        return counts.view(vectors, self.outputs).to(self.parameters[0].dtype)
+
+
+def fit(kind: str, data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, batch_size: int = 80,
+        clip_norm: float | None = None, seed: int = 0) -> Iterator[tuple[int, Probes]]:
+    """Train a probe for every learning rate and seed with Adam; yield (epoch, probes) after each epoch.
+
+    The probes are yielded live: score or copy them before asking for the next epoch. Probe l·len(seeds) + s
+    has learning rate l and seed s. Clips are shuffled by `seed`, the order is the same for all probes.
+
+    Parameters
+    ----------
+    clip_norm : float, optional
+        Largest gradient norm of one probe.
+    """
+    vectors = data.vectors
+    probes = Probes(kind, vectors.shape[1], outputs, [s for _ in lrs for s in seeds], [lr for lr in lrs for _ in seeds],
+                    vectors.device, vectors.dtype)
+    # torch's own Adam on one probe at a time: its parameters are views of the stacks, its gradients are set below.
+    views = [[stack.detach()[p].requires_grad_() for stack in probes.parameters] for p in range(len(probes.lrs))]
+    groups = [{"params": [view for p, lr_of in enumerate(probes.lrs) if lr_of == lr for view in views[p]], "lr": lr}
+              for lr in dict.fromkeys(lrs)]
+    optimiser = torch.optim.Adam(groups, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(epochs):
+        for batch in torch.randperm(len(data.labels), generator=generator).to(vectors.device).split(batch_size):
+            loss = probes.loss(data, batch).sum()  # probes share no weight: the sum's gradient is each one's own
+            gradients = torch.autograd.grad(loss, probes.parameters)
+            for p, own in enumerate(views):
+                for view, gradient in zip(own, gradients):
+                    view.grad = gradient[p]
+                if clip_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(own, clip_norm)
+            optimiser.step()
+        yield epoch, probes
+
+
+class Selected(NamedTuple):
+    """Probes after the strict choice: one a seed, at one learning rate, each at its own best epoch."""
+
+    probes: Probes
+    lr: float
+    epochs: list[int]
+    val: Score
+
+
+def fit_selected(kind: str, train: ProbeData, val: ProbeData, outputs: int, *, seeds, lrs, epochs: int,
+                 batch_size: int = 80, seed: int = 0) -> Selected:
+    """Train on `train`, choose on `val`: each probe's epoch, then the learning rate by the mean over seeds.
+
+    Higher accuracy wins, lower loss among equals. `val` must be of the probe's own modality, so that no label of
+    the target modality takes part.
+    """
+    best = None
+    for epoch, probes in fit(kind, train, outputs, seeds=seeds, lrs=lrs, epochs=epochs, batch_size=batch_size,
+                             seed=seed):
+        score = probes.score(val)
+        if best is None:
+            kept = [stack.detach().clone() for stack in probes.parameters]
+            best, chosen = score, torch.zeros_like(score.accuracy, dtype=torch.int64)
+            continue
+        better = (score.accuracy > best.accuracy) | ((score.accuracy == best.accuracy) & (score.loss < best.loss))
+        best = Score(*(torch.where(better, new, old) for new, old in zip(score, best)))
+        chosen[better] = epoch
+        for old, new in zip(kept, probes.parameters):
+            old[better] = new.detach()[better]
+    accuracy, loss = (part.view(len(lrs), len(seeds)).mean(1).tolist() for part in best)
+    winner = max(range(len(lrs)), key=lambda number: (accuracy[number], -loss[number]))
+    own = slice(winner * len(seeds), (winner + 1) * len(seeds))
+    selected = Probes(kind, probes.dim, outputs, seeds, probes.lrs[own], train.vectors.device, train.vectors.dtype)
+    selected.parameters = [stack[own] for stack in kept]
+    return Selected(selected, lrs[winner], chosen[own].tolist(), Score(*(part[own] for part in best)))
+
+
+def constant_accuracy(train: ProbeData, judged: ProbeData) -> float:
+    """Accuracy in % of always answering the most frequent label of `train`; invalid seconds do not count."""
+    known, asked = (d.labels[d.valid] if d.labels.ndim == 2 else d.labels for d in (train, judged))
+    return round(100 * (asked == known.bincount().argmax()).double().mean().item(), 4)

@@ -1,0 +1,101 @@
+"""What every downstream task leaves behind: `results.json`, tables, and `best.pt` in the run folder."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from cmg.errors import UserError
+
+# Two rows with equal values here are the same measurement: the newer one replaces the older.
+IDENTITY = ("task", "source", "target", "protocol", "metric", "seed")
+
+
+def find_checkpoints(path) -> list[Path]:
+    """The checkpoint file itself, or every `epoch_*.pt` of a run folder in order."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"--checkpoint {path}: no such file or folder; expected a .pt file or a run folder")
+    found = sorted(path.glob("epoch_*.pt"), key=lambda file: (len(file.stem), file.stem))
+    if not found:
+        raise UserError(f"--checkpoint {path}: no epoch_*.pt in this folder; expected a run folder of cmg.pretrain")
+    return found
+
+
+def write_atomically(path, text: str):
+    """Write a text file under a temporary name and rename it, so that no reader ever sees half of it."""
+    path = Path(path)
+    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"--out {path}: cannot write ({error.strerror})") from None
+
+
+def write_results(folder, rows: list[dict]) -> Path:
+    """Merge rows into `folder/results.json`: equal measurements are replaced, other tasks' rows stay.
+
+    A task's rows of another checkpoint count as equal, for a run folder has one result a direction; results of
+    checkpoints that are to be compared belong in folders of their own (`--out`).
+    """
+    path = Path(folder) / "results.json"
+    kept = []
+    if path.exists():
+        try:
+            kept = [dict(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        except (ValueError, TypeError):
+            raise UserError(f"{path}: not a list of results; move it away or choose another --out") from None
+    new = {_identity(row) for row in rows}
+    kept = [row for row in kept if _identity(row) not in new]
+    write_atomically(path, json.dumps(kept + rows, indent=2) + "\n")
+    return path
+
+
+def _identity(row: dict) -> tuple:
+    return tuple(row.get(key) for key in IDENTITY)
+
+
+def mark_best(checkpoint: Path) -> Path:
+    """Copy a checkpoint to `best.pt` beside it, atomically."""
+    best = checkpoint.with_name("best.pt")
+    part = best.with_name(f"best.pt.tmp-{os.getpid()}")
+    try:
+        shutil.copyfile(checkpoint, part)
+        os.replace(part, best)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{best}: cannot write ({error.strerror})") from None
+    return best
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """An aligned Markdown table; the first column to the left, the others to the right.
+
+    >>> print(markdown_table(["a", "b"], [["x", "10.0"]]))
+    | a |    b |
+    |:--|-----:|
+    | x | 10.0 |
+    """
+    width = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    align = [str.ljust] + [str.rjust] * (len(header) - 1)
+    lines = ["| " + " | ".join(pad(cell, w) for pad, cell, w in zip(align, row, width)) + " |"
+             for row in [header, *rows]]
+    lines.insert(1, "|:" + "-" * (width[0] + 1) + "|" + "".join("-" * (w + 1) + ":|" for w in width[1:]))
+    return "\n".join(lines)
+
+
+def results_table(rows: list[dict]) -> str:
+    """Rows of `results.json` as a Markdown table: the transfer, its upper bound and how far codes are shared."""
+    def cell(row, name, digits=1):
+        return "–" if row.get(name) is None else f"{row[name]:.{digits}f}"
+
+    header = ["direction", "metric", "transfer", "own modality", "chance", "match rate", "code overlap", "clips"]
+    return markdown_table(header, [[
+        f"{row['source']} → {row['target']}", row["metric"], f"{cell(row, 'value')} ± {cell(row, 'std')}",
+        f"{cell(row, 'source_value')} ± {cell(row, 'source_std')}", cell(row, "chance"), cell(row, "match_rate"),
+        cell(row, "code_overlap", 2), str(row["n_test"])] for row in rows])

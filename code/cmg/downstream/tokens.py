@@ -1,0 +1,101 @@
+"""Tokens of a feature set under one checkpoint: computed once, then shared by all probes and metrics."""
+
+from itertools import permutations
+from typing import NamedTuple
+
+import torch
+
+from cmg.cli import MODALITIES
+from cmg.errors import UserError
+
+
+class TokenSet(NamedTuple):
+    """What a frozen model says about N clips of one modality.
+
+    codes : int64 Tensor[N, T]
+    quantized : Tensor[N, T, D]
+        The codes' vectors, the only thing a probe sees.
+    semantic : Tensor[N, T, D]
+        The encoder's output before quantisation.
+    valid : bool Tensor[N, T]
+        Steps that exist in the clip's media.
+    """
+
+    codes: torch.Tensor
+    quantized: torch.Tensor
+    semantic: torch.Tensor
+    valid: torch.Tensor
+
+    def take(self, positions) -> "TokenSet":
+        """The clips at `positions`, repeats allowed."""
+        return TokenSet(*(part[positions] for part in self))
+
+
+@torch.no_grad()
+def encode_set(model, features, modality: str, batch_size: int = 256, rows=None, device="cpu") -> TokenSet:
+    """Encode and quantise one modality of a feature set.
+
+    Parameters
+    ----------
+    model
+        Frozen model in eval mode with `encode_modality(modality, x, valid) -> codes, quantized, semantic`.
+    features : FeatureSet
+    rows : LongTensor[n], optional
+        Rows of the feature set to encode, in this order; all by default.
+    """
+    rows = torch.arange(len(features)) if rows is None else rows
+    parts = []
+    for batch in rows.split(batch_size):
+        read = features.__getitems__(batch.tolist())
+        x, valid = read[modality].to(device), read[f"valid/{modality}"].to(device)
+        tokens = model.encode_modality(modality, x, valid)
+        parts.append(TokenSet(tokens.codes, tokens.quantized.float(), tokens.semantic.float(), valid))
+    return TokenSet(*(torch.cat(column) for column in zip(*parts)))
+
+
+def codebook_sharing(a: TokenSet, b: TokenSet) -> dict[str, float | int | None]:
+    """How far two modalities of the same clips speak the same code.
+
+    match_rate : % of the seconds that exist in both modalities at which both pick the same code; None where
+        the steps do not line up (words are no seconds).
+    code_overlap : intersection of the two histograms of code use, Σ_m min(p_a(m), p_b(m)); 0 when the
+        modalities split the codebook between them, 1 when they use every code equally often.
+    shared_codes, used_codes : codes used by both modalities, and by at least one.
+    """
+    size = int(max(a.codes.max(), b.codes.max())) + 1
+    use_a = torch.bincount(a.codes[a.valid], minlength=size).double()  # (M,)
+    use_b = torch.bincount(b.codes[b.valid], minlength=size).double()
+    match_rate = None
+    if a.codes.shape == b.codes.shape:
+        both = a.valid & b.valid
+        match_rate = 100.0 * (a.codes == b.codes)[both].double().mean().item() if both.any() else None
+    return {
+        "match_rate": match_rate,
+        "code_overlap": torch.minimum(use_a / use_a.sum(), use_b / use_b.sum()).sum().item(),
+        "shared_codes": int(((use_a > 0) & (use_b > 0)).sum()),
+        "used_codes": int(((use_a > 0) | (use_b > 0)).sum()),
+    }
+
+
+def directions(of_checkpoint, of_data, source=None, target=None) -> list[tuple[str, str]]:
+    """Every ordered pair of the modalities that both have, or those with the given source or target."""
+    for flag, m in (("--source", source), ("--target", target)):
+        for owner, held in (("--checkpoint", of_checkpoint), ("--data", of_data)):
+            if m is not None and m not in held:
+                raise UserError(f"{flag} {m}: {owner} has only {', '.join(held)}")
+    if source is not None and source == target:
+        raise UserError(f"--target {target}: the same as --source; expected another (source_value reports this one)")
+    shared = [m for m in MODALITIES if m in of_checkpoint and m in of_data]
+    pairs = [(s, t) for s, t in permutations(shared, 2) if source in (None, s) and target in (None, t)]
+    if not pairs:
+        raise UserError(f"--data has {', '.join(of_data)} and --checkpoint {', '.join(of_checkpoint)}; expected two "
+                        "modalities in common")
+    return pairs
+
+
+def check_shapes(model, features):
+    """`UserError` if features have other dimensions than the ones that the model was pretrained on."""
+    for m in features.modalities:
+        if m in model.shapes and tuple(model.shapes[m][1:]) != tuple(features.shapes[m][1:]):
+            raise UserError(f"--data: {m} features are {list(features.shapes[m])} a clip; the checkpoint expects "
+                            f"{list(model.shapes[m])}")

@@ -1,0 +1,176 @@
+"""Extract a feature file from media files and captions, one step per second.
+
+    python -m cmg.extract --videos clips/ --captions captions.csv --modalities video audio text --out clips.h5
+    python -m cmg.extract --videos clips/ --modalities video audio --select 'train_*' --workers 8 --out train.h5
+
+A clip's id is its file's name without suffix; captions are a CSV with the columns id and caption. Clips longer than
+--seconds are cut, shorter ones padded and marked so. Backbones without weights need no download. A killed run goes on
+where it was when started again. Bad files are listed in OUT.failed.csv and do not stop the run.
+"""
+
+import argparse
+import csv
+import fnmatch
+import os
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cmg.cli import MODALITIES, Parser, command
+from cmg.errors import UserError
+from cmg.extract.backbones import BACKBONES
+from cmg.extract.hashed import words_of
+from cmg.extract.media import SUFFIXES
+from cmg.extract.shards import Job, Parts, Recipe, extract_all
+
+
+def parse(argv):
+    """The command line, checked."""
+    parser = Parser(prog="cmg.extract", description=__doc__.splitlines()[0])
+    parser.add_argument("--videos", help="folder of media files (searched recursively), or a text file that lists them")
+    parser.add_argument("--captions", help="CSV with the columns id and caption; needed for text")
+    parser.add_argument("--modalities", nargs="+", choices=MODALITIES, default=["video", "audio"], help="to extract")
+    for m in MODALITIES:
+        default = next(iter(BACKBONES[m]))
+        parser.add_argument(f"--{m}-backbone", choices=sorted(BACKBONES[m]), default=default, help=f"encoder of {m}")
+    parser.add_argument("--seconds", type=_count(1), default=10, help="steps of video and audio per clip (T)")
+    parser.add_argument("--words", type=_count(1), default=10, help="steps of text per clip (L)")
+    parser.add_argument("--select", nargs="+", default=["*"], metavar="GLOB", help="only clips whose id matches one")
+    parser.add_argument("--out", required=True, help="feature file to write (.h5)")
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("--workers", type=_count(0), default=workers, help="processes; 0: work in this one")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, and an unfinished run of other settings")
+    args = parser.parse_args(argv)
+    args.modalities = [m for m in MODALITIES if m in args.modalities]
+    if "text" in args.modalities and args.captions is None:
+        parser.error("--captions is needed to extract text: a CSV with the columns id and caption")
+    if args.modalities != ["text"] and args.videos is None:
+        parser.error("--videos is needed to extract video or audio: a folder, or a text file that lists media files")
+    return args
+
+
+def _count(least):
+    def whole_number(text):
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
+        return int(text)
+
+    return whole_number
+
+
+def find_media(where):
+    """Media files of a folder, or of a list with one path a line (relative to the list's folder): id -> path."""
+    where = Path(where)
+    if where.is_dir():
+        paths = sorted(path for path in where.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    elif where.is_file():
+        try:
+            lines = where.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"--videos {where}: expected a folder, or a text file with one media file a line") from None
+        paths = [where.parent / line.strip() for line in lines if line.strip()]
+    else:
+        raise UserError(f"--videos {where}: no such folder or list of media files")
+    found = {}
+    for path in paths:
+        if path.stem in found:
+            raise UserError(f"--videos {where}: id '{path.stem}' occurs twice: {found[path.stem]} and {path}")
+        found[path.stem] = path
+    if not found:
+        raise UserError(f"--videos {where}: no media files there (looked for {' '.join(SUFFIXES)})")
+    return found
+
+
+def read_captions(path):
+    """Captions of a CSV file with the columns id and caption: id -> caption."""
+    captions = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"id", "caption"} <= set(rows.fieldnames or ()):
+                raise UserError(f"--captions {path}: expected the columns id and caption, found {rows.fieldnames}")
+            for row in rows:
+                if row["id"] in captions:
+                    raise UserError(f"--captions {path}: id '{row['id']}' occurs twice (line {rows.line_num})")
+                captions[row["id"]] = row["caption"] or ""
+    except OSError as error:
+        raise UserError(f"--captions {path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--captions {path}: not a UTF-8 CSV file ({error})") from None
+    return captions
+
+
+def list_jobs(args):
+    """The clips to extract, sorted by id."""
+    captions = read_captions(args.captions) if "text" in args.modalities else {}
+    media = {name: "" for name in captions} if args.modalities == ["text"] else find_media(args.videos)
+    jobs = [
+        Job(name, str(media[name]), tuple(words_of(captions.get(name, ""))))
+        for name in sorted(media)
+        if any(fnmatch.fnmatchcase(name, glob) for glob in args.select)
+    ]
+    if not jobs:
+        raise UserError(f"--select {' '.join(args.select)}: matches none of the {len(media)} clips")
+    return jobs
+
+
+def write_failed(path, failed):
+    """List the bad clips (id, path, reason), or remove the list of an earlier run if there are none."""
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    temp = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with open(temp, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "path", "reason"])
+        table.writerows(sorted((outcome.job.id, outcome.job.path, outcome.reason) for outcome in failed))
+    os.replace(temp, path)
+
+
+@command
+def main(argv=None):
+    args = parse(argv)
+    out = Path(args.out)
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder, expected the name of a file (.h5)")
+    if out.exists() and not args.overwrite:
+        raise UserError(f"--out {out}: exists already; pass --overwrite to replace it")
+    jobs = list_jobs(args)
+    backbones = tuple((m, getattr(args, f"{m}_backbone")) for m in args.modalities)
+    recipe = Recipe(backbones, args.seconds, args.words)
+    source = " ".join(str(path) for path in (args.videos, "text" in args.modalities and args.captions) if path)
+    parts = Parts(out, recipe, {"source": source}, args.overwrite)
+    failed_csv = out.with_name(out.name + ".failed.csv")
+
+    start, done, failed = time.monotonic(), parts.ids(), []
+    todo = [job for job in jobs if job.id not in done]
+    if len(todo) < len(jobs):
+        print(f"resuming: {len(jobs) - len(todo)} of {len(jobs)} clips are done", file=sys.stderr)
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", disable=None)
+    try:
+        for outcome in extract_all(todo, recipe, args.workers):
+            if outcome.reason:
+                failed.append(outcome)
+                bar.write(f"bad clip {outcome.job.id}: {outcome.reason}", file=sys.stderr)
+            else:
+                parts.add(outcome)
+            bar.update()
+    finally:
+        bar.close()
+        parts.flush()
+
+    write_failed(failed_csv, failed)
+    good = {job.id for job in jobs} - {outcome.job.id for outcome in failed}
+    if not good:
+        parts.discard()
+        raise UserError(f"none of the {len(jobs)} clips could be read; reasons in {failed_csv}")
+    parts.merge(good)
+    shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in parts.shapes.items())
+    bad = f"{len(failed)} bad (listed in {failed_csv})" if failed else "0 bad"
+    print(f"{out}: {len(good)} clips ({shapes}), {bad}, {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Decode media files second by second with PyAV: frames of each second, sound of each second."""
+
+import math
+
+import av
+import numpy as np
+import torch
+import torchaudio.functional
+
+SAMPLE_RATE = 16_000  # Hz, mono: what every audio backbone gets
+FRAMES_PER_SECOND = 16  # at most so many frames of a second, evenly chosen; more cost time and change little
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
+SUFFIXES += (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac")
+SOUND_GAP = 0.05  # s; smaller jumps of time stamps are the container's rounding, not missing sound
+
+
+class BadClip(Exception):
+    """This clip cannot be used; the text says why. The run quarantines it and goes on."""
+
+
+def covered_seconds(end, seconds):
+    """How many of the first `seconds` seconds are real in a stream that ends at `end` (s).
+
+    A last second counts if at least half of it is covered; the first one always does.
+    """
+    return min(max(1, math.floor(end + 0.5)), seconds)
+
+
+def video_seconds(path, seconds):
+    """Yield the frames of second 0, 1, … of a video, for as many of the first `seconds` seconds as it has.
+
+    Second s has the frames with s <= pts < s + 1, at most `FRAMES_PER_SECOND` of them, evenly chosen. A second
+    without a frame of its own (a slide show) has the frame that was still on screen.
+
+    Yields
+    ------
+    uint8 ndarray [n, H, W, 3], RGB
+
+    Raises
+    ------
+    BadClip : not a media file, no video track, damaged.
+    """
+    with _open(path) as container:
+        # The picture on the sleeve of a music file is a "video" track to the container, but not to us.
+        tracks = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not tracks:
+            raise BadClip("no video track")
+        yielded, own, last, end = 0, [], None, 0.0
+        for frame, time in _frames(container, tracks[0], _origin(container)):
+            second = min(math.floor(time), seconds)
+            while yielded < second:
+                yield _pictures(own or [last or frame])
+                yielded, own = yielded + 1, []
+            if second == seconds:
+                return
+            own.append(frame)
+            last, end = frame, max(end, time + _shown(frame, tracks[0]))
+        if last is None:
+            raise BadClip("no frame could be decoded")
+        while yielded < covered_seconds(end, seconds):
+            yield _pictures(own or [last])
+            yielded, own = yielded + 1, []
+
+
+def audio_seconds(path, seconds):
+    """The sound of a file at 16 kHz mono, cut into seconds, for as many of the first `seconds` seconds as it has.
+
+    Channels are averaged. What is missing of a half-covered last second is silence.
+
+    Returns
+    -------
+    Tensor[n, 16000] float32
+
+    Raises
+    ------
+    BadClip : not a media file, no audio track, damaged.
+    """
+    with _open(path) as container:
+        if not container.streams.audio:
+            raise BadClip("no audio track")
+        track = container.streams.audio[0]
+        rate = track.rate
+        to_float = av.AudioResampler(format="fltp")  # sample format only: the channels' mean is taken below
+        sound = np.zeros(seconds * rate, np.float32)
+        cursor = 0
+        for frame, time in _frames(container, track, _origin(container)):
+            if abs(time * rate - cursor) > SOUND_GAP * rate:
+                cursor = round(time * rate)
+            if cursor >= len(sound):
+                break
+            for block in to_float.resample(frame):
+                mono = block.to_ndarray().mean(axis=0)  # [channels, n] -> [n]
+                skip = max(0, -cursor)  # sound from before the clip's start
+                part = mono[skip : len(sound) - cursor]
+                sound[cursor + skip : cursor + skip + len(part)] = part
+                cursor += len(mono)
+    if cursor <= 0:
+        raise BadClip("no sound could be decoded")
+    wave = torchaudio.functional.resample(torch.from_numpy(sound), rate, SAMPLE_RATE)
+    n = covered_seconds(cursor / rate, seconds)
+    return wave[: n * SAMPLE_RATE].view(n, SAMPLE_RATE)
+
+
+def _open(path):
+    try:
+        return av.open(str(path))
+    except (av.error.FFmpegError, OSError) as error:
+        raise BadClip(f"cannot be opened ({error.strerror})") from None
+
+
+def _origin(container):
+    """Start of the clip (s): transport streams and cut files do not start at zero."""
+    return (container.start_time or 0) / av.time_base
+
+
+def _frames(container, track, origin):
+    """Decoded frames of one track with their time (s) since the clip's start."""
+    track.codec_context.thread_count = 1  # the run is parallel over clips
+    try:
+        for frame in container.decode(track):
+            yield frame, (frame.time or 0.0) - origin
+    except av.error.FFmpegError as error:
+        raise BadClip(f"{track.type} track is damaged ({error.strerror})") from None
+
+
+def _shown(frame, track):
+    """How long a frame stays on screen (s)."""
+    if frame.duration:
+        return float(frame.duration * frame.time_base)
+    return float(1 / track.average_rate) if track.average_rate else 0.0
+
+
+def _pictures(frames):
+    """At most `FRAMES_PER_SECOND` evenly chosen frames as uint8 ndarray [n, H, W, 3]."""
+    n = min(len(frames), FRAMES_PER_SECOND)
+    chosen = [frames[(2 * i + 1) * len(frames) // (2 * n)] for i in range(n)]
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in chosen])

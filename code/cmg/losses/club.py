@@ -1,0 +1,61 @@
+"""vCLUB: an upper bound on the mutual information between what Φ and Ψ say of the same second (eq. 5).
+
+A small network q(y | x) is fitted by maximum likelihood on detached vectors (`log_likelihood`, alternating steps with
+an optimiser of its own); with q frozen, `upper_bound` is what the encoders minimise.
+"""
+
+import torch
+from torch import nn
+
+from cmg.models.semantic import masked_mean
+
+
+def mlp(in_dim, hidden, out_dim, last=None):
+    layers = [nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()]
+    layers += [nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, out_dim)]
+    return nn.Sequential(*layers, last) if last else nn.Sequential(*layers)
+
+
+class CLUB(nn.Module):
+    """q(y | x) = N(mu(x), diag exp logvar(x)), and the vCLUB bound it gives (Cheng et al., ICML 2020).
+
+    Parameters
+    ----------
+    x_dim, y_dim : widths of x (semantic) and y (specific).
+    equations : "paper": every other clip of the batch is a negative. Their expectation is exact and costs O(B),
+        since a diagonal Gaussian needs only the first two moments of y over the batch.
+        "released": one permutation of the batch as negatives; squared errors and log-variances are averaged over
+        time before they are divided (the released arithmetic).
+    """
+
+    def __init__(self, x_dim, y_dim, hidden=128, equations="paper"):
+        super().__init__()
+        self.mean = mlp(x_dim, hidden, y_dim)
+        self.logvar = mlp(x_dim, hidden, y_dim, nn.Tanh())
+        self.equations = equations
+
+    def log_likelihood(self, x, y, valid):
+        """Mean over valid steps of log q(y | x), up to its constant; sum over y's dims. x [B, T, X], y [B, T, Y]."""
+        mean, logvar = self.mean(x), self.logvar(x)
+        return masked_mean((-((mean - y) ** 2) / logvar.exp() - logvar).sum(-1), valid) / 2
+
+    def upper_bound(self, x, y, valid, permutation=None):
+        """The bound in nats, a scalar; 0 in expectation where x and y are independent.
+
+        permutation : LongTensor[B], which clip gives each clip's negative ("released" only; drawn if None).
+        """
+        mean, logvar = self.mean(x), self.logvar(x)
+        if self.equations == "released":
+            if permutation is None:
+                permutation = torch.randperm(len(x), device=x.device)
+            variance = logvar.mean(1).exp()  # (B, Y)
+            positive = -((mean - y) ** 2).mean(1) / variance
+            negative = -((mean - y[permutation]) ** 2).mean(1) / variance
+            return (positive - negative).sum(-1).mean() / 2
+        weight = valid.to(y.dtype).unsqueeze(-1)  # (B, T, 1)
+        count = weight.sum(0).clamp_min(1)  # (T, 1)
+        first = (weight * y).sum(0) / count  # (T, Y), E_j y_j of the same second
+        second = (weight * y**2).sum(0) / count  # (T, Y), E_j y_j²
+        # E_j (mu - y_j)² - (mu - y)² = E y² - y² - 2 mu (E y - y): mu² cancels exactly
+        gap = (second - y**2 - 2 * mean * (first - y)) / logvar.exp()  # (B, T, Y)
+        return masked_mean(gap.sum(-1), valid) / 2

@@ -1,0 +1,54 @@
+"""Cross-modal code matching, L_cmcm: clips that belong together should spread over the same codes (Liu et al. 2021)."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class CodeMatching(nn.Module):
+    """L_cmcm over the code distributions of two modalities.
+
+    P(e | clip) is the mean over time of softmax(-‖z_t - e‖₂). The similarity of two clips is
+    S(A, B) = Σ P(e|A) log P(e|B) + Σ P(e|B) log P(e|A), and the loss is cross entropy of S over the batch.
+
+    Parameters
+    ----------
+    equations : "paper": S as above, a symmetric function of its arguments. "released": the off-diagonal second term
+        takes (B_i, A_j) instead of (A_i, B_j), a missing transpose; log gets +1e-10 either way.
+    """
+
+    def __init__(self, equations="paper"):
+        super().__init__()
+        self.released = equations == "released"
+
+    def forward(self, distances, valid):
+        """One loss per unordered pair of modalities, keys "av", "at", "vt".
+
+        distances : dict modality -> Tensor[B, T, M], squared Euclidean distances to the codes, with gradient.
+        valid : dict modality -> BoolTensor[B, T].
+        """
+        usage = {m: self.distribution(d, valid[m]) for m, d in distances.items()}
+        names = list(usage)
+        return {
+            f"{a[0]}{b[0]}": self.pair(usage[a], usage[b]) for i, a in enumerate(names) for b in names[i + 1 :]
+        }
+
+    def distribution(self, squared, valid):
+        """P(e | clip): Tensor[B, M]. The root's gradient is infinite at 0, hence the floor."""
+        tiny = torch.finfo(squared.dtype).tiny
+        p = (-squared.clamp_min(tiny).sqrt()).softmax(-1)  # (B, T, M)
+        weight = valid.to(p.dtype).unsqueeze(-1)
+        return (p * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+    def pair(self, a, b):
+        log_a, log_b = (a + 1e-10).log(), (b + 1e-10).log()
+        similarity = a @ log_b.t()  # (B, B)
+        similarity = similarity + (b @ log_a.t() if self.released else log_a @ b.t())
+        if not self.released:
+            return F.cross_entropy(similarity, torch.arange(len(a), device=a.device))
+        # The released code shifts by the smallest entry and adds 1e-5 to the denominator. logsumexp gives the same
+        # numbers without its overflow.
+        offset = (-similarity).max()
+        log_all = torch.logsumexp(similarity + offset, 1)
+        log_all = torch.logaddexp(log_all, torch.full_like(log_all, 1e-5).log())
+        return -(similarity.diagonal() + offset - log_all).mean()

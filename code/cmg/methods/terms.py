@@ -1,0 +1,144 @@
+"""The terms that methods are put together from: each reads a `State` and returns named, unweighted scalars."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cmg.losses.club import CLUB
+from cmg.losses.cross_cpc import CrossCPC
+from cmg.losses.matching import CodeMatching
+from cmg.models.semantic import mse
+from cmg.models.specific import build_decoder
+
+
+class Reconstruction(nn.Module):
+    """MSE between the features and D([code; specific]), keys by modality.
+
+    Text: the paper rebuilds its input, the word embeddings. The released code rebuilds the trainable biLSTM's output,
+    not detached, so that the target can move towards the prediction (`released=True`).
+    """
+
+    def __init__(self, model, specific, dim, released):
+        super().__init__()
+        self.released = released
+        fronts = {m: model.shapes[m] if m != "text" else (*model.shapes[m][:-1], dim) for m in model.modalities}
+        self.decoders = nn.ModuleDict({
+            m: build_decoder(fronts[m], dim, specific[m].out_dim, fronts[m][-1] if released else model.shapes[m][-1])
+            for m in model.modalities
+        })
+
+    def forward(self, state):
+        targets, at = state.front if self.released else state.features, state.steps
+        return {
+            m: mse(decoder(state.quantized[m].straight[:, at], state.specific[m]), targets[m][:, at],
+                   state.valid[m][:, at])
+            for m, decoder in self.decoders.items()
+        }
+
+
+class Commitment(nn.Module):
+    """Pull z towards its own code and towards the codes that the other modalities chose for the same step (eq. 8).
+
+    beta·‖z - sg[e_own]‖² + beta/2 ‖z - sg[e_other]‖², the second term averaged over the other modalities; squared
+    norms are means over elements. The released code doubles both (`scale=2`). With `cross=False` only the first.
+    """
+
+    def __init__(self, beta=0.25, scale=1.0, cross=True):
+        super().__init__()
+        self.beta, self.scale, self.cross = beta, scale, cross
+
+    def forward(self, state):
+        losses = {}
+        for m, z in state.semantic.items():
+            loss = mse(z, state.quantized[m].vectors, state.valid[m])
+            others = [n for n in state.semantic if n != m] if self.cross else []
+            for n in others:
+                both = state.valid[m] & state.valid[n]
+                loss = loss + mse(z, state.quantized[n].vectors, both) / (2 * len(others))
+            losses[m] = self.beta * self.scale * loss
+        return losses
+
+
+class Disentangling(nn.Module):
+    """vCLUB between Φ and Ψ of every modality, with its alternating likelihood steps (eq. 5).
+
+    Parameters
+    ----------
+    steps, lr : likelihood steps per batch and their Adam learning rate (5 and 1e-3 in the released code).
+    equations : "released" bounds the MI with the quantised vector (straight-through), "paper" with z itself.
+    """
+
+    def __init__(self, model, specific, dim, steps=5, lr=1e-3, equations="paper"):
+        super().__init__()
+        self.steps, self.quantised = steps, equations == "released"
+        self.estimators = nn.ModuleDict({
+            m: CLUB(dim, specific[m].pooled_dim, equations=equations) for m in model.modalities
+        })
+        self.optimizer = torch.optim.Adam(self.estimators.parameters(), lr=lr)
+        self.estimators.requires_grad_(False)  # the main backward pass needs no gradient of them
+
+    def vectors(self, state, m):
+        return (state.quantized[m].straight if self.quantised else state.semantic[m])[:, state.steps]
+
+    def fit(self, state):
+        pairs = {m: (self.vectors(state, m).detach(), state.pooled[m].detach()) for m in self.estimators}
+        self.estimators.requires_grad_(True)
+        for _ in range(self.steps):
+            # The estimators share no parameter: the gradient of the sum is that of each alone.
+            loss = -sum(q.log_likelihood(*pairs[m], state.valid[m][:, state.steps]) for m, q in self.estimators.items())
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+        self.estimators.requires_grad_(False)
+
+    def forward(self, state):
+        return {
+            m: q.upper_bound(self.vectors(state, m), state.pooled[m], state.valid[m][:, state.steps])
+            for m, q in self.estimators.items()
+        }
+
+
+class Prediction(CrossCPC):
+    """Cross-CPC on the semantic vectors of a state (eq. 6)."""
+
+    def forward(self, state):
+        return super().forward(state.semantic, state.valid)
+
+
+class Matching(CodeMatching):
+    """L_cmcm on the code distances of a state."""
+
+    def forward(self, state):
+        return super().forward({m: q.distances for m, q in state.quantized.items()}, state.valid)
+
+
+class Alignment(nn.Module):
+    """Symmetric InfoNCE between the same step of two modalities in the shared space itself, cosine / temperature.
+
+    Not in the paper: Cross-CPC aligns modalities only up to the linear map W_k, and leaves it to commitment and MM-EMA
+    to bring them to the same *place*, where they can share a code. This term asks for the place directly. Negatives
+    are the same second of the other clips.
+    """
+
+    def __init__(self, temperature):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, state):
+        names, losses = list(state.semantic), {}
+        for i, a in enumerate(names):
+            for b in names[i + 1 :]:
+                za, zb = (F.normalize(state.semantic[m], dim=-1) for m in (a, b))
+                logits = torch.einsum("itd,jtd->tij", za, zb) / self.temperature  # (T, B, B)
+                T, B, _ = logits.shape
+                va, vb = state.valid[a].t(), state.valid[b].t()  # (T, B)
+                labels = torch.arange(B, device=logits.device).expand(T, B).flatten()
+                rows = (va & vb).flatten().to(logits.dtype)
+                total = 0
+                for x, columns in ((logits, vb), (logits.transpose(1, 2), va)):
+                    x = x.masked_fill(~columns.unsqueeze(1), float("-inf"))
+                    x = x.masked_fill(~(va & vb).unsqueeze(2), 0.0)
+                    loss = F.cross_entropy(x.flatten(0, 1), labels, reduction="none")
+                    total = total + (loss * rows).sum() / rows.sum().clamp_min(1)
+                losses[f"{a[0]}{b[0]}"] = total / 2
+        return losses

@@ -1,0 +1,43 @@
+"""How the vocabulary is used: by each modality, and by both at once.
+
+A codebook can split, audio on one half and video on the other, while its total perplexity looks healthy. So every
+figure here is per modality or per pair.
+"""
+
+import torch
+
+
+def perplexity(counts):
+    """exp of the entropy of code counts [.., M]: the number of codes in effective use."""
+    p = counts / counts.sum(-1, keepdim=True).clamp_min(1e-12)
+    return (-(p * p.clamp_min(1e-12).log()).sum(-1)).exp()
+
+
+def overlap(a, b):
+    """Histogram intersection of two code counts [M]: 0 = disjoint vocabularies, 1 = the same usage."""
+    a, b = a / a.sum().clamp_min(1e-12), b / b.sum().clamp_min(1e-12)
+    return torch.minimum(a, b).sum()
+
+
+def match_rate(a, b, valid):
+    """Share of steps, 0-100, in which two modalities pick the same code. a, b, valid : [B, T]."""
+    return 100 * ((a == b) & valid).sum() / valid.sum().clamp_min(1)
+
+
+def summary(codebook, state):
+    """dict name -> 0-d tensor for one batch: running usage per modality, sharing per pair.
+
+    `codes/…` is the number of codes with more than a trace (1e-3 of a hit a batch) in the running usage.
+    """
+    names, values = codebook.modalities, {}
+    for i, m in enumerate(names):
+        values[f"codebook/perplexity_{m[0]}"] = perplexity(codebook.usage[i])
+        values[f"codebook/codes_{m[0]}"] = (codebook.usage[i] > 1e-3).sum()
+    for i, a in enumerate(names):
+        for j, b in enumerate(names[i + 1 :], i + 1):
+            pair, both = f"{a[0]}{b[0]}", state.valid[a] & state.valid[b]
+            values[f"codebook/match_{pair}"] = match_rate(state.quantized[a].codes, state.quantized[b].codes, both)
+            values[f"codebook/overlap_{pair}"] = overlap(codebook.usage[i], codebook.usage[j])
+    values["codebook/revived"] = codebook.revived
+    values["codebook/skipped"] = codebook.skipped
+    return values

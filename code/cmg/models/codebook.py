@@ -1,0 +1,196 @@
+"""The shared codebook: one discrete vocabulary for all modalities, moved by multi-modal EMA and never by a gradient.
+
+Reading (`quantize`, `lookup`) has no side effect. Writing (`update`) happens once per optimiser step, from statistics
+of all modalities together, in the codebook's own precision, and leaves the buffers untouched if any of the statistics
+is not finite. Nobody but pretraining calls it, so evaluation cannot disturb the codes.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from cmg.training.distributed import all_reduce_sum
+
+
+class Quantized(NamedTuple):
+    """straight [B, T, D]: code vectors forward, identity backward; vectors [B, T, D]: the same, without gradient;
+    codes [B, T] int64; distances [B, T, M]: squared distances, with gradient to the encoder."""
+
+    straight: torch.Tensor
+    vectors: torch.Tensor
+    codes: torch.Tensor
+    distances: torch.Tensor
+
+
+def cross_attention(z, other, valid):
+    """r = cross-att(z; other, other) of eq. 7: what the other modality says of each step, [B, T, D].
+
+    The code update passes no gradient, so learned projections would never be trained; the attention is plain scaled
+    dot product between the (layer-normalised) semantic vectors.
+    """
+    score = z @ other.transpose(1, 2) * z.shape[-1] ** -0.5  # (B, T, T')
+    score = score.masked_fill(~valid.unsqueeze(1), torch.finfo(score.dtype).min)
+    return score.softmax(-1) @ other
+
+
+class Codebook(nn.Module):
+    """M code vectors of width D with EMA statistics.
+
+    Parameters
+    ----------
+    modalities : names, in the order of the released code's sequential update (audio, video, text).
+    size, dim : M, D.
+    decay : EMA factor γ.
+    equations : "paper": one joint update (eq. 7), counts kept raw and Laplace-smoothed where they are read.
+        "released": one update per modality in turn, each with its own decay, smoothed counts stored back.
+    mm_ema : "attention": the paper's cross-attention; "aligned": the other modality's vector of the same step (the
+        released code); "off": own vectors only.
+    reset : which codes count as alive: "both": selected by at least two modalities within the last `reset_after`
+        batches (paper); "any": by at least one (released code); "off": all.
+    """
+
+    epsilon = 1e-5  # of the Laplace smoothing
+    jitter = 1 / 1024  # half-width of the noise on a reset code
+
+    def __init__(self, modalities, size=400, dim=256, decay=0.99, equations="paper", mm_ema="attention",
+                 reset="both", reset_after=300):
+        super().__init__()
+        self.modalities = tuple(modalities)
+        self.decay, self.equations, self.mm_ema = decay, equations, mm_ema
+        self.reset, self.reset_after = reset, reset_after
+        dtype = torch.float64 if equations == "released" else torch.float32
+        embedding = torch.empty(size, dim, dtype=dtype).uniform_(-1 / 400, 1 / 400)
+        self.register_buffer("embedding", embedding)
+        self.register_buffer("weight", embedding.clone())
+        # A raw count of 0 would throw every code that the first batch misses far away (weight / ~0).
+        self.register_buffer("count", torch.zeros(size, dtype=dtype) if equations == "released"
+                             else torch.ones(size, dtype=dtype))
+        self.register_buffer("idle", torch.full((len(self.modalities), size), -1, dtype=torch.int64))
+        self.register_buffer("usage", torch.zeros(len(self.modalities), size))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("revived", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def size(self):
+        return len(self.embedding)
+
+    def _apply(self, fn):
+        """Follow `.to(device)`, refuse a change of precision: an EMA in bf16 stops moving."""
+        dtypes = {name: buffer.dtype for name, buffer in self._buffers.items()}
+        super()._apply(fn)
+        for name, buffer in self._buffers.items():
+            if buffer.dtype != dtypes[name]:
+                self._buffers[name] = buffer.to(dtypes[name])
+        return self
+
+    def distances(self, z):
+        """Squared Euclidean distances [.., M] in the codebook's precision, never below 0."""
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.to(self.embedding.dtype)
+            cross = z @ self.embedding.t()
+            return (z.square().sum(-1, keepdim=True) - 2 * cross + self.embedding.square().sum(-1)).clamp_min(0)
+
+    def quantize(self, z):
+        """Nearest codes of z [B, T, D]; no side effect. Returns `Quantized`."""
+        distances = self.distances(z)
+        codes = distances.argmin(-1)
+        vectors = self.lookup(codes).to(z.dtype)
+        return Quantized(z + (vectors - z).detach(), vectors, codes, distances)
+
+    def lookup(self, codes):
+        """Code vectors of indices [..]: Tensor[.., D]."""
+        return self.embedding[codes]
+
+    @torch.no_grad()
+    def initialise(self, z, valid, method="kmeans", iterations=20):
+        """Start from data: codes are sampled targets of the first update ("data") or their k-means centres ("kmeans").
+
+        The targets, (z + r) / 2, lie between the modalities. Centres of the vectors themselves would belong to one
+        modality each, because untrained encoders do not overlap, and the codebook would start out split.
+
+        z : dict modality -> Tensor[B, T, D]; valid : dict modality -> BoolTensor[B, T].
+        """
+        points = torch.cat([self.target(m, z, valid)[valid[m]] for m in self.modalities])  # (n, D)
+        order = torch.randperm(len(points), device=points.device)
+        centres = points[order.repeat(-(-self.size // len(points)))[: self.size]]
+        for _ in range(iterations if method == "kmeans" else 0):
+            nearest = torch.cdist(points, centres).argmin(1)
+            one_hot = torch.zeros(len(points), self.size, dtype=points.dtype, device=points.device)
+            one_hot.scatter_(1, nearest.unsqueeze(1), 1.0)
+            count = one_hot.sum(0).unsqueeze(1)
+            centres = torch.where(count > 0, one_hot.t() @ points / count.clamp_min(1), centres)
+        self.embedding.copy_(centres)
+        self.weight.copy_(centres)
+        self.count.fill_(1.0)
+
+    @torch.no_grad()
+    def update(self, z, codes, valid):
+        """Move the codes towards what was quantised to them: eq. 7, then the reset of idle codes.
+
+        z : dict modality -> Tensor[B, T, D]; codes, valid : dict modality -> [B, T]. Call after the optimiser step.
+        """
+        sums, counts = [], []
+        for m in self.modalities:
+            target = self.target(m, z, valid)  # (B, T, D)
+            weight = valid[m].flatten().to(self.embedding.dtype)
+            one_hot = torch.zeros(len(weight), self.size, dtype=self.embedding.dtype, device=target.device)
+            one_hot.scatter_(1, codes[m].flatten().unsqueeze(1), weight.unsqueeze(1))  # (B·T, M)
+            # A padded step has weight 0, but 0 · nan is nan: the statistics must be finite over all steps.
+            sums.append(one_hot.t() @ target.flatten(0, 1))  # (M, D)
+            counts.append(one_hot.sum(0))
+        sums, counts = all_reduce_sum(torch.stack(sums)), all_reduce_sum(torch.stack(counts))  # (m, M, D), (m, M)
+
+        finite = sums.isfinite().all()
+        new = self.moved(sums, counts)
+        for name, value in zip(("embedding", "weight", "count"), new):
+            buffer = getattr(self, name)
+            buffer.copy_(torch.where(finite, value, buffer))
+        self.skipped += ~finite
+        self.usage.mul_(0.99).add_(counts.to(self.usage.dtype), alpha=0.01)
+        self.idle.copy_(torch.where(counts > 0, 0, self.idle + 1))
+        if self.reset != "off":
+            self.revive()
+
+    def target(self, m, z, valid):
+        """What one step of modality m contributes: (z + r) / 2, r the mean over the other modalities."""
+        own = z[m].to(self.embedding.dtype)
+        others = [n for n in self.modalities if n != m]
+        if self.mm_ema == "off" or not others:
+            return own
+        cross = [z[n].to(own.dtype) for n in others]
+        if self.mm_ema == "attention":
+            cross = [cross_attention(own, c, valid[n]) for c, n in zip(cross, others)]
+        return own / 2 + sum(cross) / (2 * len(others))
+
+    def moved(self, sums, counts):
+        """(embedding, weight, count) after one update with per-modality sums [m, M, D] and counts [m, M]."""
+        g, weight, count = self.decay, self.weight, self.count
+        if self.equations == "paper":
+            count = g * count + (1 - g) * counts.sum(0)
+            weight = g * weight + (1 - g) * sums.sum(0)
+            return weight / self.smoothed(count).unsqueeze(1), weight, count
+        for s, n in zip(sums, counts):
+            count = self.smoothed(g * count + (1 - g) * n)
+            weight = g * weight + (1 - g) * s
+        return weight / count.unsqueeze(1), weight, count
+
+    def smoothed(self, count):
+        total = count.sum()
+        return (count + self.epsilon) / (total + self.size * self.epsilon) * total
+
+    def revive(self):
+        """Put idle codes beside random living ones. All statistics move along, or the next update would undo it."""
+        recent = (self.idle <= self.reset_after).sum(0)  # (M,), by how many modalities
+        needed = min(2, len(self.modalities)) if self.reset == "both" else 1
+        dead = recent < needed
+        # Draw donors by inverse CDF: multinomial would read the weights back to the host. If all are dead, any will do.
+        cdf = ((~dead).float() + 1e-9).cumsum(0)
+        donor = torch.searchsorted(cdf, torch.rand(self.size, device=cdf.device) * cdf[-1]).clamp_max(self.size - 1)
+        noise = torch.empty_like(self.embedding).uniform_(-self.jitter, self.jitter)
+        fresh = self.embedding[donor] + noise
+        self.embedding.copy_(torch.where(dead.unsqueeze(1), fresh, self.embedding))
+        self.weight.copy_(torch.where(dead.unsqueeze(1), fresh, self.weight))
+        self.count.copy_(torch.where(dead, torch.ones_like(self.count), self.count))
+        self.idle.copy_(torch.where(dead, 0, self.idle))
+        self.revived += dead.sum()

@@ -1,0 +1,118 @@
+"""Semantic encoders Φ: what a clip means, per second, in a form that modalities can share.
+
+Every Φ ends in the same temporal encoder (Linear to D, then a post-norm transformer over T); they differ in what
+comes before it: video pools its H×W grid, text runs a biLSTM over its words, audio enters as it is.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class GridPooling(nn.Module):
+    """Channel attention, then spatial attention, over the grid of a second: [B, T, H, W, C] -> [B, T, C].
+
+    Parameters
+    ----------
+    channels : C.
+    hidden : width of the spatial attention's hidden space.
+    uniform : the released code takes a softmax over an axis of length one, so that every cell weighs 1 and the
+        result is the *sum* over cells of the channel-attended grid; three linear layers are dead there. True
+        reproduces those numbers (without the dead layers). False attends over the H·W cells, as the paper says.
+    """
+
+    def __init__(self, channels, hidden=64, uniform=False):
+        super().__init__()
+        squeezed = max(1, channels // 8)
+        self.channel = nn.Sequential(
+            nn.Linear(channels, squeezed, bias=False), nn.ReLU(),
+            nn.Linear(squeezed, channels, bias=False), nn.Sigmoid(),
+        )
+        self.uniform = uniform
+        if not uniform:
+            self.cell = nn.Linear(channels, hidden)
+            self.frame = nn.Linear(channels, hidden)
+            self.score = nn.Linear(hidden, 1)
+
+    def forward(self, x):
+        x = x.flatten(2, 3)  # (B, T, H·W, C)
+        mean = x.mean(2)  # (B, T, C)
+        gate = 1 + self.channel(mean)  # (B, T, C)
+        if self.uniform:
+            return x.shape[2] * mean * gate
+        frame = self.frame(mean * gate).unsqueeze(2)  # (B, T, 1, hidden)
+        hidden = torch.tanh(self.cell(x * gate.unsqueeze(2)) + frame)  # (B, T, H·W, hidden)
+        weight = self.score(hidden).softmax(2)  # (B, T, H·W, 1)
+        return (weight * x).sum(2) * gate
+
+
+class WordEncoder(nn.Module):
+    """Trainable two-layer biLSTM over word embeddings: [B, L, X] -> [B, L, D]; Φ and Ψ of text both read it."""
+
+    def __init__(self, in_dim, dim):
+        super().__init__()
+        self.lstm = nn.LSTM(in_dim, dim // 2, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x)[0]
+
+
+class TemporalEncoder(nn.Module):
+    """Linear to D, then a post-norm transformer over time without positional code: [B, T, C] -> [B, T, D]."""
+
+    def __init__(self, in_dim, dim, layers=2, heads=4, feedforward=1024, dropout=0.1):
+        super().__init__()
+        self.project = nn.Linear(in_dim, dim)
+
+        def layer():
+            return nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True)
+
+        self.encoder = nn.TransformerEncoder(layer(), layers, enable_nested_tensor=False)
+        self.encoder.layers = nn.ModuleList(layer() for _ in range(layers))  # own draws: the library clones one layer
+
+    def forward(self, x, valid=None):
+        """valid : BoolTensor[B, T] or None. Steps that are not valid are not attended to."""
+        padding = None if valid is None else ~valid
+        return self.encoder(self.project(x), src_key_padding_mask=padding)
+
+
+class SemanticEncoder(nn.Module):
+    """Φ of one modality: features of a clip to semantic vectors [B, T, D].
+
+    Parameters
+    ----------
+    modality : "video", "audio" or "text".
+    shape : shape of one clip's features: (T, H, W, C) or (T, C).
+    """
+
+    def __init__(self, modality, shape, dim, layers=2, uniform_grid=False):
+        super().__init__()
+        width = shape[-1]
+        self.words = WordEncoder(width, dim) if modality == "text" else None
+        self.grid = GridPooling(width, uniform=uniform_grid) if len(shape) == 4 else None
+        self.temporal = TemporalEncoder(dim if self.words else width, dim, layers)
+
+    def front(self, x):
+        """What Ψ reads as well: word states for text, the features themselves otherwise."""
+        return self.words(x) if self.words else x
+
+    def forward(self, x, valid=None):
+        """x : the output of `front`. Returns Tensor[B, T, D]."""
+        return self.temporal(self.grid(x) if self.grid else x, valid)
+
+
+def masked_mean(value, valid, dim=None):
+    """Mean of `value` over the positions that `valid` marks; 0 where there is none (never NaN).
+
+    value : Tensor of the shape of `valid`, or with further trailing axes, which are averaged first.
+    valid : BoolTensor[B, T].
+    """
+    if value.dim() > valid.dim():
+        value = value.flatten(valid.dim()).mean(-1)
+    weight = valid.to(value.dtype)
+    return (value * weight).sum(dim) / weight.sum(dim).clamp_min(1)
+
+
+def mse(prediction, target, valid):
+    """Mean squared error per element over valid steps; the paper's ‖·‖² read as a mean, so that no term grows with D."""
+    return masked_mean(F.mse_loss(prediction, target, reduction="none"), valid)

@@ -1,0 +1,102 @@
+"""Specific encoders Ψ and decoders: what only one modality holds, and the reconstruction that keeps both halves honest.
+
+They exist for pretraining only; downstream tasks never load them.
+"""
+
+import torch
+from torch import nn
+
+
+class ResidualBlock(nn.Module):
+    """relu(relu(x) + conv1(relu(conv3(relu(x))))), the in-place arithmetic of the released residual stack."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv3 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(width, width, 1, bias=False)
+
+    def forward(self, x):
+        x = torch.relu(x)
+        return torch.relu(x + self.conv1(torch.relu(self.conv3(x))))
+
+
+class GridSpecific(nn.Module):
+    """Ψ of grid video: [B, T, H, W, C] -> map [B, T, H-4, W-4, S] and its pooled head [B, T, C].
+
+    The released code penalises mutual information with the pooled head, which feeds nothing else; the paper's z̄ is
+    what the decoder reads. `head=False` leaves the head out and returns the map's spatial mean [B, T, S] instead.
+    """
+
+    def __init__(self, channels, width, head):
+        super().__init__()
+        self.convs = nn.Sequential(
+            nn.Conv2d(channels, width // 2, 3), nn.ReLU(), nn.Conv2d(width // 2, width, 3), nn.ReLU(),
+            nn.Conv2d(width, width, 1), ResidualBlock(width),
+        )
+        self.head = (
+            nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, channels)) if head else None
+        )
+        self.out_dim = width
+        self.pooled_dim = channels if head else width
+
+    def forward(self, x):
+        # [B, T, H, W, C] on disk *is* channels-last: the permute below is a view, no copy is made.
+        maps = self.convs(x.flatten(0, 1).permute(0, 3, 1, 2))  # (B·T, S, H-4, W-4)
+        pooled = maps.mean((2, 3))  # (B·T, S)
+        pooled = self.head(pooled) if self.head else pooled
+        maps = maps.permute(0, 2, 3, 1)  # (B·T, H-4, W-4, S)
+        return maps.unflatten(0, x.shape[:2]), pooled.unflatten(0, x.shape[:2])
+
+
+class VectorSpecific(nn.Module):
+    """Ψ of vector features: Linear + ReLU, [B, T, C] -> [B, T, S]; the decoder and vCLUB read the same vector."""
+
+    def __init__(self, in_dim, width):
+        super().__init__()
+        self.linear = nn.Linear(in_dim, width)
+        self.out_dim = self.pooled_dim = width
+
+    def forward(self, x):
+        z = torch.relu(self.linear(x))
+        return z, z
+
+
+class GridDecoder(nn.Module):
+    """Rebuild the grid from a code and Ψ's map: ([B, T, D], [B, T, h, w, S]) -> [B, T, h+4, w+4, C]."""
+
+    def __init__(self, dim, width, channels):
+        super().__init__()
+        self.code = nn.Linear(dim, dim)
+        self.up1 = nn.ConvTranspose2d(dim + width, width // 2, 3)
+        self.residual = ResidualBlock(width // 2)
+        self.up2 = nn.ConvTranspose2d(width // 2, channels, 3)
+        self.out = nn.ConvTranspose2d(channels, channels, 1)
+
+    def forward(self, code, specific):
+        B, T, h, w, _ = specific.shape
+        code = self.code(code)[:, :, None, None].expand(B, T, h, w, -1)
+        x = torch.cat([code, specific], -1).flatten(0, 1).permute(0, 3, 1, 2)  # (B·T, D+S, h, w)
+        x = self.out(torch.relu(self.up2(self.residual(self.up1(x)))))
+        return x.permute(0, 2, 3, 1).unflatten(0, (B, T))
+
+
+class VectorDecoder(nn.Module):
+    """Rebuild vector features from a code and Ψ's vector: ([B, T, D], [B, T, S]) -> [B, T, C]."""
+
+    def __init__(self, dim, width, out_dim):
+        super().__init__()
+        self.code = nn.Linear(dim, width)
+        self.out = nn.Linear(2 * width, out_dim)
+
+    def forward(self, code, specific):
+        return self.out(torch.cat([self.code(code), specific], -1))
+
+
+def build_specific(shape, width, head):
+    """Ψ for features whose front has `shape` = (T, H, W, C) or (T, C)."""
+    return GridSpecific(shape[-1], width, head) if len(shape) == 4 else VectorSpecific(shape[-1], width)
+
+
+def build_decoder(shape, dim, width, out_dim):
+    """The decoder that belongs to `build_specific(shape, width, …)`; `out_dim` is the width of what it rebuilds."""
+    return GridDecoder(dim, width, out_dim) if len(shape) == 4 else VectorDecoder(dim, width, out_dim)

@@ -1,0 +1,74 @@
+"""What pretraining leaves behind: one semantic encoder Φ per modality and the codebook they share."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from cmg.errors import UserError
+from cmg.models.codebook import Codebook
+from cmg.models.semantic import SemanticEncoder
+
+
+class Tokens(NamedTuple):
+    """codes [B, T] int64, quantized [B, T, D] (the code vectors), semantic [B, T, D] (before quantising)."""
+
+    codes: torch.Tensor
+    quantized: torch.Tensor
+    semantic: torch.Tensor
+
+
+class UnifiedModel(nn.Module):
+    """Φ^m for every modality m and one codebook.
+
+    Parameters
+    ----------
+    shapes : dict modality -> shape of one clip's features, e.g. {"video": (10, 7, 7, 512), "audio": (10, 128)}.
+    options : dict of the flags of `cmg.pretrain` (`dim`, `layers`, `codes`, `decay`, …), as stored in a checkpoint.
+    """
+
+    def __init__(self, shapes, options):
+        super().__init__()
+        self.shapes = {m: tuple(shape) for m, shape in shapes.items()}
+        # The released code updates its codebook audio first, then video, then text.
+        self.modalities = tuple(m for m in ("audio", "video", "text") if m in shapes)
+        released = options["equations"] == "released"
+        self.semantic = nn.ModuleDict({
+            m: SemanticEncoder(m, self.shapes[m], options["dim"], options["layers"], uniform_grid=released)
+            for m in self.modalities
+        })
+        self.codebook = Codebook(
+            self.modalities, options["codes"], options["dim"], options["decay"], options["equations"],
+            options["mm_ema"], options["reset"], options["reset_after"],
+        )
+        self.masked = not released
+
+    def mask(self, valid):
+        """The released code has no masks: a padded word is a word there."""
+        return valid if self.masked else torch.ones_like(valid)
+
+    def encode_modality(self, modality, features, valid=None):
+        """Tokens of one modality's features [B, T, …]; valid : BoolTensor[B, T] or None for all."""
+        if modality not in self.modalities:
+            raise UserError(f"modality {modality!r}: this model was pretrained on {', '.join(self.modalities)}")
+        if tuple(features.shape[2:]) != self.shapes[modality][1:]:
+            raise UserError(f"{modality} features have shape {tuple(features.shape[1:])} a clip, "
+                            f"the model was pretrained on {self.shapes[modality]}")
+        encoder = self.semantic[modality]
+        if valid is not None:
+            valid = self.mask(valid)
+        semantic = encoder(encoder.front(features), valid)
+        codes = self.codebook.distances(semantic).argmin(-1)
+        return Tokens(codes, self.codebook.lookup(codes).to(semantic.dtype), semantic)
+
+    @torch.no_grad()
+    def encode(self, **features):
+        """Tokens of one modality, `model.encode(video=x)`, or a dict of Tokens if several are given.
+
+        Features are tensors [B, T, …] of any float type on any device; results are on the model's device.
+        """
+        device, dtype = self.codebook.embedding.device, next(self.semantic.parameters()).dtype
+        if not features:
+            raise UserError(f"encode() needs features of at least one of {', '.join(self.modalities)}")
+        tokens = {m: self.encode_modality(m, torch.as_tensor(x).to(device, dtype)) for m, x in features.items()}
+        return tokens if len(tokens) > 1 else next(iter(tokens.values()))

@@ -1,0 +1,207 @@
+"""Pretrain a unified representation on unlabelled clips.
+
+    python -m cmg.pretrain --data synthetic --preset small --out checkpoint/first
+    python -m cmg.pretrain --data features.h5 more.h5 --modalities video audio --out checkpoint/av
+    torchrun --standalone --nproc_per_node 4 -m cmg.pretrain --data features.h5 --out checkpoint/av4
+
+Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--resume auto` continues it.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+
+import cmg
+from cmg.cli import MODALITIES, Parser, command, git_commit, versions
+from cmg.data.features import FeatureSet
+from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
+from cmg.errors import UserError
+from cmg.methods.base import available, build
+from cmg.presets import PRESETS
+from cmg.training import checkpoint, distributed
+from cmg.training.loop import Trainer
+from cmg.training.recorder import Recorder
+
+# Flags that a resumed run may change; all others must be as they were.
+FREE_ON_RESUME = {"epochs", "max_steps", "workers", "cache", "device", "log_every", "checkpoint_epochs", "save_every",
+                  "resume", "out", "data", "compile"}
+
+
+def parser():
+    p = Parser(prog="cmg.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run = p.add_argument_group("run")
+    run.add_argument("--data", nargs="+", required=True, help="feature files, or: synthetic")
+    run.add_argument("--out", required=True, help="run folder; must be empty or absent unless --resume is given")
+    run.add_argument("--modalities", nargs="+", choices=MODALITIES, help="default: all that the data holds")
+    run.add_argument("--method", default="unicode", help="one of: " + ", ".join(available()))
+    run.add_argument("--preset", default="paper", choices=sorted(PRESETS), help="sets every default below")
+    run.add_argument("--epochs", type=int)
+    run.add_argument("--max-steps", type=int, default=None, help="stop after this many steps")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    run.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
+    run.add_argument("--compile", action="store_true", help="torch.compile the forward pass")
+    run.add_argument("--resume", help="auto: continue --out if it holds latest.pt; or the path of a latest.pt")
+    run.add_argument("--workers", type=int, default=2, help="loader processes with --cache disk")
+    run.add_argument("--cache", default="host", choices=("host", "disk"), help="features in memory or read per batch")
+    run.add_argument("--log-every", type=int, default=20, help="steps between rows of metrics.csv")
+    run.add_argument("--checkpoint-epochs", type=int, default=1, help="epochs between epoch_XXX.pt files")
+    run.add_argument("--save-every", type=int, default=0, help="also write latest.pt every N steps; 0 = epoch ends")
+    optim = p.add_argument_group("optimisation")
+    optim.add_argument("--batch-size", type=int, help="clips a step, over all processes")
+    optim.add_argument("--optimizer", choices=("adam", "adamw"))
+    optim.add_argument("--lr", type=float)
+    optim.add_argument("--weight-decay", type=float)
+    optim.add_argument("--schedule", choices=("constant", "cosine"))
+    optim.add_argument("--warmup-steps", type=int)
+    optim.add_argument("--clip-grad", type=float, help="gradient norm; 0 = off")
+    model = p.add_argument_group("model and codebook")
+    model.add_argument("--equations", choices=("paper", "released"), help="the paper's, or the released code's")
+    model.add_argument("--dim", type=int, help="D, width of the semantic vectors and codes")
+    model.add_argument("--layers", type=int, help="transformer layers of every Φ")
+    model.add_argument("--specific-dim", type=int, help="channels of video's Ψ; 0 = 4 C, as published")
+    model.add_argument("--specific-steps", type=int, help="run Ψ and its terms at N random steps of a batch; 0 = all")
+    model.add_argument("--codes", type=int, help="M, size of the codebook")
+    model.add_argument("--decay", type=float, help="γ of the EMA")
+    model.add_argument("--codebook-init", choices=("uniform", "data", "kmeans"))
+    model.add_argument("--mm-ema", choices=("attention", "aligned", "off"), help="what a code learns from the others")
+    model.add_argument("--reset", choices=("both", "any", "off"), help="codes unused by which modalities are reset")
+    model.add_argument("--reset-after", type=int, help="batches a code may stay unused (N_re)")
+    terms = p.add_argument_group("terms (weight 0 removes the term and its cost)")
+    terms.add_argument("--w-rec", type=float, help="reconstruction")
+    terms.add_argument("--w-commit", type=float, help="commitment, eq. 8")
+    terms.add_argument("--w-club", type=float, help="vCLUB between Φ and Ψ, eq. 5")
+    terms.add_argument("--w-cpc", type=float, help="Cross-CPC, eq. 6")
+    terms.add_argument("--w-cmcm", type=float, help="code matching")
+    terms.add_argument("--w-align", type=float, help="same-step InfoNCE in the shared space (not in the paper)")
+    terms.add_argument("--club-steps", type=int, help="likelihood steps a batch")
+    terms.add_argument("--club-lr", type=float)
+    terms.add_argument("--cpc-steps", type=int, help="K, steps predicted ahead")
+    terms.add_argument("--cpc-temperature", type=float, help="cosine / temperature; unset = raw dot products (paper)")
+    terms.add_argument("--align-temperature", type=float)
+    add_synthetic_flags(p)
+    return p
+
+
+def parse(argv=None):
+    """Flags with the chosen preset's values as defaults; a flag that the user gives wins."""
+    p = parser()
+    preset = p.parse_known_args(argv)[0].preset
+    p.set_defaults(**PRESETS[preset])
+    args = p.parse_args(argv)
+    for name in ("batch_size", "epochs", "dim", "codes", "log_every", "checkpoint_epochs", "cpc_steps", "layers"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
+    if args.max_steps is not None and args.max_steps < 1:
+        raise UserError(f"--max-steps {args.max_steps}: expected at least 1")
+    if not 0 < args.decay < 1:
+        raise UserError(f"--decay {args.decay}: expected between 0 and 1")
+    if args.dim % 4:
+        raise UserError(f"--dim {args.dim}: expected a multiple of 4, the number of attention heads")
+    if not args.w_commit and not args.w_rec and not args.w_cpc and not args.w_cmcm and not args.w_align:
+        raise UserError("--w-*: all weights are 0, there is nothing to learn")
+    return args
+
+
+def open_data(args):
+    paths = args.data
+    if "synthetic" in paths:
+        if len(paths) > 1:
+            raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
+        paths = [synthetic_files(spec=synthetic_spec(args)).pretrain]
+    features = FeatureSet(paths, args.modalities, args.cache)
+    steps = {m: shape[0] for m, shape in features.shapes.items()}
+    if len(set(steps.values())) > 1:
+        raise UserError(f"--data: clips have {steps} steps; all modalities need the same number (extract text with "
+                        f"--words equal to --seconds)")
+    if args.cpc_steps >= min(steps.values()) and args.w_cpc:
+        raise UserError(f"--cpc-steps {args.cpc_steps}: expected less than the clips' {min(steps.values())} steps")
+    if len(features) < 2:
+        raise UserError(f"--data: {len(features)} clip; the contrastive terms need at least 2 in a batch")
+    if len(features.modalities) == 1 and args.modalities is None:
+        raise UserError(f"--data: holds only {features.modalities[0]}; cross-modal pretraining needs two modalities")
+    return features
+
+
+def choose_device(name, local_rank):
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {name}: no CUDA device is available here, expected cpu")
+        device = torch.device("cuda", device.index if device.index is not None else local_rank)
+        torch.cuda.set_device(device)
+    return device
+
+
+def prepare_folder(args):
+    """The content of the checkpoint to resume from and its path, or (None, None); refuses to overwrite a run."""
+    out = Path(args.out)
+    latest = out / "latest.pt" if args.resume in (None, "auto") else Path(args.resume)
+    if args.resume and (args.resume != "auto" or latest.exists()):
+        content = checkpoint.read(latest)
+        for name, value in vars(args).items():
+            if name not in FREE_ON_RESUME and content["args"].get(name) != value:
+                raise UserError(f"--{name.replace('_', '-')} {value}: {latest} was trained with "
+                                f"{content['args'].get(name)}; expected the same, or another --out")
+        return content, latest
+    if args.resume is None and out.exists() and any(out.iterdir()):
+        raise UserError(f"--out {out}: the folder is not empty; expected a new one, or --resume auto")
+    return None, None
+
+
+@command
+def main(argv=None):
+    args = parse(argv)
+    device = choose_device(args.device, int(os.environ.get("LOCAL_RANK", 0)))
+    rank, size, _ = distributed.start(device.type)
+    if args.precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    content, source = prepare_folder(args)
+    features = open_data(args)
+    if args.batch_size % size:
+        raise UserError(f"--batch-size {args.batch_size}: expected a multiple of the {size} processes")
+    out = Path(args.out)
+    options = vars(args) | {"modalities": list(features.modalities)}
+    if content:
+        options["modalities"] = content["args"]["modalities"]
+
+    torch.manual_seed(args.seed)  # stage one: every process builds the same weights
+    method = build(features.shapes, options).to(device)
+    torch.manual_seed(args.seed + 1 + rank)  # stage two: dropout and negatives differ between processes
+    trainer = Trainer(method, features, options, out, device, rank, size)
+    if content:
+        trainer.restore(content, source)
+        if trainer.step >= trainer.total:
+            print(f"{source}: already at step {trainer.step} of {trainer.total}, nothing left to do")
+            return
+    recorder = None
+    if rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        record = {"flags": options, "version": cmg.__version__, "commit": git_commit(), "versions": versions(),
+                  "processes": size, "clips": len(features),
+                  "shapes": {m: list(s) for m, s in features.shapes.items()},
+                  "parameters": sum(p.numel() for p in method.parameters()),
+                  "parameters_kept": sum(p.numel() for p in method.model.parameters())}
+        part = out / "args.json.tmp"
+        part.write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(part, out / "args.json")
+        recorder = Recorder(out, trainer.step)
+        print(f"{args.method} ({args.preset}): {' '.join(features.modalities)}, {len(features)} clips, "
+              f"{record['parameters'] / 1e6:.1f} M parameters ({record['parameters_kept'] / 1e6:.1f} M kept), "
+              f"{trainer.total} steps on {device}" + (f", from step {trainer.step}" if content else ""))
+    trainer.run(recorder, progress=rank == 0)
+    if rank == 0:
+        recorder.close()
+        print(f"checkpoints in {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Checkpoints: written atomically, read with `weights_only=True`, refused with one line if they are not ours.
+
+`latest.pt` is the complete training state; `epoch_XXX.pt` holds what downstream tasks need, Φ and the codebook.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from cmg.errors import UserError
+from cmg.models.unified import UnifiedModel
+
+FORMAT = 1
+
+
+def save(path, content):
+    """`torch.save` to a temporary name in the same folder, flushed to disk, then renamed."""
+    path = Path(path)
+    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(part, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot write the checkpoint ({error.strerror or error})") from None
+
+
+def read(path):
+    """The content of a checkpoint on the CPU, as a dict; `UserError` if the file is missing, damaged or foreign."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch reports a damaged archive in many types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this project (expected format {FORMAT})")
+    return content
+
+
+def inference_part(method, args, shapes, pretrain_ids, epoch, step):
+    """What `load_pretrained` needs: flags, shapes and the kept half of the method."""
+    return {
+        "format": FORMAT,
+        "args": args,
+        "shapes": {m: list(shape) for m, shape in shapes.items()},
+        "model": method.model.state_dict(),
+        "pretrain_ids": pretrain_ids,
+        "epoch": epoch,
+        "step": step,
+    }
+
+
+def build_model(content, device="cpu"):
+    """The `UnifiedModel` of a checkpoint's content, in eval mode. Also takes a complete training state."""
+    model = UnifiedModel(content["shapes"], content["args"])
+    model.load_state_dict(content["model"], strict=True)
+    return model.to(device).eval()
+
+
+def load_pretrained(path, device="cpu"):
+    """Load Φ and the codebook for use: `load_pretrained("checkpoint/run/best.pt").encode(video=features)`.
+
+    Parameters
+    ----------
+    path : an `epoch_XXX.pt`, `best.pt` or `latest.pt`, or a run folder (its `best.pt`, else `latest.pt`).
+
+    Returns
+    -------
+    UnifiedModel in eval mode on `device`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in ("best.pt", "latest.pt") if (path / name).exists()), path / "best.pt")
+    return build_model(read(path), device)

@@ -1,0 +1,52 @@
+"""What a run leaves to read: `metrics.csv` (the record) and TensorBoard (the view), same names in both."""
+
+import csv
+import math
+import os
+from pathlib import Path
+
+
+class Recorder:
+    """Append rows of scalars to `metrics.csv` and TensorBoard.
+
+    Parameters
+    ----------
+    folder : the run folder.
+    step : rows at or after this step are dropped from an existing file, because a resumed run writes them again.
+    """
+
+    def __init__(self, folder, step=0):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+        self.path = Path(folder) / "metrics.csv"
+        self.columns, rows = [], []
+        if self.path.exists():
+            with open(self.path, newline="") as file:
+                reader = csv.DictReader(file)
+                self.columns = list(reader.fieldnames or [])
+                rows = [row for row in reader if None not in row.values() and int(row["step"]) < step]
+            self.rewrite(rows)
+        self.board = SummaryWriter(str(Path(folder) / "tb"), purge_step=step)
+
+    def rewrite(self, rows):
+        part = self.path.with_name("metrics.csv.tmp")
+        with open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(part, self.path)
+
+    def write(self, step, epoch, values):
+        """One row. values : dict name -> float."""
+        row = {"step": step, "epoch": epoch, **{name: f"{value:.6g}" for name, value in values.items()}}
+        if not self.columns:
+            self.columns = list(row)
+            self.rewrite([])
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+        for name, value in values.items():
+            if math.isfinite(value):
+                self.board.add_scalar(name, value, step)
+
+    def close(self):
+        self.board.close()

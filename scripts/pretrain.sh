@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Pretrains a shared codebook for video, audio and text, then validates it: a classifier trained on one modality is
+# tested on another. As it stands it needs no data and takes a few minutes on two CPU cores; a second call continues
+# an interrupted run, or validates a finished one again. Flags go to `python -m cmg.pretrain` and win over those here:
+#
+#   ./scripts/pretrain.sh
+#   ./scripts/pretrain.sh --modalities video audio --seed 1 --out checkpoint/av
+#   NPROC=4 ./scripts/pretrain.sh --data data/vggsound.h5 --preset paper --out checkpoint/vggsound
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+out="$root/checkpoint/synthetic"
+data=synthetic
+device=auto
+size=(--epochs 20 --batch-size 80 --lr 1e-3 --dim 128 --codes 128)
+
+given=("$@")
+for ((i = 0; i < $#; i++)); do
+  flag="${given[i]%%=*}"
+  if [[ "${given[i]}" == *=* ]]; then value="${given[i]#*=}"; else value="${given[i + 1]:-}"; fi
+  case "$flag" in
+    --out) out="$value" ;;
+    --data) data="$value" ;;
+    --device) device="$value" ;;
+    --preset) size=() ;;  # another preset brings its own
+    -h | --help) exec "$python" -m cmg.pretrain --help ;;
+  esac
+done
+
+launch=("$python")
+if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standalone --nproc_per_node="$NPROC"); fi
+
+"${launch[@]}" -m cmg.pretrain \
+  --data synthetic --modalities video audio text --out "$out" --resume auto \
+  --preset small ${size[@]+"${size[@]}"} --seed 0 "$@"
+
+if [[ "$data" == synthetic ]]; then
+  "$python" -m cmg.downstream.ave --checkpoint "$out" --data synthetic --protocol strict --seed 0 --device "$device"
+else
+  echo "next: scripts/ave.sh --checkpoint $out --data FEATURES.h5 --annotations FOLDER" >&2
+fi

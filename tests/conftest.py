@@ -1,0 +1,35 @@
+"""Fixtures shared by the tests: the folder of digit clips, and a few of them rendered as real media files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that need the digit clips, so that `-m "not digits"` leaves them out."""
+    for item in items:
+        if "digits" in item.fixturenames:
+            item.add_marker("digits")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Source folder of the digit clips (the one with render_media.py), from the environment variable CMG_DIGITS."""
+    folder = os.environ.get("CMG_DIGITS", "")
+    if not folder or not (Path(folder) / "render_media.py").is_file():
+        pytest.skip("needs the digit clips: set CMG_DIGITS to the folder that holds render_media.py")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def digit_media(digits, tmp_path_factory):
+    """A folder with the first few digit clips of each kind and split as .mp4 (videos/) and all annotations."""
+    out = tmp_path_factory.mktemp("digits")
+    call = [sys.executable, "render_media.py", str(out), "--kinds", "pretrain", "ave", "avvp", "--limit", "4"]
+    # The source folder may be read-only, and is not ours to leave compiled modules in.
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run(call, cwd=digits, env=env, check=True, capture_output=True, text=True)
+    return out

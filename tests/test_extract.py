@@ -1,0 +1,528 @@
+"""Extraction from media files: decoded values, weight-free backbones, bad files, workers, resume after a kill."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import av
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from cmg.data.features import FeatureFile
+from cmg.extract import shards
+from cmg.extract.__main__ import main
+from cmg.extract.backbones import BACKBONES, load_backbone
+from cmg.extract.hashed import HashedWords, words_of
+from cmg.extract.logmel import BINS, CENTRE, FLOOR, MELS, SPREAD, LogMel
+from cmg.extract.media import BadClip, audio_seconds, video_seconds
+from cmg.extract.pixels import Pixels
+
+
+def write_video(path, frames, fps, start=0, sound=None):
+    """Lossless RGB video (FFV1 in Matroska), optionally with 16 kHz mono sound; `start` delays it by frames."""
+    with av.open(str(path), "w") as box:
+        video = box.add_stream("ffv1", rate=fps)
+        video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "bgr0"
+        track = box.add_stream("pcm_s16le", rate=16000, layout="mono") if sound is not None else None
+        if track is not None:
+            block = av.AudioFrame.from_ndarray(sound[None].astype(np.int16), format="s16", layout="mono")
+            block.sample_rate, block.pts = 16000, 0
+            box.mux(track.encode(block) + track.encode())
+        for number, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")
+            picture.pts = number + start
+            box.mux(video.encode(picture))
+        box.mux(video.encode())
+
+
+def write_wav(path, sound, rate):
+    """16-bit sound; float Tensor or array [n] or [n, channels] in [-1, 1]."""
+    samples = np.asarray(sound).reshape(len(sound), -1)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(samples.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((samples * 32767).round().astype("<i2").tobytes())
+
+
+def levels(n, size=(28, 28)):
+    """n grey frames, frame k of level k."""
+    return np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, *size, 3)).copy()
+
+
+def level_of(second):
+    """The levels of the frames of one second."""
+    return second[:, 0, 0, 0].tolist()
+
+
+def tone(hertz, seconds, rate):
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+def rows_of(path):
+    """A feature file as id -> modality -> (features, valid)."""
+    file = FeatureFile(path)
+    parts = {m: file.read(m, range(len(file.ids))) for m in file.modalities}
+    return {name: {m: (x[i], valid[i]) for m, (x, valid) in parts.items()} for i, name in enumerate(file.ids)}
+
+
+def same_content(first, second):
+    """Whether two feature files hold the same data sets and attributes, bit by bit and in the same order."""
+    with h5py.File(first) as a, h5py.File(second) as b:
+        assert dict(a.attrs) == dict(b.attrs)
+        names = []
+        a.visititems(lambda name, x: names.append(name) if isinstance(x, h5py.Dataset) else None)
+        return all(np.array_equal(a[name][()], b[name][()]) for name in names) and a.keys() == b.keys()
+
+
+# --- decoding -----------------------------------------------------------------------------------------------------
+
+
+def test_frames_of_each_second(tmp_path):
+    write_video(tmp_path / "a.mkv", levels(10), fps=4)  # 2.5 s
+    seconds = list(video_seconds(tmp_path / "a.mkv", 10))
+    assert [level_of(second) for second in seconds] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert seconds[0].shape == (4, 28, 28, 3) and seconds[0].dtype == np.uint8
+    assert len(list(video_seconds(tmp_path / "a.mkv", 2))) == 2  # longer clips are cut
+    write_video(tmp_path / "b.mkv", levels(9), fps=4)  # a quarter of the third second: does not count
+    assert len(list(video_seconds(tmp_path / "b.mkv", 10))) == 2
+
+
+def test_sixteen_frames_of_a_second_are_evenly_chosen(tmp_path):
+    write_video(tmp_path / "a.mkv", levels(60), fps=30)
+    first, second = (level_of(frames) for frames in video_seconds(tmp_path / "a.mkv", 2))
+    assert len(first) == 16 and set(np.diff(first)) == {1, 2} and first[0] == 0 and first[-1] >= 28
+    assert second == [level + 30 for level in first]
+
+
+def test_slide_show_holds_the_last_frame(tmp_path):
+    with av.open(str(tmp_path / "slides.mkv"), "w") as box:
+        video = box.add_stream("ffv1", rate=1)
+        video.width, video.height, video.pix_fmt = 28, 28, "bgr0"
+        for pts, frame in zip((0, 1, 4), levels(3), strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")
+            picture.pts = pts
+            box.mux(video.encode(picture))
+        box.mux(video.encode())
+    assert [level_of(second) for second in video_seconds(tmp_path / "slides.mkv", 10)] == [[0], [1], [1], [1], [2]]
+    assert [level_of(second) for second in video_seconds(tmp_path / "slides.mkv", 3)] == [[0], [1], [1]]
+
+
+def test_late_picture_keeps_its_time(tmp_path):
+    sound = np.zeros(3 * 16000)
+    write_video(tmp_path / "a.mkv", levels(4), fps=2, start=2, sound=sound)
+    assert [level_of(second) for second in video_seconds(tmp_path / "a.mkv", 10)] == [[0], [0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 8000])
+def test_sound_is_resampled_and_mixed_down(tmp_path, rate):
+    left, right = tone(440, 2.5, rate), tone(880, 2.5, rate)
+    write_wav(tmp_path / "a.wav", np.stack([left, right], axis=1), rate)
+    sound = audio_seconds(tmp_path / "a.wav", 10)
+    assert sound.shape == (3, 16000) and sound.dtype == torch.float32
+    wanted = (tone(440, 3, 16000) + tone(880, 3, 16000)) / 2  # channels are averaged
+    middle = slice(200, 39800)  # away from the resampler's edges
+    np.testing.assert_allclose(sound.flatten()[middle], wanted[middle], atol=2e-3)
+    assert sound[2, 8200:].abs().max() < 1e-3  # the missing half second is silence
+
+
+def test_channels_in_opposite_phase_cancel(tmp_path):
+    left = tone(440, 1, 16000)
+    write_wav(tmp_path / "a.wav", np.stack([left, -left], axis=1), 16000)
+    assert audio_seconds(tmp_path / "a.wav", 1).abs().max() < 1e-4
+
+
+def test_tracks_that_are_not_there_or_damaged(tmp_path, digit_media):
+    write_wav(tmp_path / "sound.wav", tone(440, 1, 16000), 16000)
+    write_video(tmp_path / "mute.mkv", levels(4), fps=4)
+    raw = (digit_media / "videos/pre_0000.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(raw[: len(raw) // 2])
+    (tmp_path / "holes.mp4").write_bytes(raw[:5000] + bytes(40000) + raw[45000:])
+    write_wav(tmp_path / "empty.wav", np.zeros(0), 16000)
+    for name, decode, reason in (
+        ("sound.wav", video_seconds, "no video track"),
+        ("mute.mkv", audio_seconds, "no audio track"),
+        ("cut.mp4", audio_seconds, "cannot be opened"),
+        ("holes.mp4", video_seconds, "damaged"),
+        ("empty.wav", audio_seconds, "no sound could be decoded"),
+        ("gone.mp4", video_seconds, "cannot be opened"),
+    ):
+        with pytest.raises(BadClip, match=reason):
+            list(decode(tmp_path / name, 10))
+
+
+# --- backbones ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("modality, name", [(m, name) for m, names in BACKBONES.items() for name in names])
+def test_registry_is_what_it_says(modality, name):
+    backbone = load_backbone(modality, name)
+    assert (backbone.modality, backbone.name, backbone.sha256) == (modality, name, "")
+    steps = {
+        "video": [np.zeros((2, 30, 40, 3), np.uint8)] * 3,
+        "audio": torch.zeros(3, 16000),
+        "text": ["one", "two", "three"],
+    }[modality]
+    x = backbone(steps)
+    assert isinstance(x, np.ndarray) and x.shape == (3, *backbone.shape) and np.isfinite(x).all()
+
+
+def test_pixels_of_a_red_video(tmp_path):
+    red = np.zeros((2, 40, 60, 3), np.uint8)
+    red[..., 0] = 255
+    write_video(tmp_path / "a.mkv", red, fps=2)
+    x = Pixels()(video_seconds(tmp_path / "a.mkv", 1))
+    assert x.shape == (1, 7, 7, 244)
+    patch, view = x[0, :, :, :48].reshape(7, 7, 16, 3), x[0, :, :, 48:]
+    np.testing.assert_allclose(patch, np.broadcast_to([1.0, -1.0, -1.0], patch.shape), atol=1e-6)
+    np.testing.assert_allclose(view, 0.299 - 0.587 - 0.114, atol=1e-6)
+
+
+def test_pixels_against_block_means():
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (3, 56, 112, 3), dtype=np.uint8)
+    x = Pixels()([frames, frames[:1]])
+    small = frames.reshape(3, 28, 2, 28, 4, 3).mean(axis=(0, 2, 4)) / 127.5 - 1  # [28, 28, 3]
+    grey = (small @ [0.299, 0.587, 0.114]).reshape(14, 2, 14, 2).mean(axis=(1, 3))  # [14, 14]
+    for row, column in ((0, 0), (2, 5), (6, 6)):
+        patch = small[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        np.testing.assert_allclose(x[0, row, column, :48], patch.ravel(), atol=1e-5)
+        np.testing.assert_allclose(x[0, row, column, 48:], grey.ravel(), atol=1e-5)
+    single = frames[0].reshape(28, 2, 28, 4, 3).mean(axis=(1, 3)) / 127.5 - 1
+    np.testing.assert_allclose(x[1, 3, 3, :48], single[12:16, 12:16].ravel(), atol=1e-5)
+
+
+def mel_edges():
+    """Band edges in Hz, HTK's scale: band k rises from edge k to edge k + 1 and falls to edge k + 2."""
+    mel = np.linspace(2595 * np.log10(1 + 60 / 700), 2595 * np.log10(1 + 7600 / 700), MELS + 2)
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
+@pytest.mark.parametrize("hertz", [440, 1000, 3000])
+def test_logmel_peaks_at_the_tone(hertz):
+    x = LogMel()(torch.from_numpy(tone(hertz, 2, 16000)).float().view(2, 16000)).reshape(2, BINS, MELS)
+    nearest = np.abs(mel_edges()[1:-1] - hertz).argmin()
+    assert (np.abs(x.argmax(axis=-1) - nearest) <= 1).all()
+
+
+def test_logmel_against_numpy():
+    rng = np.random.default_rng(0)
+    sound = (0.1 * rng.normal(size=32000)).astype(np.float32)
+    x = LogMel()(torch.from_numpy(sound).view(2, 16000)).reshape(2, BINS, MELS)
+    padded = np.pad(sound, 256, mode="reflect")
+    window = np.zeros(512)
+    window[56:456] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    power = np.abs(np.fft.rfft([padded[k : k + 512] * window for k in range(0, 32000, 160)])) ** 2  # [200, 257]
+    edges, hertz = mel_edges(), np.arange(257) * 16000 / 512
+    rise = (hertz[:, None] - edges[:-2]) / np.diff(edges)[:-1]
+    fall = (edges[2:] - hertz[:, None]) / np.diff(edges)[1:]
+    mel = power @ np.maximum(0, np.minimum(rise, fall))  # [200, 64]
+    wanted = (np.log(mel.reshape(2, BINS, 10, MELS).mean(axis=2) + FLOOR) - CENTRE) / SPREAD
+    np.testing.assert_allclose(x, wanted, atol=1e-3)
+
+
+def test_logmel_keeps_the_time_within_a_second():
+    sound = torch.zeros(2, 16000)
+    sound[1, 4800:6400] = torch.from_numpy(tone(1000, 0.1, 16000)).float()  # 300 to 400 ms of the second second
+    x = LogMel()(sound).reshape(2, BINS, MELS)
+    silence = (np.log(FLOOR) - CENTRE) / SPREAD
+    np.testing.assert_allclose(x[0], silence, atol=1e-6)
+    assert x[1].max(axis=-1).argmax() == 3
+    np.testing.assert_allclose(x[1, [0, 1, 6, 9]], silence, atol=1e-6)
+
+
+def test_hash_is_pinned():
+    """ "<a", "a>" and "<a>": CRC-32 modulo 300 is the place, its top bit the sign; the same on every machine."""
+    x = HashedWords()(["a"])[0]
+    assert {int(i): round(float(x[i]) * 3**0.5) for i in np.flatnonzero(x)} == {206: -1, 54: 1, 115: -1}
+    np.testing.assert_array_equal(HashedWords()(["b", "a"])[1], x)
+
+
+def test_hash_of_related_words_is_close():
+    x = HashedWords()(["digit", "digits", "seven", "größer"])
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-6)
+    assert x[0] @ x[1] > 0.6 and abs(x[0] @ x[2]) < 0.3
+
+
+def test_words_of_a_caption():
+    assert words_of("  A dog's BARK — loud, (very) loud!  ") == ["a", "dog's", "bark", "loud", "very", "loud"]
+    assert words_of("Straße 42 … ") == ["straße", "42"]
+    assert words_of("—!") == []
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """A folder of six short clips a … f (f has no picture) and captions for all but e."""
+    folder = tmp_path / "clips"
+    (folder / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number, name in enumerate("abcde"):
+        frames = rng.integers(0, 256, (4 + number, 28, 28, 3), dtype=np.uint8)
+        sound = 8000 * rng.normal(size=(4 + number) * 8000).clip(-3, 3)
+        write_video(folder / "deep" / f"{name}.mkv", frames, fps=2, sound=sound)
+    write_wav(folder / "f.wav", tone(440, 2, 16000), 16000)
+    (folder / "notes.txt").write_text("not a clip")
+    captions = tmp_path / "captions.csv"
+    captions.write_text('id,caption\nf,F\nd,one two three four five\nc,The C\na,"A, a"\nb,B!\n')
+    return folder, captions
+
+
+def extract(clips, out, *flags, modalities=("video", "audio", "text")):
+    folder, captions = clips
+    call = ["--videos", folder, "--captions", captions, "--modalities", *modalities, "--out", out]
+    main([str(part) for part in (*call, "--seconds", 3, "--words", 4, "--workers", 0, *flags)])
+
+
+def failures(out):
+    with open(f"{out}.failed.csv", newline="") as file:
+        return {row["id"]: (row["path"], row["reason"]) for row in csv.DictReader(file)}
+
+
+def error_of(capsys, call):
+    """The one line on stderr with which a call ends; its exit status is 2."""
+    with pytest.raises(SystemExit) as caught:
+        call()
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    return lines[-1]
+
+
+def test_values_padding_and_bad_clips(clips, tmp_path, capsys):
+    out = tmp_path / "out" / "set.h5"
+    extract(clips, out)
+    rows = rows_of(out)
+    assert list(rows) == ["a", "b", "c", "d"]
+    path = clips[0] / "deep" / "a.mkv"  # 2 s of 3
+    video, real = rows["a"]["video"]
+    wanted = Pixels()(video_seconds(path, 3)).astype(np.float16)
+    assert video.dtype == np.float16 and real.tolist() == [True, True, False]
+    np.testing.assert_array_equal(video, wanted[[0, 1, 1]])
+    audio, real = rows["a"]["audio"]
+    wanted = LogMel()(audio_seconds(path, 3)).astype(np.float16)
+    assert real.tolist() == [True, True, False]
+    np.testing.assert_array_equal(audio, wanted[[0, 1, 1]])
+    text, real = rows["a"]["text"]
+    assert real.tolist() == [True, True, False, False] and not text[2:].any()
+    np.testing.assert_array_equal(text[:2], HashedWords()(["a", "a"]).astype(np.float16))
+    text, real = rows["d"]["text"]  # five words, four fit
+    assert real.all()
+    np.testing.assert_array_equal(text, HashedWords()(["one", "two", "three", "four"]).astype(np.float16))
+    attrs = FeatureFile(out).attrs
+    assert attrs["backbone/video"] == "pixels" and attrs["backbone/text"] == "hash" and attrs["sha256/audio"] == ""
+    assert attrs["seconds_per_step"] == 1.0 and attrs["source"] == f"{clips[0]} {clips[1]}"
+    assert failures(out) == {
+        "e": (str(clips[0] / "deep" / "e.mkv"), "text: no caption"),
+        "f": (str(clips[0] / "f.wav"), "video: no video track"),
+    }
+    assert sorted(os.listdir(out.parent)) == ["set.h5", "set.h5.failed.csv"]  # no parts, no temporary files
+    printed = capsys.readouterr()
+    assert "4 clips (video 3x7x7x244, audio 3x640, text 4x300), 2 bad" in printed.out
+    assert "bad clip f: video: no video track" in printed.err
+
+
+def test_selection_list_file_and_text_alone(clips, tmp_path):
+    extract(clips, tmp_path / "a.h5", "--select", "[ab]", "d", modalities=["audio"])
+    assert list(rows_of(tmp_path / "a.h5")) == ["a", "b", "d"]
+    assert not (tmp_path / "a.h5.failed.csv").exists()
+    listed = tmp_path / "list.txt"
+    listed.write_text("clips/f.wav\n\nclips/deep/b.mkv\nclips/gone.mp4\n")
+    extract((listed, clips[1]), tmp_path / "b.h5", modalities=["audio"])
+    assert list(rows_of(tmp_path / "b.h5")) == ["b", "f"]
+    assert failures(tmp_path / "b.h5")["gone"][1] == "audio: cannot be opened (No such file or directory)"
+    main(["--captions", str(clips[1]), "--modalities", "text", "--workers", "0", "--out", str(tmp_path / "c.h5")])
+    assert {name: int(row["text"][1].sum()) for name, row in rows_of(tmp_path / "c.h5").items()} == {
+        "a": 2, "b": 1, "c": 2, "d": 5, "f": 1
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_digit_clips_end_to_end(digit_media, tmp_path):
+    """Real H.264 and AAC, one damaged file among them, two processes: the same file as from one."""
+    folder, captions = digit_media / "videos", digit_media / "annotations" / "pretrain_captions.csv"
+    media = tmp_path / "media"
+    media.mkdir()
+    for path in folder.glob("pre_*.mp4"):
+        (media / path.name).write_bytes(path.read_bytes())
+    raw = (media / "pre_0002.mp4").read_bytes()
+    (media / "pre_0002.mp4").write_bytes(raw[:20000])
+    call = [sys.executable, "-m", "cmg.extract", "--videos", media, "--captions", captions]
+    call += ["--modalities", "video", "audio", "text"]
+    for workers, out in ((0, tmp_path / "a.h5"), (2, tmp_path / "b.h5")):
+        done = subprocess.run(
+            [str(part) for part in (*call, "--workers", workers, "--out", out)], env=environment(),
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "3 clips (video 10x7x7x244, audio 10x640, text 10x300), 1 bad" in done.stdout
+    assert same_content(tmp_path / "a.h5", tmp_path / "b.h5")
+    assert list(failures(tmp_path / "b.h5")) == ["pre_0002"]
+    rows = rows_of(tmp_path / "a.h5")
+    assert list(rows) == ["pre_0000", "pre_0001", "pre_0003"]
+    spoken = dict(csv.reader(open(captions)))
+    for name, row in rows.items():
+        assert row["video"][1].all() and row["audio"][1].all()
+        assert row["text"][1].sum() == len(spoken[name].split())
+        assert np.abs(row["video"][0]).max() <= 1 and 0.5 < row["audio"][0].astype(np.float32).std() < 2
+
+
+def environment():
+    """The environment for a subprocess that must find the package as this one does."""
+    code = Path(__file__).resolve().parent.parent / "code"
+    return {**os.environ, "PYTHONPATH": f"{code}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+
+KILLED = """
+import os, signal, sys
+from cmg.extract import shards
+from cmg.extract.__main__ import main
+shards.SHARD = 1
+whole = shards.Parts.flush
+def flush(parts):  # two shards are on disk, the third clip is lost
+    whole(parts) if len(parts.files) < 2 else os.kill(os.getpid(), signal.SIGKILL)
+shards.Parts.flush = flush
+main(sys.argv[1:])
+"""
+
+
+def test_resume_after_a_kill(clips, tmp_path, capsys):
+    extract(clips, tmp_path / "whole" / "set.h5", modalities=["audio"])
+    out = tmp_path / "set.h5"
+    call = ["--videos", clips[0], "--modalities", "audio", "--seconds", 3, "--workers", 0, "--out", out]
+    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, call)], env=environment(), capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    parts = tmp_path / "set.h5.parts"
+    assert [FeatureFile(path).ids for path in sorted(parts.glob("*.h5"))] == [["a"], ["b"]]
+    assert not out.exists()
+    (parts / "shard-000002.h5.tmp-1").write_text("what a kill may leave")
+
+    other = error_of(capsys, lambda: extract(clips, out, "--seconds", "2", modalities=["audio"]))
+    assert "set.h5.parts: unfinished extraction with other settings" in other and "--overwrite" in other
+    # What the shards hold is not done again: these two clips could not be.
+    for name in "ab":
+        (clips[0] / "deep" / f"{name}.mkv").write_bytes(b"")
+    capsys.readouterr()
+    extract(clips, out, modalities=["audio"])
+    assert "resuming: 2 of 6 clips are done" in capsys.readouterr().err
+    assert same_content(out, tmp_path / "whole" / "set.h5")
+    assert not parts.exists()
+
+
+def test_many_shards_make_one_sorted_file(clips, tmp_path, monkeypatch):
+    extract(clips, tmp_path / "a.h5", modalities=["audio"])
+    monkeypatch.setattr(shards, "SHARD", 2)
+    backwards = lambda jobs, *rest: reversed(list(shards.extract_all(jobs, *rest)))  # noqa: E731
+    monkeypatch.setattr("cmg.extract.__main__.extract_all", backwards)
+    extract(clips, tmp_path / "b.h5", modalities=["audio"])
+    assert same_content(tmp_path / "a.h5", tmp_path / "b.h5")
+
+
+def test_a_finished_file_is_not_overwritten_unasked(clips, tmp_path, capsys):
+    out = tmp_path / "set.h5"
+    extract(clips, out, "--select", "a", modalities=["audio"])
+    before = out.read_bytes()
+    assert f"--out {out}: exists already" in error_of(capsys, lambda: extract(clips, out, modalities=["audio"]))
+    assert out.read_bytes() == before
+    extract(clips, out, "--overwrite", "--select", "b", modalities=["audio"])
+    assert list(rows_of(out)) == ["b"]
+
+
+def test_overwrite_also_drops_an_unfinished_run_of_other_settings(clips, tmp_path, capsys):
+    out = tmp_path / "set.h5"
+    recipe = shards.Recipe((("audio", "logmel"),), 2, 4)
+    shards.Parts(out, recipe, {"source": "elsewhere"}, overwrite=False)
+    extract(clips, out, "--overwrite", modalities=["audio"])
+    assert len(rows_of(out)) == 6 and not (tmp_path / "set.h5.parts").exists()
+    # But never a folder that is somebody else's.
+    (tmp_path / "new.h5.parts").mkdir()
+    (tmp_path / "new.h5.parts" / "thesis.tex").write_text("")
+    for flags in ((), ("--overwrite",)):
+        line = error_of(capsys, lambda flags=flags: extract(clips, tmp_path / "new.h5", *flags, modalities=["audio"]))
+        assert "new.h5.parts: in the way" in line
+    assert (tmp_path / "new.h5.parts" / "thesis.tex").exists()
+
+
+def test_no_good_clip_at_all(clips, tmp_path, capsys):
+    line = error_of(capsys, lambda: extract(clips, tmp_path / "a.h5", "--select", "f", modalities=["video"]))
+    assert "none of the 1 clips could be read; reasons in" in line
+    assert failures(tmp_path / "a.h5")["f"][1] == "video: no video track"
+    assert not (tmp_path / "a.h5").exists() and not (tmp_path / "a.h5.parts").exists()
+
+
+def test_features_that_are_not_finite_quarantine_the_clip(tmp_path):
+    with av.open(str(tmp_path / "nan.wav"), "w") as box:
+        track = box.add_stream("pcm_f32le", rate=16000, layout="mono")
+        block = av.AudioFrame.from_ndarray(np.full((1, 16000), np.nan, np.float32), format="flt", layout="mono")
+        block.sample_rate, block.pts = 16000, 0
+        box.mux(track.encode(block) + track.encode())
+    job = shards.Job("nan", str(tmp_path / "nan.wav"), ())
+    outcome = shards.Extractor(shards.Recipe((("audio", "logmel"),), 1, 1))(job)
+    assert outcome.reason == "audio: features are not finite"
+
+
+def die_on_b(job):
+    """A worker's task that takes the process down on one clip, as a decoder might."""
+    if job.id == "b":
+        os._exit(1)
+    return shards.Outcome(job, {}, {}, "")
+
+
+@pytest.mark.slow
+def test_a_dying_decoder_costs_one_clip():
+    jobs = [shards.Job(name, "", ()) for name in "abcd"]
+    recipe = shards.Recipe((("text", "hash"),), 1, 1)
+    outcomes = {o.job.id: o.reason for o in shards.extract_all(jobs, recipe, 2, work=die_on_b)}
+    assert outcomes == {"a": "", "b": "the process that decoded it died", "c": "", "d": ""}
+
+
+@pytest.mark.parametrize(
+    "flags, match",
+    [
+        (["--videos", "gone"], "--videos gone: no such folder or list"),
+        (["--videos", "{empty}"], "no media files there"),
+        (["--videos", "{twice}"], "id 'a' occurs twice: .*a.mkv and .*a.mp4"),
+        (["--videos", "{clips}/f.wav"], "expected a folder, or a text file"),
+        (["--select", "pre_*"], r"--select pre_\*: matches none of the 6 clips"),
+        (["--captions", "gone.csv"], r"--captions gone.csv: cannot be read \(No such file"),
+        (["--captions", "{columns}"], r"expected the columns id and caption, found \['name', 'text'\]"),
+        (["--captions", "{repeats}"], r"id 'a' occurs twice \(line 3\)"),
+        (["--captions", "{clips}/f.wav"], "not a UTF-8 CSV file"),
+        (["--out", "{empty}"], "--out .*: is a folder"),
+        (["--out", "{clips}/f.wav/set.h5"], "cannot write here"),
+        (["--seconds", "0"], "--seconds: '0' is not a whole number of at least 1"),
+        (["--workers", "-1"], "--workers"),
+        (["--video-backbone", "vgg"], "--video-backbone: invalid choice: 'vgg'"),
+        (["--second", "3"], "unrecognized arguments: --second"),
+    ],
+)  # fmt: skip
+def test_wrong_calls_end_in_one_line(clips, tmp_path, capsys, flags, match):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "twice" / "more").mkdir(parents=True)
+    for name in ("a.mkv", "more/a.mp4"):
+        (tmp_path / "twice" / name).touch()
+    (tmp_path / "columns").write_text("name,text\n")
+    (tmp_path / "repeats").write_text("id,caption\na,x\na,y\n")
+    before = sorted(tmp_path.rglob("*"))
+    places = {name: tmp_path / name for name in ("empty", "twice", "columns", "repeats", "clips")}
+    flags = [flag.format(**places) for flag in flags]
+    with pytest.raises(SystemExit) as caught:
+        extract(clips, tmp_path / "set.h5", *flags)
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and re.search(match, lines[0]), lines
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("modalities, missing", [("text", "--captions"), ("video", "--videos")])
+def test_what_a_modality_needs(capsys, modalities, missing):
+    line = error_of(capsys, lambda: main(["--modalities", modalities, "--out", "x.h5"]))
+    assert line.startswith("cmg.extract: error: " + missing)

@@ -1,0 +1,276 @@
+"""Feature files: layout, round trip, sets of files, reading in workers, and one-line errors for what users hand in."""
+
+import os
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from cmg.data.features import SCHEMA, FeatureFile, FeatureSet, FeatureWriter
+from cmg.errors import UserError
+
+SHAPES = {"video": (4, 2, 2, 3), "audio": (4, 5), "text": (3, 6)}
+ATTRS = {"backbone/video": "pixels", "sha256/video": "", "seconds_per_step": 1.0, "source": "test"}
+
+
+def clips(n, seed=0, shapes=SHAPES):
+    """n random clips, exactly representable in float16, and their valid marks."""
+    rng = np.random.default_rng(seed)
+    features = {m: rng.normal(size=(n, *shape)).astype(np.float16) for m, shape in shapes.items()}
+    valid = {m: rng.random((n, shape[0])) < 0.7 for m, shape in shapes.items()}
+    return features, valid
+
+
+def write(path, ids, seed=0, shapes=SHAPES, attrs=ATTRS, dtype="float16"):
+    features, valid = clips(len(ids), seed, shapes)
+    with FeatureWriter(path, shapes, attrs, dtype) as writer:
+        writer.append(ids, features, valid)
+    return features, valid
+
+
+def one_line(match):
+    """Expect a UserError whose message is one line with `match` in it."""
+    return pytest.raises(UserError, match=rf"\A[^\n]*{match}[^\n]*\Z")
+
+
+def same(batch):
+    """Collate for whole batches; a module's function, so that spawned workers can find it."""
+    return batch
+
+
+# --- one file ---------------------------------------------------------------------------------------------------
+
+
+def test_layout_on_disk_is_the_documented_one(tmp_path):
+    features, valid = write(tmp_path / "a.h5", ["eins", "zwei", "drüben"])
+    with h5py.File(tmp_path / "a.h5") as h5:
+        assert set(h5) == {"video", "audio", "text", "id", "valid"}
+        assert h5["video"].shape == (3, 4, 2, 2, 3) and h5["video"].dtype == np.float16
+        assert h5["valid/text"].shape == (3, 3) and h5["valid/text"].dtype == bool
+        assert h5["id"].asstr()[2] == "drüben"
+        assert h5.attrs["schema"] == SCHEMA == 1
+        assert h5.attrs["backbone/video"] == "pixels" and h5.attrs["seconds_per_step"] == 1.0
+        np.testing.assert_array_equal(h5["audio"][:], features["audio"])
+        np.testing.assert_array_equal(h5["valid/audio"][:], valid["audio"])
+
+
+def test_blocks_of_rows_and_default_valid(tmp_path):
+    features, _ = clips(5)
+    with FeatureWriter(tmp_path / "a.h5", SHAPES, ATTRS, "float32") as writer:
+        writer.append(["a", "b"], {m: x[:2] for m, x in features.items()}, None)
+        writer.append(["c", "d", "e"], {m: x[2:] for m, x in features.items()}, None)
+    file = FeatureFile(tmp_path / "a.h5")
+    assert file.ids == ["a", "b", "c", "d", "e"]
+    assert file.modalities == ("video", "audio", "text")
+    assert file.shapes == SHAPES and file.attrs == {**ATTRS, "schema": 1}
+    for m in SHAPES:
+        x, valid = file.read(m, range(5))
+        assert x.dtype == np.float32 and valid.all()
+        np.testing.assert_array_equal(x, features[m].astype(np.float32))
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 3, 4], [4, 0, 4, 2, 2, 1], [5, 4, 3], []])
+def test_rows_in_any_order_and_repeated(tmp_path, rows):
+    features, valid = write(tmp_path / "a.h5", list("abcdef"))
+    file = FeatureFile(tmp_path / "a.h5")
+    for m in SHAPES:
+        x, real = file.read(m, rows)
+        np.testing.assert_array_equal(x, features[m][rows])
+        np.testing.assert_array_equal(real, valid[m][rows])
+
+
+def test_pooled_video(tmp_path):
+    features, _ = write(tmp_path / "a.h5", ["a", "b"], shapes={"video": (10, 7)})
+    batch = FeatureSet(tmp_path / "a.h5").__getitems__([1])
+    np.testing.assert_array_equal(batch["video"], features["video"][1:].astype(np.float32))
+
+
+def test_interrupted_writer_leaves_the_old_file(tmp_path):
+    old, _ = write(tmp_path / "a.h5", ["a", "b"])
+    with pytest.raises(RuntimeError, match="power cut"):
+        with FeatureWriter(tmp_path / "a.h5", SHAPES, ATTRS) as writer:
+            writer.append(["x"], clips(1)[0])
+            raise RuntimeError("power cut")
+    assert os.listdir(tmp_path) == ["a.h5"]
+    np.testing.assert_array_equal(FeatureFile(tmp_path / "a.h5").read("audio", [0, 1])[0], old["audio"])
+
+
+def test_writer_refuses_what_a_reader_would_refuse(tmp_path):
+    features, _ = clips(2)
+    wide = {**features, "audio": np.zeros((2, 4, 6))}
+    nan = {**features, "audio": np.where(np.arange(2)[:, None, None] == 1, np.nan, features["audio"])}
+    large = {**features, "video": np.full((2, 4, 2, 2, 3), 7e4)}  # above float16's 65504
+    for ids, given, match in (
+        (["a", "a"], features, "id 'a' occurs twice"),
+        (["a", "b"], wide, r"audio features have shape \(2, 4, 6\), expected \(2, 4, 5\)"),
+        (["a", "b"], nan, "audio features of 'b' are not finite"),
+        (["a", "b"], large, "video features of 'a' are not finite in float16"),
+    ):
+        with one_line(match), FeatureWriter(tmp_path / "a.h5", SHAPES, ATTRS) as writer:
+            writer.append(ids, given)
+    with one_line("is a folder"):
+        FeatureWriter(tmp_path, SHAPES, ATTRS)
+    assert os.listdir(tmp_path) == []
+
+
+# --- files that are not as they should be -------------------------------------------------------------------------
+
+
+def _replace(h5, name, data):
+    del h5[name]
+    h5[name] = data
+
+
+DAMAGE = {
+    "schema": (lambda h5: h5.attrs.modify("schema", 9), "schema is 9, expected 1"),
+    "no schema": (lambda h5: h5.attrs.pop("schema"), "schema is none, expected 1"),
+    "no id": (lambda h5: h5.pop("id"), "data set 'id' is missing"),
+    "no valid": (lambda h5: h5.pop("valid/audio"), "data set 'valid/audio' is missing"),
+    "nothing": (lambda h5: [h5.pop(m) for m in SHAPES], "none of the data sets video, audio, text"),
+    "id count": (lambda h5: _replace(h5, "id", ["a", "b"]), "'video' has 3 rows but 'id' has 2"),
+    "rows differ": (lambda h5: h5["audio"].resize(2, axis=0), "'audio' has 2 rows but 'id' has 3"),
+    "valid steps": (lambda h5: _replace(h5, "valid/text", np.ones((3, 9), bool)), r"'valid/text' has shape \(3, 9\)"),
+    "duplicate id": (lambda h5: _replace(h5, "id", ["a", "b", "a"]), "id 'a' occurs twice"),
+    "numbers as id": (lambda h5: _replace(h5, "id", [1, 2, 3]), "'id' must be one column of strings"),
+    "latin id": (lambda h5: _replace(h5, "id", np.array([b"a", b"b", b"\xfc"])), "'id' is not UTF-8"),
+    "float64": (lambda h5: _replace(h5, "audio", np.zeros((3, 4, 5))), "'audio' is float64 .*expected float16"),
+    "dimensions": (lambda h5: _replace(h5, "audio", np.zeros((3, 4), "f4")), r"expected .* \[N,T,A\]"),
+    "no clips": (lambda h5: _replace(h5, "id", np.array([], "S3")), "holds no clips"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_files(tmp_path, kind):
+    write(tmp_path / "a.h5", ["a", "b", "c"])
+    harm, match = DAMAGE[kind]
+    with h5py.File(tmp_path / "a.h5", "a") as h5:
+        harm(h5)
+    with one_line(f"a.h5: .*{match}"):
+        FeatureFile(tmp_path / "a.h5")
+
+
+def test_seconds_of_video_and_audio_differ(tmp_path):
+    write(tmp_path / "a.h5", ["a"], shapes={"video": (4, 2, 2, 3), "audio": (5, 5)})
+    with one_line("4 steps of video but 5 of audio"):
+        FeatureFile(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
+def test_truncated_file(tmp_path, keep):
+    write(tmp_path / "a.h5", [str(i) for i in range(50)])
+    raw = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "b.h5").write_bytes(raw[: int(keep * len(raw)) if isinstance(keep, float) else keep])
+    with one_line("b.h5: not a complete HDF5 file"):
+        FeatureFile(tmp_path / "b.h5")
+
+
+def test_not_hdf5_and_not_there(tmp_path):
+    (tmp_path / "a.h5").write_text("id,caption\n")
+    with one_line("a.h5: not a complete HDF5 file"):
+        FeatureFile(tmp_path / "a.h5")
+    with one_line("gone.h5: no such feature file"):
+        FeatureFile(tmp_path / "gone.h5")
+
+
+@pytest.mark.parametrize("cache", ["host", "disk"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_named(tmp_path, cache, value):
+    write(tmp_path / "a.h5", ["a", "b"])
+    write(tmp_path / "b.h5", ["c", "d", "e"])
+    with h5py.File(tmp_path / "b.h5", "a") as h5:
+        h5["audio"][1, 2, 3] = value
+    features = FeatureSet([tmp_path / "a.h5", tmp_path / "b.h5"], cache=cache)
+    assert features.__getitems__([0, 2, 4])["audio"].isfinite().all()  # a bad row matters only where it is used
+    with one_line("b.h5: 'audio' features of 'd' are not finite"):
+        features.__getitems__([0, 3])
+
+
+# --- sets of files --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_files(tmp_path):
+    """Paths of two files of 5 and 4 clips, one float16 and one float32, and the clips themselves."""
+    first, first_valid = write(tmp_path / "a.h5", list("abcde"), seed=1)
+    second, second_valid = write(tmp_path / "b.h5", list("fghi"), seed=2, dtype="float32")
+    features = {m: np.concatenate([first[m], second[m]]).astype(np.float32) for m in SHAPES}
+    valid = {m: np.concatenate([first_valid[m], second_valid[m]]) for m in SHAPES}
+    return [tmp_path / "a.h5", tmp_path / "b.h5"], features, valid
+
+
+@pytest.mark.parametrize("cache", ["host", "disk"])
+def test_batches_across_files(two_files, cache):
+    paths, features, valid = two_files
+    data = FeatureSet(paths, cache=cache)
+    assert data.ids == list("abcdefghi") and len(data) == 9
+    assert data.shapes == SHAPES and data.modalities == ("video", "audio", "text") and data.attrs["source"] == "test"
+    rows = [8, 0, 5, 5, 2]
+    batch = data.__getitems__(rows)
+    assert set(batch) == {"index", *SHAPES, *(f"valid/{m}" for m in SHAPES)}
+    assert batch["index"].dtype == torch.int64 and batch["index"].tolist() == rows
+    for m in SHAPES:
+        assert batch[m].dtype == torch.float32 and batch[f"valid/{m}"].dtype == torch.bool
+        np.testing.assert_array_equal(batch[m], features[m][rows])
+        np.testing.assert_array_equal(batch[f"valid/{m}"], valid[m][rows])
+
+
+def test_some_modalities_only(two_files):
+    paths, _, _ = two_files
+    data = FeatureSet(paths, modalities=["text", "video"])
+    assert data.modalities == ("video", "text") and set(data.shapes) == {"video", "text"}
+    assert set(data.__getitems__([0])) == {"index", "video", "text", "valid/video", "valid/text"}
+
+
+def test_rows_of(two_files):
+    rows, missing = FeatureSet(two_files[0]).rows_of(["i", "nobody", "a", "a"])
+    assert rows.dtype == torch.int64 and rows.tolist() == [8, 0, 0] and missing == ["nobody"]
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_read_through_their_own_handles(two_files, start):
+    paths, features, _ = two_files
+    data = FeatureSet(paths, modalities=["audio"], cache="disk")
+    data.__getitems__([0])  # opens the files here: the workers must not use these handles
+    batches = [[0, 8], [3, 4, 5], [7], [6, 1]]
+    loader = DataLoader(data, batch_sampler=batches, collate_fn=same, num_workers=2, multiprocessing_context=start)
+    for rows, batch in zip(batches, loader, strict=True):
+        assert batch["index"].tolist() == rows
+        np.testing.assert_array_equal(batch["audio"], features["audio"][rows])
+
+
+def test_pickle_and_close_do_not_carry_the_handle(two_files):
+    paths, features, _ = two_files
+    file = FeatureFile(paths[0])
+    file.read("audio", [0])
+    copy = pickle.loads(pickle.dumps(file))
+    assert copy._h5 is None
+    file.close()
+    for each in (file, copy):
+        np.testing.assert_array_equal(each.read("audio", [4])[0], features["audio"][[4]])
+
+
+def test_files_that_do_not_fit_together(tmp_path):
+    write(tmp_path / "a.h5", ["a", "b"])
+    write(tmp_path / "again.h5", ["c", "b"])
+    write(tmp_path / "wide.h5", ["c"], shapes={**SHAPES, "audio": (4, 6)})
+    write(tmp_path / "av.h5", ["c"], shapes={m: SHAPES[m] for m in ("video", "audio")})
+    write(tmp_path / "vgg.h5", ["c"], attrs={**ATTRS, "backbone/video": "vgg19"})
+    a = tmp_path / "a.h5"
+    with one_line("id 'b' occurs twice: in .*a.h5 and in .*again.h5"):
+        FeatureSet([a, tmp_path / "again.h5"])
+    with one_line("id 'a' occurs twice: in .*a.h5"):
+        FeatureSet([a, a])
+    with one_line(r"wide.h5: 'audio' clips have shape \(4, 6\), but \(4, 5\) in .*a.h5"):
+        FeatureSet([a, tmp_path / "wide.h5"])
+    with one_line("av.h5: has no 'text' features, only video, audio"):
+        FeatureSet([a, tmp_path / "av.h5"])
+    with one_line("vgg.h5: backbone/video is 'vgg19', but 'pixels' in .*a.h5"):
+        FeatureSet([a, tmp_path / "vgg.h5"])
+    assert len(FeatureSet([a, tmp_path / "av.h5"], modalities=["audio"])) == 3
+    with one_line("no feature file given"):
+        FeatureSet([])
+    with one_line("cache 'gpu' is unknown"):
+        FeatureSet(a, cache="gpu")

@@ -1,0 +1,213 @@
+"""Batched linear probes against the reference fixtures, against plain `nn.Linear` loops, and on closed forms."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cmg.downstream.probe import MaxOverTime, Probes, constant_accuracy, fit, fit_selected, probe_data
+from cmg.downstream.tokens import TokenSet
+
+FIXTURES = Path(__file__).parent / "fixtures"
+NAMES = ("linear.weight", "linear.bias", "event_classifier.weight", "event_classifier.bias")
+
+
+def tokens_of(quantized, codes=None, valid=None):
+    """Tokens with the given vectors; without codes every step is its own code."""
+    n, steps, _ = quantized.shape
+    codes = torch.arange(n * steps).view(n, steps) if codes is None else codes
+    valid = torch.ones(n, steps, dtype=torch.bool) if valid is None else valid
+    return TokenSet(codes, quantized, quantized, valid)
+
+
+def random_data(kind, n=50, steps=6, dim=8, codes=12, classes=4, dtype=torch.float64, ragged=False, seed=0):
+    """A random codebook's tokens with random labels."""
+    g = torch.Generator().manual_seed(seed)
+    book = torch.randn(codes, dim, generator=g, dtype=dtype)
+    code = torch.randint(codes, (n, steps), generator=g)
+    valid = torch.rand(n, steps, generator=g) < 0.7 if ragged else torch.ones(n, steps, dtype=torch.bool)
+    valid[:, -1] = True
+    labels = torch.randint(classes, (n,) if kind == "clip" else (n, steps), generator=g)
+    return probe_data(tokens_of(book[code], code, valid), labels), book[code], valid
+
+
+@pytest.mark.parametrize("kind", ["clip", "segment"])
+def test_fixture(kind):
+    """Logits of the public downstream heads, 1e-9 in float64."""
+    fixture = np.load(FIXTURES / f"probe_{kind}.npz")
+    code = torch.from_numpy(fixture["code"])  # (4, 10, 8)
+    data = probe_data(tokens_of(code), torch.zeros(4 if kind == "clip" else (4, 10), dtype=torch.int64))
+    probes = Probes(kind, 8, 7, seeds=[0, 1], lrs=[1e-3, 1e-3], dtype=torch.float64)
+    with torch.no_grad():
+        for stack, name in zip(probes.parameters, NAMES):
+            stack[1] = torch.from_numpy(fixture[f"state/{name}"])
+    logits = probes.logits(data)
+    reference = torch.from_numpy(fixture["logits"])
+    assert logits[1].shape == reference.shape
+    assert (logits[1] - reference).abs().max() < 1e-9
+    assert (logits[0] - reference).abs().max() > 1e-3  # the other probe keeps its own weights
+
+
+def test_max_over_time_is_the_maximum_and_so_is_its_gradient():
+    g = torch.Generator().manual_seed(1)
+    table = torch.randn(9, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    index = torch.randint(9, (7, 4), generator=g)
+    index[0] = 3  # four times the same vector: one gradient, not four
+    assert torch.equal(MaxOverTime.apply(table, index), table[index].max(1).values)
+    weight = torch.randn(7, 5, generator=g, dtype=torch.float64)
+    ours, = torch.autograd.grad((MaxOverTime.apply(table, index) * weight).sum(), table)
+    reference, = torch.autograd.grad((table[index].max(1).values * weight).sum(), table)
+    assert torch.allclose(ours, reference, rtol=0, atol=1e-15)
+    assert torch.autograd.gradcheck(MaxOverTime.apply, (table, index))
+
+
+class PublicHead(nn.Module):
+    """The heads written plainly, one at a time, on dense tokens."""
+
+    def __init__(self, kind, dim, outputs):
+        super().__init__()
+        self.kind, self.linear, self.event_classifier = kind, nn.Linear(dim, dim), nn.Linear(dim, outputs)
+
+    def forward(self, x, valid):
+        hidden = self.linear(x)
+        if self.kind == "clip":
+            hidden = hidden.masked_fill(~valid[..., None], -torch.inf).max(1).values
+        return self.event_classifier(hidden)
+
+
+@pytest.mark.parametrize("kind", ["clip", "segment"])
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_side_by_side_equals_one_at_a_time(kind, clip_norm, ragged):
+    """Four probes in one pass = four `nn.Linear` loops with torch's Adam, same init, same batches."""
+    data, dense, valid = random_data(kind, ragged=ragged)
+    seeds, lrs, epochs, batch = [3, 4], [1e-3, 1e-2], 4, 16
+    outputs = 4
+    *_, (_, probes) = fit(kind, data, outputs, seeds=seeds, lrs=lrs, epochs=epochs, batch_size=batch,
+                          clip_norm=clip_norm, seed=7)
+    scores = probes.score(data)
+    for p, (lr, seed) in enumerate((lr, seed) for lr in lrs for seed in seeds):
+        assert (probes.lrs[p], probes.seeds[p]) == (lr, seed)
+        head = PublicHead(kind, 8, outputs).double()
+        start = Probes(kind, 8, outputs, [seed], [lr], dtype=torch.float64)
+        head.load_state_dict({name: stack[0].detach() for name, stack in zip(NAMES, start.parameters)})
+        optimiser = torch.optim.Adam(head.parameters(), lr)
+        order = torch.Generator().manual_seed(7)
+        for _ in range(epochs):
+            for rows in torch.randperm(len(data.labels), generator=order).split(batch):
+                logits, labels = head(dense[rows], valid[rows]), data.labels[rows]
+                if kind == "segment":
+                    logits, labels = logits[valid[rows]], labels[valid[rows]]
+                optimiser.zero_grad()
+                F.cross_entropy(logits, labels).backward()
+                if clip_norm:
+                    nn.utils.clip_grad_norm_(head.parameters(), clip_norm)
+                optimiser.step()
+        for stack, parameter in zip(probes.parameters, head.parameters()):
+            assert (stack[p] - parameter).abs().max() < 1e-9
+        logits, labels = head(dense, valid), data.labels
+        if kind == "segment":
+            logits, labels = logits[valid], labels[valid]
+        assert abs(scores.accuracy[p].item() - 100 * (logits.argmax(-1) == labels).double().mean().item()) < 1e-9
+        assert abs(scores.loss[p].item() - F.cross_entropy(logits, labels).item()) < 1e-9
+
+
+def test_initialisation_is_that_of_nn_linear():
+    """Uniform in ±1/√D for weights and biases: range and variance."""
+    probes = Probes("clip", 64, 10, seeds=range(20), lrs=[1e-3] * 20)
+    for stack in probes.parameters:
+        assert stack.abs().max() <= 1 / 8
+    assert abs(probes.parameters[0].var().item() - 1 / (3 * 64)) < 1e-4
+    assert not torch.equal(probes.parameters[0][0], probes.parameters[0][1])
+
+
+def test_same_seed_same_numbers():
+    data, _, _ = random_data("clip", dtype=torch.float32)
+    runs = []
+    for seed in (5, 5, 6):
+        *_, (_, probes) = fit("clip", data, 4, seeds=[0], lrs=[1e-3], epochs=3, batch_size=16, seed=seed)
+        runs.append(probes.parameters[0].detach())
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])  # another order of batches
+
+
+def test_tokens_that_are_not_code_vectors():
+    """Where vectors differ within a code, as those of a residual quantiser, nothing is merged."""
+    g = torch.Generator().manual_seed(0)
+    dense, codes = torch.randn(5, 3, 4, generator=g), torch.zeros(5, 3, dtype=torch.int64)
+    data = probe_data(tokens_of(dense, codes), torch.zeros(5, dtype=torch.int64))
+    assert len(data.vectors) == 15
+    assert torch.equal(data.vectors[data.index], dense)
+    book = torch.randn(1, 4, generator=g)
+    assert len(probe_data(tokens_of(book[codes], codes), torch.zeros(5, dtype=torch.int64)).vectors) == 1
+
+
+@pytest.mark.parametrize("kind", ["clip", "segment"])
+def test_separable_toy_reaches_100(kind):
+    """One code per class plus a background code: all right on train, and on val with other arrangements."""
+    g = torch.Generator().manual_seed(0)
+    book = torch.randn(4, 16, generator=g)  # classes 0..2 and background
+
+    def arrange(n):
+        label = torch.arange(n) % 3
+        active = torch.rand(n, 10, generator=g) < 0.5
+        active[:, 4] = True
+        codes = torch.where(active, label[:, None], 3)
+        return probe_data(tokens_of(book[codes], codes), label if kind == "clip" else codes)
+
+    train, val = arrange(60), arrange(30)
+    outputs = 3 if kind == "clip" else 4
+    selected = fit_selected(kind, train, val, outputs, seeds=[0, 1, 2], lrs=[1e-3, 1e-2], epochs=30, batch_size=20)
+    assert selected.probes.score(val).accuracy.tolist() == [100.0] * 3
+    assert selected.val.accuracy.tolist() == [100.0] * 3
+
+
+def test_hand_computed_accuracy_and_loss():
+    """Identity first layer, hand-made second: three clips of two steps, then their seconds."""
+    book = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
+    codes = torch.tensor([[0, 2], [1, 2], [0, 1]])
+    valid = torch.tensor([[True, True], [True, True], [True, False]])
+    clip = probe_data(tokens_of(book[codes], codes, valid), torch.tensor([0, 0, 0]))
+    probes = Probes("clip", 2, 2, [0], [1.0], dtype=torch.float64)
+    for stack, value in zip(probes.parameters, (torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))):
+        stack.data[0] = value
+    # Maxima over valid steps: (1, 0), (0, 2), (1, 0): two of three right. Cross entropies ln(1 + e^-1), ln(1 + e^2).
+    score = probes.score(clip)
+    assert score.accuracy.item() == pytest.approx(200 / 3)
+    assert score.loss.item() == pytest.approx((2 * np.log1p(np.exp(-1)) + np.log1p(np.exp(2))) / 3)
+    # Seconds: codes 0, 2, 1, 2, 0 with predictions 0, 0 (tie: first), 1, 0, 0, the sixth does not exist.
+    probes.kind = "segment"
+    seconds = probe_data(tokens_of(book[codes], codes, valid), torch.tensor([[0, 1], [1, 0], [1, 1]]))
+    assert probes.score(seconds).accuracy.item() == pytest.approx(60.0)
+
+
+def test_selection_is_the_best_of_what_the_trainer_yields():
+    """An independent search through all epochs finds the same learning rate, epochs and weights."""
+    train, _, _ = random_data("clip", n=60)
+    val, _, _ = random_data("clip", n=25, seed=0)
+    arguments = dict(seeds=[0, 1], lrs=[1e-4, 3e-3, 3e-2], epochs=8, batch_size=16, seed=2)
+    log = []
+    for _, probes in fit("clip", train, 4, **arguments):
+        score = probes.score(val)
+        log.append([(score.accuracy[p].item(), -score.loss[p].item(), [stack[p].detach().clone() for stack in
+                     probes.parameters]) for p in range(6)])
+    best = [max(range(8), key=lambda epoch: log[epoch][p][:2]) for p in range(6)]
+    lr = max(range(3), key=lambda i: (sum(log[best[2 * i + s]][2 * i + s][0] for s in (0, 1)),
+                                      sum(log[best[2 * i + s]][2 * i + s][1] for s in (0, 1))))
+    selected = fit_selected("clip", train, val, 4, **arguments)
+    assert selected.lr == arguments["lrs"][lr]
+    assert selected.epochs == best[2 * lr:2 * lr + 2]
+    for s in (0, 1):
+        for stack, weight in zip(selected.probes.parameters, log[best[2 * lr + s]][2 * lr + s][2]):
+            assert torch.equal(stack[s], weight)
+
+
+def test_constant_accuracy():
+    """The most frequent label of train, asked of another split; seconds that do not exist do not count."""
+    one = torch.ones(1, 4, 2)
+    train = probe_data(tokens_of(one), torch.tensor([[1, 1, 0, 2]]))
+    judged = probe_data(tokens_of(one, valid=torch.tensor([[True, True, True, False]])), torch.tensor([[1, 0, 0, 1]]))
+    assert constant_accuracy(train, judged) == pytest.approx(100 / 3, abs=1e-4)
