@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 out="$root/checkpoint/synthetic"
 data=synthetic
 device=auto
-size=(--epochs 20 --batch-size 80 --lr 1e-3 --dim 128 --codes 128)
+size=(--epochs 20 --batch-size 80 --lr 1e-3 --dim 128 --codes 128 --checkpoint-epochs 4)
 
 given=("$@")
 for ((i = 0; i < $#; i++)); do

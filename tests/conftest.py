@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 
 
 def pytest_collection_modifyitems(items):

@@ -100,7 +100,8 @@ def test_broken_splits(tmp_path):
     fails(write(tmp_path / "range", order=GOOD | {"val": [5]}), "val_order.h5, entry 0: 5; expected a row")
     fails(write(tmp_path / "negative", order=GOOD | {"val": [1, -1]}), "val_order.h5, entry 1: -1; expected a row")
     fails(write(tmp_path / "void", order=GOOD | {"test": []}), "the test split is empty")
-    fails(write(tmp_path / "leak", order=GOOD | {"test": [2, 0]}), "test_order.h5, entry 1: clip -abc_def123 (Cat) is in train")
+    fails(write(tmp_path / "leak", order=GOOD | {"test": [2, 0]}),
+          "test_order.h5, entry 1: clip -abc_def123 (Cat) is in train")
     fails(write(tmp_path / "foreign", valSet=["Cat&never_seen&good&0&10"], order=GOOD),
           "valSet.txt, line 1: clip never_seen (Cat) is not a row of Annotations.txt")
     fails(write(tmp_path / "unknown", order=GOOD, categories=["Cat"]), "line 2: class 'Bark' is not in categories.txt")

@@ -44,7 +44,7 @@ def write_video(path, frames, fps, start=0, sound=None):
 
 def write_wav(path, sound, rate):
     """16-bit sound; float Tensor or array [n] or [n, channels] in [-1, 1]."""
-    samples = np.asarray(sound).reshape(len(sound), -1)
+    samples = np.asarray(sound)[:, None] if np.ndim(sound) == 1 else np.asarray(sound)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(samples.shape[1])
         file.setsampwidth(2)
@@ -119,6 +119,38 @@ def test_late_picture_keeps_its_time(tmp_path):
     sound = np.zeros(3 * 16000)
     write_video(tmp_path / "a.mkv", levels(4), fps=2, start=2, sound=sound)
     assert [level_of(second) for second in video_seconds(tmp_path / "a.mkv", 10)] == [[0], [0, 1], [2, 3]]
+
+
+def test_picture_that_changes_its_size(tmp_path):
+    """Two transport streams one after the other, as a broadcast that switches: the first size is kept."""
+    for name, size, level in (("a.ts", (64, 96), 50), ("b.ts", (32, 48), 200)):
+        with av.open(str(tmp_path / name), "w") as box:
+            video = box.add_stream("mpeg2video", rate=25)
+            video.height, video.width, video.pix_fmt = *size, "yuv420p"
+            for _ in range(25):
+                grey = np.full((*size, 3), level, np.uint8)
+                box.mux(video.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+            box.mux(video.encode())
+    both = (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()
+    (tmp_path / "both.ts").write_bytes(both)
+    (second,) = video_seconds(tmp_path / "both.ts", 2)  # the second one's time stamps start again
+    assert second.shape == (16, 64, 96, 3)
+    np.testing.assert_allclose(second.mean(axis=(1, 2, 3)), [50] * 8 + [200] * 8, atol=3)
+
+
+def test_raw_stream_without_time_stamps(tmp_path):
+    with av.open(str(tmp_path / "a.aac"), "w", format="adts") as box:
+        track = box.add_stream("aac", rate=16000, layout="mono")
+        for start in range(0, 32000, 1024):
+            part = tone(440, 2, 16000)[None, start : start + 1024].astype(np.float32)
+            block = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), format="fltp", layout="mono")
+            block.sample_rate, block.pts = 16000, start
+            box.mux(track.encode(block))
+        box.mux(track.encode())
+    sound = audio_seconds(tmp_path / "a.aac", 10)
+    assert len(sound) == 2
+    peaks = torch.fft.rfft(sound).abs().argmax(dim=1)  # 1 Hz a bin
+    assert (peaks - 440).abs().max() <= 1
 
 
 @pytest.mark.parametrize("rate", [16000, 44100, 8000])
@@ -371,7 +403,7 @@ def test_digit_clips_end_to_end(digit_media, tmp_path):
     spoken = dict(csv.reader(open(captions)))
     for name, row in rows.items():
         assert row["video"][1].all() and row["audio"][1].all()
-        assert row["text"][1].sum() == len(spoken[name].split())
+        assert row["text"][1].sum() == min(len(spoken[name].split()), 10)
         assert np.abs(row["video"][0]).max() <= 1 and 0.5 < row["audio"][0].astype(np.float32).std() < 2
 
 
@@ -520,6 +552,14 @@ def test_wrong_calls_end_in_one_line(clips, tmp_path, capsys, flags, match):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.search(match, lines[0]), lines
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_pyav(clips, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cmg.extract.media.av", None)
+    extract(clips, tmp_path / "text.h5", modalities=["text"])
+    assert len(rows_of(tmp_path / "text.h5")) == 5
+    line = error_of(capsys, lambda: extract(clips, tmp_path / "av.h5"))
+    assert "needs PyAV: pip install av" in line
 
 
 @pytest.mark.parametrize("modalities, missing", [("text", "--captions"), ("video", "--videos")])

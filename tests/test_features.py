@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -114,6 +115,19 @@ def test_writer_refuses_what_a_reader_would_refuse(tmp_path):
     with one_line("is a folder"):
         FeatureWriter(tmp_path, SHAPES, ATTRS)
     assert os.listdir(tmp_path) == []
+
+
+def test_full_disk_is_told_before_hdf5_meets_it(tmp_path, monkeypatch):
+    """HDF5 cannot close a file on a full disk, so the writer stops 32 MiB before."""
+    write(tmp_path / "a.h5", ["a"])
+    free = 32 * 1024**2 + 1000
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    with one_line("b.h5: no space left on the disk"):
+        write(tmp_path / "b.h5", [str(n) for n in range(100)])  # 100 clips have 9600 bytes of video
+    free -= 2000
+    with one_line("c.h5: no space left on the disk"):
+        write(tmp_path / "c.h5", [])
+    assert os.listdir(tmp_path) == ["a.h5"]
 
 
 # --- files that are not as they should be -------------------------------------------------------------------------

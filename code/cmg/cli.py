@@ -32,14 +32,19 @@ def command(main):
         try:
             return main(argv)
         except UserError as error:
-            name = main.__module__ if main.__module__ != "__main__" else Path(sys.argv[0]).stem
-            print(f"{name}: error: {error}", file=sys.stderr)
+            print(f"{_command_name(main)}: error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
 
     return run
+
+
+def _command_name(main):
+    """`cmg.pretrain` also where Python calls the module `__main__` or the package's `__main__.py`."""
+    spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
+    return (spec.name if spec else main.__module__).removesuffix(".__main__")
 
 
 def git_commit():

@@ -36,7 +36,12 @@ from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
 from cmg.downstream.probe import ProbeData, Selected, constant_accuracy, fit, fit_selected, probe_data
 from cmg.downstream.results import (
-    find_checkpoints, mark_best, markdown_table, results_table, write_atomically, write_results,
+    find_checkpoints,
+    mark_best,
+    markdown_table,
+    results_table,
+    write_atomically,
+    write_results,
 )
 from cmg.downstream.tokens import TokenSet, check_shapes, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
@@ -62,6 +67,9 @@ class Settings(NamedTuple):
     def fit_arguments(self):
         return {"seeds": [self.seed + i for i in range(self.probe_seeds)], "lrs": self.lrs or LRS[self.protocol],
                 "epochs": self.epochs, "batch_size": self.batch_size, "seed": self.seed}
+
+
+STRICT = Settings()
 
 
 class Split(NamedTuple):
@@ -118,10 +126,10 @@ class AveTask:
 
     Raises
     ------
-    UserError : a split has no clip with features, or all of test was pretrained on.
+    UserError : steps that are no seconds, a split without any features, or a test that was all pretrained on.
     """
 
-    def __init__(self, features: FeatureSet, annotations: AveAnnotations, pairs, settings=Settings(),
+    def __init__(self, features: FeatureSet, annotations: AveAnnotations, pairs, settings=STRICT,
                  pretrain_ids=(), device="cpu"):
         self.features, self.pairs, self.settings, self.device = features, list(pairs), settings, device
         self.sources = list(dict.fromkeys(source for source, _ in self.pairs))
@@ -129,7 +137,9 @@ class AveTask:
         self.splits, self.missing, self.n_excluded = {}, [], 0
         # Words are no seconds: text takes part in clip top-1 only.
         seconds = next((features.shapes[m][0] for m in ("video", "audio") if m in features.shapes), 1)
-        for split in SPLITS:
+        if features.attrs.get("seconds_per_step", 1) != 1:
+            raise UserError(f"--data: {features.attrs['seconds_per_step']} s a step; AVE is labelled second by second")
+        for split in SPLITS if settings.protocol == "strict" else ("train",):
             clips = annotations.splits[split]
             _, missing = features.rows_of([clip.id for clip in clips])
             absent = set(missing)
@@ -177,7 +187,6 @@ class AveTask:
 
     def validate(self, model) -> Validation:
         """Fit the clip probes of one checkpoint; `score` is the mean over directions of the target's figure."""
-        check_shapes(model, self.features)
         encoded = Encoded(model, self)
         values, selected = {}, {}
         for source in self.sources:
@@ -220,7 +229,7 @@ class AveTask:
         return rows
 
 
-def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=None, settings=Settings(),
+def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=None, settings=STRICT,
              pretrain_ids=(), device="cpu") -> list[dict]:
     """Fit, choose and test probes on one frozen model -> rows of `results.json` less checkpoint and commit.
 
@@ -228,6 +237,7 @@ def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=Non
     -------
     >>> rows = evaluate(cmg.load_pretrained("best.pt"), FeatureSet("ave.h5"), read_ave("AVE"))   # doctest: +SKIP
     """
+    check_shapes(model.shapes, features)
     pairs = pairs or directions(model.modalities, features.modalities)
     task = AveTask(features, annotations, pairs, settings, pretrain_ids, device)
     return task.report(task.validate(model))
@@ -285,6 +295,7 @@ def open_task(args, content, device) -> AveTask:
     annotations = read_ave(annotations)
     pairs = directions(list(content["shapes"]), FeatureFile(paths[0]).modalities, args.source, args.target)
     features = FeatureSet(paths, [m for m in MODALITIES if any(m in pair for pair in pairs)])
+    check_shapes(content["shapes"], features)
     settings = Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
                         args.probe_seeds, args.seed)
     task = AveTask(features, annotations, pairs, settings, content["pretrain_ids"], device)
@@ -305,10 +316,10 @@ def main(argv=None):
     device = choose_device(args.device, local_rank=0)
     paths = find_checkpoints(args.checkpoint)
     out = Path(args.out) if args.out else paths[0].parent
-    task, best, sweep = None, None, []
+    task = open_task(args, read(paths[0]), device)
+    best, sweep = None, []
     for path in tqdm(paths, desc="sweep", leave=False, disable=len(paths) == 1):
         content = read(path)
-        task = task or open_task(args, content, device)
         validation = task.validate(build_model(content, device))
         entry = {"checkpoint": path.name, "epoch": content["epoch"], "score": round(validation.score, 4)}
         entry |= {f"{s} → {t}": round(validation.values[s][t].mean().item(), 4) for s, t in task.pairs}

@@ -193,7 +193,7 @@ def fit(kind: str, data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, ba
             gradients = torch.autograd.grad(loss, probes.parameters)
             for p, own in enumerate(views):
                 for view, gradient in zip(own, gradients):
-                    view.grad = gradient[p]
+                    view.grad = gradient[p].contiguous()  # the fused Adam takes no notice of strides
                 if clip_norm is not None:
                     torch.nn.utils.clip_grad_norm_(own, clip_norm)
             optimiser.step()

@@ -93,9 +93,9 @@ def directions(of_checkpoint, of_data, source=None, target=None) -> list[tuple[s
     return pairs
 
 
-def check_shapes(model, features):
-    """`UserError` if features have other dimensions than the ones that the model was pretrained on."""
+def check_shapes(shapes, features):
+    """`UserError` if features have other dimensions than `shapes`, those that a model was pretrained on."""
     for m in features.modalities:
-        if m in model.shapes and tuple(model.shapes[m][1:]) != tuple(features.shapes[m][1:]):
+        if m in shapes and tuple(shapes[m][1:]) != tuple(features.shapes[m][1:]):
             raise UserError(f"--data: {m} features are {list(features.shapes[m])} a clip; the checkpoint expects "
-                            f"{list(model.shapes[m])}")
+                            f"{list(shapes[m])}")

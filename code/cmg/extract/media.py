@@ -2,10 +2,16 @@
 
 import math
 
-import av
 import numpy as np
 import torch
 import torchaudio.functional
+
+from cmg.errors import UserError
+
+try:
+    import av
+except ImportError:  # an extra: captions alone can be extracted without it
+    av = None
 
 SAMPLE_RATE = 16_000  # Hz, mono: what every audio backbone gets
 FRAMES_PER_SECOND = 16  # at most so many frames of a second, evenly chosen; more cost time and change little
@@ -54,7 +60,7 @@ def video_seconds(path, seconds):
             if second == seconds:
                 return
             own.append(frame)
-            last, end = frame, max(end, time + _shown(frame, tracks[0]))
+            last, end = frame, max(end, time + _length(frame, tracks[0]))
         if last is None:
             raise BadClip("no frame could be decoded")
         while yielded < covered_seconds(end, seconds):
@@ -78,17 +84,21 @@ def audio_seconds(path, seconds):
     with _open(path) as container:
         if not container.streams.audio:
             raise BadClip("no audio track")
-        track = container.streams.audio[0]
-        rate = track.rate
         to_float = av.AudioResampler(format="fltp")  # sample format only: the channels' mean is taken below
-        sound = np.zeros(seconds * rate, np.float32)
-        cursor = 0
-        for frame, time in _frames(container, track, _origin(container)):
+        sound, rate, cursor = None, 0, 0
+        for frame, time in _frames(container, container.streams.audio[0], _origin(container)):
+            if sound is None:
+                rate = frame.sample_rate  # the decoder's, which may be twice what the container says (HE-AAC)
+                sound = np.zeros(seconds * rate, np.float32)
             if abs(time * rate - cursor) > SOUND_GAP * rate:
                 cursor = round(time * rate)
             if cursor >= len(sound):
                 break
-            for block in to_float.resample(frame):
+            try:
+                blocks = to_float.resample(frame)
+            except ValueError:
+                raise BadClip("the sound's format changes midway") from None
+            for block in blocks:
                 mono = block.to_ndarray().mean(axis=0)  # [channels, n] -> [n]
                 skip = max(0, -cursor)  # sound from before the clip's start
                 part = mono[skip : len(sound) - cursor]
@@ -102,6 +112,8 @@ def audio_seconds(path, seconds):
 
 
 def _open(path):
+    if av is None:
+        raise UserError("reading media files needs PyAV: pip install av, or this project with its extra [extract]")
     try:
         return av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
@@ -116,22 +128,29 @@ def _origin(container):
 def _frames(container, track, origin):
     """Decoded frames of one track with their time (s) since the clip's start."""
     track.codec_context.thread_count = 1  # the run is parallel over clips
+    time = 0.0
     try:
         for frame in container.decode(track):
-            yield frame, (frame.time or 0.0) - origin
+            if frame.time is not None:  # raw streams have no time stamps: frame follows frame
+                time = frame.time - origin
+            yield frame, time
+            time += _length(frame, track)
     except av.error.FFmpegError as error:
         raise BadClip(f"{track.type} track is damaged ({error.strerror})") from None
 
 
-def _shown(frame, track):
-    """How long a frame stays on screen (s)."""
+def _length(frame, track):
+    """How long a frame sounds or stays on screen (s)."""
+    if track.type == "audio":
+        return frame.samples / frame.sample_rate
     if frame.duration:
         return float(frame.duration * frame.time_base)
     return float(1 / track.average_rate) if track.average_rate else 0.0
 
 
 def _pictures(frames):
-    """At most `FRAMES_PER_SECOND` evenly chosen frames as uint8 ndarray [n, H, W, 3]."""
+    """At most `FRAMES_PER_SECOND` evenly chosen frames as uint8 ndarray [n, H, W, 3], of the first one's size."""
     n = min(len(frames), FRAMES_PER_SECOND)
     chosen = [frames[(2 * i + 1) * len(frames) // (2 * n)] for i in range(n)]
-    return np.stack([frame.to_ndarray(format="rgb24") for frame in chosen])
+    size = {"width": chosen[0].width, "height": chosen[0].height}
+    return np.stack([frame.reformat(format="rgb24", **size).to_ndarray() for frame in chosen])

@@ -28,12 +28,7 @@ class Pixels:
     shape = (GRID, GRID, 3 * PATCH * PATCH + VIEW * VIEW)
 
     def __call__(self, steps):
-        side = GRID * PATCH
-        small = []
-        for frames in steps:
-            x = torch.from_numpy(frames).permute(0, 3, 1, 2).float()  # (n, 3, H, W)
-            x = F.interpolate(x, size=(side, side), mode="area")  # (n, 3, 28, 28)
-            small.append(x.mean(dim=0))
+        small = [torch.stack([_shrink(frame) for frame in frames]).mean(dim=0) for frames in steps]
         x = torch.stack(small) / 127.5 - 1  # (T, 3, 28, 28)
         t = len(x)
         patches = x.view(t, 3, GRID, PATCH, GRID, PATCH).permute(0, 2, 4, 3, 5, 1)  # (T, 7, 7, 4, 4, 3)
@@ -42,3 +37,9 @@ class Pixels:
         view = F.interpolate(grey[:, None], size=(VIEW, VIEW), mode="area")  # (T, 1, 14, 14)
         view = view.reshape(t, 1, 1, -1).expand(t, GRID, GRID, -1)  # (T, 7, 7, 196)
         return torch.cat([patches, view], dim=-1).numpy()
+
+
+def _shrink(frame):
+    """uint8 ndarray [H, W, 3] -> Tensor[3, 28, 28], each value the mean of its area; frame by frame, as HD is large."""
+    x = torch.from_numpy(frame).permute(2, 0, 1).contiguous().float()  # (3, H, W)
+    return F.interpolate(x[None], size=(GRID * PATCH, GRID * PATCH), mode="area")[0]

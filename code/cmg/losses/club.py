@@ -23,7 +23,9 @@ class CLUB(nn.Module):
     ----------
     x_dim, y_dim : widths of x (semantic) and y (specific).
     equations : "paper": every other clip of the batch is a negative. Their expectation is exact and costs O(B),
-        since a diagonal Gaussian needs only the first two moments of y over the batch.
+        since a diagonal Gaussian needs only the first two moments of y over the batch. The bound is read per
+        dimension of y, as squared norms are elsewhere: summed over the 2048 dimensions of a video map it outweighs
+        every other term together, and the encoders escape by collapsing.
         "released": one permutation of the batch as negatives; squared errors and log-variances are averaged over
         time before they are divided (the released arithmetic).
     """
@@ -40,7 +42,7 @@ class CLUB(nn.Module):
         return masked_mean((-((mean - y) ** 2) / logvar.exp() - logvar).sum(-1), valid) / 2
 
     def upper_bound(self, x, y, valid, permutation=None):
-        """The bound in nats, a scalar; 0 in expectation where x and y are independent.
+        """The bound, a scalar, in nats per dimension of y ("released": in nats); about 0 where x, y are independent.
 
         permutation : LongTensor[B], which clip gives each clip's negative ("released" only; drawn if None).
         """
@@ -58,4 +60,4 @@ class CLUB(nn.Module):
         second = (weight * y**2).sum(0) / count  # (T, Y), E_j y_j²
         # E_j (mu - y_j)² - (mu - y)² = E y² - y² - 2 mu (E y - y): mu² cancels exactly
         gap = (second - y**2 - 2 * mean * (first - y)) / logvar.exp()  # (B, T, Y)
-        return masked_mean(gap.sum(-1), valid) / 2
+        return masked_mean(gap, valid) / 2

@@ -1,0 +1,235 @@
+"""The feature file: one HDF5 file per data set, written by extraction, read by everything else.
+
+    video [N, T, H, W, C] or [N, T, C] (pooled), audio [N, T, A], text [N, L, X]   float16 or float32, any subset
+    valid/<modality> [N, T] bool      False where a step is padding (a clip shorter than T, a caption shorter than L)
+    id [N]                            UTF-8
+    attributes                        schema, backbone/<modality>, sha256/<modality>, seconds_per_step, source
+
+Dimensions are read from the file, never assumed. A file holds complete rows only: `FeatureWriter` fills a temporary
+file and renames it when everything is in. `cmg.data.features.FeatureSet` makes one or several files one data set.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from cmg.cli import MODALITIES
+from cmg.errors import UserError
+
+SCHEMA = 1
+CHUNK_BYTES = 64 * 1024  # rows are read in random order: a chunk is one clip, and only small clips share one
+SPARE_BYTES = 32 * 1024 * 1024  # what HDF5 may still hold back in its caches
+AXES = {"video": ("[N,T,H,W,C] or [N,T,C]", (3, 5)), "audio": ("[N,T,A]", (3,)), "text": ("[N,L,X]", (3,))}
+
+
+class FeatureWriter:
+    """Write a feature file row block by row block; it appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    path : path of the file; an old file of that name stays untouched until the new one is complete.
+    shapes : shape of one clip per modality, e.g. `{"video": (10, 7, 7, 244), "audio": (10, 640)}`.
+    attrs : file attributes beside `schema`, e.g. `{"backbone/video": "pixels", "seconds_per_step": 1.0}`.
+    dtype : "float16" or "float32", as stored.
+
+    Raises
+    ------
+    UserError : the folder cannot be written; an id twice; features that are not finite or overflow `dtype`.
+
+    >>> with FeatureWriter("clips.h5", {"audio": (10, 128)}, {"source": "mine"}) as writer:
+    ...     writer.append(["a", "b"], {"audio": np.zeros((2, 10, 128))}, None)
+    """
+
+    def __init__(self, path, shapes, attrs, dtype="float16"):
+        self.path = Path(path)
+        self.shapes = {m: tuple(int(n) for n in shape) for m, shape in shapes.items()}
+        self.dtype = np.dtype(dtype)
+        self.ids = set()
+        self._temp = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: is a folder, expected the name of a file")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._need_space(0)
+            self._h5 = h5py.File(self._temp, "w")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot write here ({_first_line(error)})") from None
+        self._h5.attrs["schema"] = SCHEMA
+        for name, value in attrs.items():
+            self._h5.attrs[name] = value
+        self._h5.create_dataset("id", (0,), maxshape=(None,), dtype=h5py.string_dtype("utf-8"))
+        for m, shape in self.shapes.items():
+            rows = max(1, CHUNK_BYTES // (int(np.prod(shape)) * self.dtype.itemsize))
+            self._h5.create_dataset(m, (0, *shape), maxshape=(None, *shape), dtype=self.dtype, chunks=(rows, *shape))
+            self._h5.create_dataset(f"valid/{m}", (0, shape[0]), maxshape=(None, shape[0]), dtype=bool)
+
+    def append(self, ids, features, valid=None):
+        """Add clips.
+
+        Parameters
+        ----------
+        ids : list[str] of n clip ids.
+        features : modality -> array [n, *shape].
+        valid : modality -> bool array [n, T], or None when every step is real.
+        """
+        for name in ids:
+            if name in self.ids:
+                raise UserError(f"{self.path}: id '{name}' occurs twice")
+            self.ids.add(name)
+        for m, shape in self.shapes.items():
+            with np.errstate(over="ignore"):  # an overflow to inf is reported below, with the clip's name
+                x = np.asarray(features[m]).astype(self.dtype)  # [n, *shape]
+            if x.shape != (len(ids), *shape):
+                raise UserError(f"{self.path}: {m} features have shape {x.shape}, expected {(len(ids), *shape)}")
+            if not np.isfinite(x).all():
+                bad = ids[int(np.argmin(np.isfinite(x).reshape(len(ids), -1).all(axis=1)))]
+                raise UserError(f"{self.path}: {m} features of '{bad}' are not finite in {self.dtype}")
+            real = np.ones((len(ids), shape[0]), bool) if valid is None else np.asarray(valid[m], bool)
+            self._extend(m, x)
+            self._extend(f"valid/{m}", real)
+        self._extend("id", np.array(ids, dtype=object))
+
+    def _need_space(self, size):
+        # HDF5 cannot close a file on a full disk, and may even crash the process, so never come to that.
+        if shutil.disk_usage(self.path.parent).free < size + SPARE_BYTES:
+            raise UserError(f"{self.path}: no space left on the disk")
+
+    def _extend(self, name, rows):
+        self._need_space(rows.nbytes)
+        data = self._h5[name]
+        start = len(data)
+        data.resize(start + len(rows), axis=0)
+        data[start:] = rows
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        try:
+            self._h5.close()
+            if kind is None:
+                os.replace(self._temp, self.path)
+        finally:
+            self._temp.unlink(missing_ok=True)
+
+
+class FeatureFile:
+    """One feature file, checked when constructed and opened lazily, once per process.
+
+    The handle never crosses a fork or a pickle, so that a `DataLoader` worker always reads through its own.
+
+    Attributes
+    ----------
+    path : Path
+    ids : list[str]
+    modalities : tuple[str, ...], in the order video, audio, text
+    shapes, dtypes : dict modality -> shape of one clip; numpy dtype as stored
+    attrs : dict of the file's attributes as plain Python values
+
+    Raises
+    ------
+    UserError : no such file, not HDF5 or truncated, other schema, missing data set, shapes that disagree, ids twice.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._h5, self._pid = None, None
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such feature file")
+        try:
+            with h5py.File(self.path, "r") as h5:
+                self._inspect(h5)
+        except (OSError, RuntimeError) as error:  # what h5py raises for a foreign, truncated or damaged file
+            raise UserError(f"{self.path}: not a complete HDF5 file ({_first_line(error)})") from None
+
+    def _inspect(self, h5):
+        """Read what is small (ids, attributes, shapes) and check that all of it agrees."""
+        self.attrs = {name: _plain(value) for name, value in h5.attrs.items()}
+        if self.attrs.get("schema") != SCHEMA:
+            found = self.attrs.get("schema", "none")
+            raise UserError(f"{self.path}: feature file schema is {found}, expected {SCHEMA}")
+        self.modalities = tuple(m for m in MODALITIES if m in h5)
+        if not self.modalities:
+            raise UserError(f"{self.path}: none of the data sets {', '.join(MODALITIES)} is in the file")
+        for name in ("id", *(f"valid/{m}" for m in self.modalities)):
+            if name not in h5:
+                raise UserError(f"{self.path}: data set '{name}' is missing")
+        if h5["id"].ndim != 1 or h5py.check_string_dtype(h5["id"].dtype) is None:
+            raise UserError(f"{self.path}: data set 'id' must be one column of strings")
+        try:
+            self.ids = [str(name) for name in h5["id"].asstr()[:]]
+        except UnicodeDecodeError:
+            raise UserError(f"{self.path}: data set 'id' is not UTF-8") from None
+        if not self.ids:
+            raise UserError(f"{self.path}: holds no clips")
+        if len(set(self.ids)) != len(self.ids):
+            raise UserError(f"{self.path}: id '{first_repeated(self.ids)}' occurs twice")
+        self.shapes, self.dtypes = {}, {}
+        for m in self.modalities:
+            x, n = h5[m], len(self.ids)
+            axes, dims = AXES[m]
+            if x.ndim not in dims or x.dtype not in (np.float16, np.float32) or 0 in x.shape:
+                raise UserError(f"{self.path}: '{m}' is {x.dtype} {x.shape}, expected float16 or float32 {axes}")
+            if x.shape[0] != n:
+                raise UserError(f"{self.path}: '{m}' has {x.shape[0]} rows but 'id' has {n}")
+            if h5[f"valid/{m}"].shape != x.shape[:2]:
+                raise UserError(f"{self.path}: 'valid/{m}' has shape {h5[f'valid/{m}'].shape}, expected {x.shape[:2]}")
+            self.shapes[m], self.dtypes[m] = tuple(x.shape[1:]), x.dtype
+        if {"video", "audio"} <= self.shapes.keys() and self.shapes["video"][0] != self.shapes["audio"][0]:
+            steps = f"{self.shapes['video'][0]} steps of video but {self.shapes['audio'][0]} of audio"
+            raise UserError(f"{self.path}: {steps} per clip")
+
+    def __getstate__(self):
+        return {**self.__dict__, "_h5": None, "_pid": None}
+
+    def _open(self):
+        if self._pid != os.getpid():
+            self._h5, self._pid = h5py.File(self.path, "r"), os.getpid()
+        return self._h5
+
+    def close(self):
+        """Let go of the file; the next read opens it again."""
+        if self._pid == os.getpid():
+            self._h5.close()
+        self._h5, self._pid = None, None
+
+    def read(self, modality, rows):
+        """Features of some clips, in any order, a row as often as asked for.
+
+        Returns
+        -------
+        x : ndarray [n, *shape] in the stored dtype
+        valid : bool ndarray [n, T]
+        """
+        wanted, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
+        # A run of neighbouring rows is one slice: h5py reads a list of rows many times slower than the slices.
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if len(wanted) else []
+        try:
+            x, valid = self._open()[modality], self._open()[f"valid/{modality}"]
+            out = np.empty((len(wanted), *x.shape[1:]), x.dtype)
+            real = np.empty((len(wanted), valid.shape[1]), bool)
+            start = 0
+            for run in runs:
+                source, target = slice(run[0], run[-1] + 1), slice(start, start + len(run))
+                out[target], real[target] = x[source], valid[source]
+                start += len(run)
+        except OSError as error:
+            raise UserError(f"{self.path}: reading '{modality}' failed ({_first_line(error)})") from None
+        return (out, real) if np.array_equal(wanted, rows) else (out[back], real[back])
+
+
+def first_repeated(ids):
+    """The first id that occurs a second time."""
+    seen = set()
+    return next(name for name in ids if name in seen or seen.add(name))
+
+
+def _plain(value):
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _first_line(error):
+    return str(error).splitlines()[0]

@@ -1,0 +1,442 @@
+"""The AVE task on a made-up model whose codes are known: values, protocols, counts, files and one-line errors."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cmg.data.ave import AveAnnotations, Clip, read_ave
+from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.downstream import ave
+from cmg.downstream.ave import AveTask, Encoded, Settings, evaluate, main
+from cmg.downstream.probe import fit
+from cmg.downstream.results import find_checkpoints, markdown_table, write_results
+from cmg.downstream.tokens import TokenSet, codebook_sharing, directions, encode_set
+from cmg.errors import UserError
+from cmg.models.unified import UnifiedModel
+from cmg.training import checkpoint
+
+K, T, CODES = 3, 10, 8  # codes 0..2 are the classes, 3 is background, 4..7 the same of a split codebook
+CLASSES = ["Bark", "Cat", "Truck"]
+SIZES = {"train": 30, "val": 12, "test": 15}
+FAST = Settings(epochs=12, probe_seeds=2, batch_size=10)
+
+
+class OneHotModel(nn.Module):
+    """Features are one-hot codes; `shift` moves a modality's codes, so that 4 gives it a codebook of its own."""
+
+    modalities = ("audio", "video", "text")
+    shapes = {"video": (T, CODES), "audio": (T, CODES), "text": (4, CODES)}
+
+    def __init__(self, **shift):
+        super().__init__()
+        self.shift = shift
+        self.book = torch.randn(CODES, 16, generator=torch.Generator().manual_seed(0))
+
+    def encode_modality(self, modality, features, valid=None):
+        codes = (features.argmax(-1) + self.shift.get(modality, 0)) % CODES
+        return SimpleNamespace(codes=codes, quantized=self.book[codes], semantic=features)
+
+
+def make_clips():
+    """Clips of all splits; the event fills seconds [onset, onset + 4)."""
+    return {split: [Clip(f"{split}_{n:03d}", CLASSES[n % K], n % 5, n % 5 + 4) for n in range(size)]
+            for split, size in SIZES.items()}
+
+
+def write_features(path, clips, modalities=("video", "audio"), channels=CODES):
+    shapes = {m: (*OneHotModel.shapes[m][:1], channels) for m in modalities}
+    with FeatureWriter(path, shapes, {"source": "made up", "seconds_per_step": 1.0}) as writer:
+        codes = np.full((len(clips), T), 3)
+        for row, clip in zip(codes, clips):
+            row[clip.onset:clip.offset] = CLASSES.index(clip.category)
+        one_hot = np.eye(channels, dtype=np.float32)[codes]  # (N, T, channels)
+        features = {m: one_hot if m != "text" else one_hot[:, 4:8] for m in modalities}  # seconds 4..7 as "words"
+        writer.append([clip.id for clip in clips], features, None)
+    return path
+
+
+def write_annotations(folder, clips):
+    folder.mkdir(exist_ok=True)
+    text = {split: "".join(f"{c.category}&{c.id}&good&{c.onset}&{c.offset}\n" for c in clips[split]) for split in clips}
+    (folder / "Annotations.txt").write_text("".join(text.values()))
+    for split, rows in text.items():
+        (folder / f"{split}Set.txt").write_text(rows)
+    return folder
+
+
+@pytest.fixture
+def clips():
+    return make_clips()
+
+
+@pytest.fixture
+def features(tmp_path, clips):
+    return FeatureSet(write_features(tmp_path / "ave.h5", [clip for split in clips.values() for clip in split]))
+
+
+def annotations_of(clips):
+    return AveAnnotations(CLASSES, clips, [], [])
+
+
+def by_key(rows):
+    return {(row["source"], row["target"], row["metric"]): row for row in rows}
+
+
+def test_shared_codes_transfer_fully(features, clips):
+    rows = by_key(evaluate(OneHotModel(), features, annotations_of(clips), settings=FAST))
+    assert set(rows) == {(s, t, metric) for s, t in (("video", "audio"), ("audio", "video"))
+                         for metric in ("accuracy", "segment_accuracy")}
+    for (source, _, metric), row in rows.items():
+        assert row["value"] == row["source_value"] == row["val"] == row["source_val"] == 100.0, (source, metric)
+        assert (row["std"], row["match_rate"], row["code_overlap"]) == (0.0, 100.0, 1.0)
+        assert (row["n_train"], row["n_test"], row["n_excluded"], row["n_missing"]) == (30, 15, 0, 0)
+        assert (row["shared_codes"], row["used_codes"]) == (4, 4)
+        assert (row["task"], row["protocol"], row["split"], row["seed"]) == ("ave", "strict", "test", 0)
+    # 15 test clips: 5 of each class; 150 seconds, 60 with an event, so that background is train's most frequent label.
+    assert rows["video", "audio", "accuracy"]["chance"] == pytest.approx(100 / 3, abs=1e-4)
+    assert rows["video", "audio", "accuracy"]["chance_uniform"] == pytest.approx(100 / 3, abs=1e-4)
+    assert rows["video", "audio", "segment_accuracy"]["chance"] == 60.0
+    assert rows["video", "audio", "segment_accuracy"]["chance_uniform"] == 25.0
+
+
+def test_split_codebook_does_not_transfer(features, clips):
+    """Audio with codes of its own: the upper bound stays, the transfer goes, match and overlap say why."""
+    rows = by_key(evaluate(OneHotModel(audio=4), features, annotations_of(clips), settings=FAST))
+    for row in rows.values():
+        assert row["source_value"] == 100.0
+        assert row["value"] < 70.0
+        assert (row["match_rate"], row["code_overlap"], row["shared_codes"], row["used_codes"]) == (0.0, 0.0, 0, 8)
+
+
+def test_text_takes_part_in_clip_accuracy_only(tmp_path, clips):
+    path = write_features(tmp_path / "avt.h5", [c for split in clips.values() for c in split],
+                          ("video", "audio", "text"))
+    rows = by_key(evaluate(OneHotModel(), FeatureSet(path), annotations_of(clips), settings=FAST))
+    assert ("video", "text", "segment_accuracy") not in rows and ("text", "video", "segment_accuracy") not in rows
+    assert ("video", "audio", "segment_accuracy") in rows and len(rows) == 6 + 2
+    # Second 4 lies in every event, so the class is among the words: full transfer; words do not line up with seconds.
+    assert rows["text", "audio", "accuracy"]["value"] == 100.0
+    assert rows["text", "audio", "accuracy"]["match_rate"] is None
+    assert rows["video", "audio", "accuracy"]["match_rate"] == 100.0
+
+
+def test_pretraining_clips_leave_the_test(features, clips):
+    ids = ["test_000", "test_007", "train_001", "elsewhere"]
+    rows = evaluate(OneHotModel(), features, annotations_of(clips), settings=FAST, pretrain_ids=ids)
+    assert {(row["n_excluded"], row["n_test"], row["n_train"]) for row in rows} == {(2, 13, 30)}
+    paper = FAST._replace(protocol="paper", epochs=1)
+    rows = evaluate(OneHotModel(), features, annotations_of(clips), settings=paper, pretrain_ids=ids)
+    assert {(row["n_excluded"], row["n_test"]) for row in rows} == {(0, 30)}
+    with pytest.raises(UserError, match="all 15 test clips were pretrained on"):
+        AveTask(features, annotations_of(clips), [], pretrain_ids=[clip.id for clip in clips["test"]])
+
+
+def test_pretraining_ids_as_vggsound_spells_them():
+    """`<video id>_<start>` is a cut of the video that AVE names by its id alone; digits' ids are no such thing."""
+    assert ave._spellings(["-abc_def123_000030", "ave_test_000", "pre_0001"]) == {
+        "-abc_def123_000030", "-abc_def123", "ave_test_000", "pre_0001"}
+
+
+def test_clips_without_features_are_counted(tmp_path, clips):
+    present = [clip for split in clips.values() for clip in split][2:-1]
+    features = FeatureSet(write_features(tmp_path / "some.h5", present))
+    task = AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
+    assert task.missing == ["train_000", "train_001", "test_014"]
+    assert {split: len(task.splits[split].rows) for split in SIZES} == {"train": 28, "val": 12, "test": 14}
+    assert features.ids[task.splits["test"].rows[0]] == "test_000"
+    only_train = FeatureSet(write_features(tmp_path / "train.h5", clips["train"]))
+    with pytest.raises(UserError, match="none of the 12 clips of the val split has features.* such as val_000"):
+        AveTask(only_train, annotations_of(clips), [], FAST)
+
+
+def test_steps_that_are_no_seconds_are_refused(features, clips):
+    features.attrs["seconds_per_step"] = 0.5
+    with pytest.raises(UserError, match="--data: 0.5 s a step"):
+        AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
+
+
+def test_paper_protocol_needs_the_train_split_only(tmp_path, clips):
+    features = FeatureSet(write_features(tmp_path / "train.h5", clips["train"]))
+    rows = evaluate(OneHotModel(), features, annotations_of(clips), settings=FAST._replace(protocol="paper"))
+    assert {row["n_missing"] for row in rows} == {0} and {row["n_train"] for row in rows} == {30}
+
+
+def test_a_video_with_two_events_is_two_clips(tmp_path, clips):
+    features = FeatureSet(write_features(tmp_path / "two.h5", [c for split in clips.values() for c in split]))
+    clips["train"].append(Clip("train_000", "Cat", 7, 9))
+    task = AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
+    split = task.splits["train"]
+    assert split.rows[0] == split.rows[-1]
+    assert (split.labels["clip"][0], split.labels["clip"][-1]) == (0, 1)
+    assert split.labels["segment"][-1].tolist() == [3] * 7 + [1, 1, 3]
+
+
+def test_choice_does_not_read_the_test_split(features, clips):
+    """With the test labels permuted the choice stays and the result changes; validation works without a test."""
+    honest = by_key(evaluate(OneHotModel(), features, annotations_of(clips), settings=FAST))
+    wrong = [clip._replace(category=CLASSES[(CLASSES.index(clip.category) + 1) % K]) for clip in clips["test"]]
+    lied = by_key(evaluate(OneHotModel(), features, annotations_of(clips | {"test": wrong}), settings=FAST))
+    for key, row in honest.items():
+        assert [row[name] for name in ("probe_lr", "probe_epoch", "val", "source_val")] == [
+            lied[key][name] for name in ("probe_lr", "probe_epoch", "val", "source_val")]
+        assert row["value"] == 100.0 and lied[key]["value"] == {"accuracy": 0.0, "segment_accuracy": 60.0}[key[2]]
+    task = AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
+    del task.splits["test"]
+    assert task.validate(OneHotModel()).score == 100.0
+
+
+def test_choice_of_the_probe_does_not_read_the_target(features, clips):
+    """Learning rate and epochs are those of the source's own val, whatever the target's codes are."""
+    chosen = []
+    for shift in (0, 4):
+        rows = by_key(evaluate(OneHotModel(audio=shift), features, annotations_of(clips), [("video", "audio")], FAST))
+        chosen.append([(row["probe_lr"], row["probe_epoch"], row["source_val"]) for row in rows.values()])
+    assert chosen[0] == chosen[1]
+
+
+def test_paper_protocol_is_the_best_epoch_on_the_train_split(features, clips):
+    """Against a log of every epoch; val and test play no part."""
+    settings = Settings("paper", epochs=5, probe_seeds=2, batch_size=8)
+    model = OneHotModel(audio=1)  # some codes shared, shifted: a transfer between nothing and all
+    rows = by_key(evaluate(model, features, annotations_of(clips), [("video", "audio")], settings))
+    task = AveTask(features, annotations_of(clips), [("video", "audio")], settings)
+    encoded = Encoded(model, task)
+    for kind, metric in (("clip", "accuracy"), ("segment", "segment_accuracy")):
+        source, target = (encoded.data("train", m, kind) for m in ("video", "audio"))
+        log = [(probes.score(target).accuracy, probes.score(source).accuracy) for _, probes in
+               fit(kind, source, task.outputs(kind), seeds=[0, 1], lrs=[4e-4], epochs=5, batch_size=8, clip_norm=0.5)]
+        best = [torch.stack(figures).max(0).values for figures in zip(*log)]
+        row = rows["video", "audio", metric]
+        assert row["value"] == pytest.approx(best[0].mean().item(), abs=1e-4)
+        assert row["std"] == pytest.approx(best[0].std().item(), abs=1e-4)
+        assert row["source_value"] == pytest.approx(best[1].mean().item(), abs=1e-4)
+        assert (row["protocol"], row["split"], row["n_test"]) == ("paper", "train", 30)
+
+
+def test_invalid_clips_are_not_judged(features, clips):
+    """A clip without sound is left out where audio is concerned, and only there."""
+    model = OneHotModel()
+    task = AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
+    encoded = Encoded(model, task)
+    for split in SIZES:
+        encoded.tokens(split, "audio").valid[:3] = False
+    validation = task.validate(model)
+    validation.encoded._cache.update(encoded._cache)
+    row = task.report(validation)[0]
+    assert (row["n_train"], row["n_test"]) == (30, 12)
+    assert (row["value"], row["match_rate"]) == (100.0, 100.0)
+
+
+def test_codebook_sharing_by_hand():
+    def tokens(codes, valid=None):
+        codes = torch.tensor(codes)
+        valid = torch.ones_like(codes, dtype=torch.bool) if valid is None else torch.tensor(valid)
+        return TokenSet(codes, codes[..., None].float(), codes[..., None].float(), valid)
+
+    a = tokens([[0, 0, 1, 2]])
+    b = tokens([[0, 1, 1, 5]], [[True, True, True, False]])
+    # Valid in both: three seconds, two equal. Histograms (2, 1, 1)/4 and (1, 2)/3: min 1/3 + 1/4.
+    facts = codebook_sharing(a, b)
+    assert facts["match_rate"] == pytest.approx(200 / 3)
+    assert facts["code_overlap"] == pytest.approx(1 / 3 + 1 / 4)
+    assert (facts["shared_codes"], facts["used_codes"]) == (2, 3)
+    assert codebook_sharing(a, tokens([[0, 0]]))["match_rate"] is None
+
+
+def test_encode_set_in_batches_and_in_the_asked_order(features):
+    model, rows = OneHotModel(), torch.tensor([5, 0, 5, 41, 2])
+    whole = encode_set(model, features, "video")
+    part = encode_set(model, features, "video", batch_size=2, rows=rows)
+    assert whole.codes.shape == (57, T) and whole.quantized.shape == (57, T, 16)
+    for got, reference in zip(part, whole):
+        assert torch.equal(got, reference[rows])
+    assert torch.equal(part.quantized, model.book[part.codes])
+
+
+def test_directions():
+    both = ("audio", "video", "text"), ("video", "audio")
+    assert directions(*both) == [("video", "audio"), ("audio", "video")]
+    assert directions(*both, source="audio") == [("audio", "video")]
+    assert directions(both[0], both[0], target="text") == [("video", "text"), ("audio", "text")]
+    for arguments, message in (({"source": "text"}, "--source text: --data has only video, audio"),
+                               ({"source": "audio", "target": "audio"}, "--target audio: the same as --source")):
+        with pytest.raises(UserError, match=message):
+            directions(*both, **arguments)
+    with pytest.raises(UserError, match="--target text: --checkpoint has only audio, video"):
+        directions(("audio", "video"), ("video", "text"), target="text")
+    with pytest.raises(UserError, match="expected two modalities in common"):
+        directions(("audio", "video"), ("video", "text"))
+
+
+def test_results_are_merged_and_written_whole(tmp_path):
+    def row(**changes):
+        return {"task": "ave", "source": "video", "target": "audio", "protocol": "strict", "metric": "accuracy",
+                "seed": 0, "value": 1.0} | changes
+
+    write_results(tmp_path / "new", [row(), row(task="avvp", value=5.0)])
+    path = write_results(tmp_path / "new", [row(value=2.0), row(protocol="paper", value=3.0)])
+    assert sorted(r["value"] for r in json.loads(path.read_text())) == [2.0, 3.0, 5.0]
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+    path.write_text("not json")
+    with pytest.raises(UserError, match="not a list of results"):
+        write_results(path.parent, [row()])
+    assert path.read_text() == "not json"
+
+
+def test_markdown_table_is_aligned():
+    assert markdown_table(["way", "value"], [["v", "100.0"], ["audio", "3"]]).split("\n") == [
+        "| way   | value |", "|:------|------:|", "| v     | 100.0 |", "| audio |     3 |"]
+
+
+def test_checkpoints_are_found_in_order(tmp_path):
+    for name in ("epoch_010.pt", "epoch_002.pt", "epoch_1000.pt", "latest.pt", "best.pt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["epoch_002.pt", "epoch_010.pt", "epoch_1000.pt"]
+    assert find_checkpoints(tmp_path / "best.pt") == [tmp_path / "best.pt"]
+
+
+# The command, on a run folder of three checkpoints of which the second shares its codes.
+
+SHIFTS = (4, 0, 1)
+
+
+@pytest.fixture
+def run(tmp_path, clips, monkeypatch):
+    """Folder with run/epoch_00{0,1,2}.pt, ave.h5 and annotations/; the model of epoch e has audio shifted SHIFTS[e]."""
+    monkeypatch.setattr(ave, "build_model", lambda content, device: OneHotModel(audio=SHIFTS[content["epoch"]]))
+    (tmp_path / "run").mkdir()
+    for epoch in range(3):
+        save_checkpoint(tmp_path / "run" / f"epoch_{epoch:03d}.pt", epoch)
+    write_features(tmp_path / "ave.h5", [clip for split in clips.values() for clip in split])
+    write_annotations(tmp_path / "annotations", clips)
+    return tmp_path
+
+
+def save_checkpoint(path, epoch, shapes=OneHotModel.shapes):
+    checkpoint.save(path, {"format": 1, "args": {"seed": 5}, "shapes": {m: list(s) for m, s in shapes.items()},
+                           "model": {}, "epoch": epoch, "step": epoch, "pretrain_ids": ["test_003"]})
+
+
+def call(run, *flags, **replaced):
+    names = {"checkpoint": run / "run", "data": run / "ave.h5", "annotations": run / "annotations"} | replaced
+    given = [part for name, value in names.items() if value is not None for part in (f"--{name}", str(value))]
+    return main([*given, "--device", "cpu", "--probe-epochs", "12", "--probe-seeds", "2", "--batch-size", "10", *flags])
+
+
+def test_sweep_marks_the_best_checkpoint(run, capsys):
+    rows = call(run)
+    folder = run / "run"
+    assert (folder / "best.pt").read_bytes() == (folder / "epoch_001.pt").read_bytes()
+    assert json.loads((folder / "results.json").read_text()) == rows
+    assert len(rows) == 4
+    for row in rows:
+        assert row["checkpoint"] == str(folder / "epoch_001.pt") and row["epoch"] == 1
+        assert (row["value"], row["n_excluded"], row["n_test"], row["pretrain_seed"]) == (100.0, 1, 14, 5)
+        assert {"task", "source", "target", "protocol", "metric", "value", "source_value", "chance", "n_train",
+                "n_test", "seed", "checkpoint", "commit"} <= set(row)
+    sweep = json.loads((folder / "ave_sweep_strict.json").read_text())
+    assert [entry["epoch"] for entry in sweep] == [0, 1, 2]
+    assert sweep[1]["score"] == sweep[1]["video → audio"] == sweep[1]["audio → video"] == 100.0
+    assert max(sweep[0]["score"], sweep[2]["score"]) < 70.0
+    assert not list(folder.glob("*.tmp*"))
+    out, err = capsys.readouterr()
+    assert "| **epoch_001.pt** | 100.0 |" in out
+    assert "strict (test split)" in out
+    assert "| video → audio |         accuracy | 100.0 ± 0.0 |  100.0 ± 0.0 |   28.6 |      100.0 |" in out  # 4 of 14
+    assert "1 test clips were pretrained on" in err
+
+
+def test_sweep_choice_does_not_read_test_labels(run, clips):
+    wrong = [clip._replace(category=CLASSES[(CLASSES.index(clip.category) + 1) % K]) for clip in clips["test"]]
+    rows = call(run, annotations=write_annotations(run / "wrong", clips | {"test": wrong}), out=run / "wrong")
+    assert {row["epoch"] for row in rows} == {1}
+    assert {row["value"] for row in rows if row["metric"] == "accuracy"} == {0.0}
+
+
+def test_one_checkpoint_elsewhere_and_paper(run, capsys):
+    rows = call(run, "--source", "video", "--protocol", "paper", "--probe-lr", "0.01",
+                checkpoint=run / "run" / "epoch_002.pt", out=run / "elsewhere")
+    assert [(row["source"], row["protocol"], row["epoch"]) for row in rows] == [("video", "paper", 2)] * 2
+    assert json.loads((run / "elsewhere" / "results.json").read_text()) == rows
+    assert not (run / "run" / "best.pt").exists()
+    assert "paper (train split)" in capsys.readouterr().out
+
+
+def test_same_seed_same_rows(run):
+    first, again = call(run), call(run)
+    assert first == again
+
+
+def test_real_model(tmp_path, clips):
+    """A checkpoint of an untrained model, saved and loaded as pretraining does, at a size of its own."""
+    features = write_features(tmp_path / "ave.h5", [clip for split in clips.values() for clip in split])
+    options = {"dim": 16, "layers": 1, "codes": 12, "decay": 0.99, "equations": "paper", "mm_ema": "aligned",
+               "reset": "both", "reset_after": 100, "seed": 1}
+    torch.manual_seed(0)
+    shapes = {"video": (T, CODES), "audio": (T, CODES)}
+    model = UnifiedModel(shapes, options)
+    checkpoint.save(tmp_path / "epoch_000.pt", {
+        "format": 1, "args": options, "shapes": {m: list(s) for m, s in shapes.items()}, "model": model.state_dict(),
+        "epoch": 0, "step": 1, "pretrain_ids": []})
+    rows = call(tmp_path, checkpoint=tmp_path / "epoch_000.pt",
+                annotations=write_annotations(tmp_path / "annotations", clips))
+    assert len(rows) == 4 and all(0 <= row["value"] <= 100 for row in rows)
+    quantized = encode_set(model.eval(), FeatureSet(features), "video").quantized
+    assert quantized.shape == (57, T, 16)
+
+
+@pytest.mark.parametrize("flags, replaced, message", [
+    ([], {"checkpoint": "absent"}, "--checkpoint absent: no such file or folder"),
+    ([], {"checkpoint": "annotations"}, "no epoch_*.pt in this folder"),
+    ([], {"checkpoint": "ave.h5"}, "not a readable checkpoint"),
+    ([], {"data": "absent.h5"}, "absent.h5: no such feature file"),
+    ([], {"annotations": None}, "--annotations: missing"),
+    ([], {"annotations": "absent"}, "absent: no such folder"),
+    (["--source", "text"], {}, "--source text: --data has only video, audio"),
+    (["--source", "audio", "--target", "audio"], {}, "--target audio: the same as --source"),
+    (["--probe-epochs", "0"], {}, "--probe-epochs 0: expected at least 1"),
+    (["--probe-lr", "-1"], {}, "--probe-lr -1.0: expected above 0"),
+    (["--prob-lr", "1"], {}, "unrecognized arguments: --prob-lr 1"),
+])
+def test_wrong_flags_are_one_line(run, capsys, monkeypatch, flags, replaced, message):
+    monkeypatch.chdir(run)
+    fails(run, capsys, message, *flags, **replaced)
+
+
+def test_wrong_dimensions_are_one_line(run, capsys, clips):
+    wide = write_features(run / "wide.h5", [clip for split in clips.values() for clip in split], channels=12)
+    fails(run, capsys, "video features are [10, 12] a clip; the checkpoint expects [10, 8]", data=wide)
+
+
+def test_unknown_ids_are_one_line(run, capsys, clips):
+    other = [clip._replace(id="x" + clip.id) for split in clips.values() for clip in split]
+    fails(run, capsys, "none of the 30 clips of the train split has features; expected ids such as train_000",
+          data=write_features(run / "other.h5", other))
+
+
+def test_missing_clips_are_one_warning(run, capsys, clips):
+    some = [clip for split in clips.values() for clip in split][1:-1]
+    call(run, "--source", "video", data=write_features(run / "some.h5", some))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "no features" in line]
+    assert warnings == ["warning: 2 annotated clips have no features and are left out, the first is train_000"]
+
+
+def fails(run, capsys, message, *flags, **replaced):
+    with pytest.raises(SystemExit) as caught:
+        call(run, *flags, **replaced)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if "error" in line]
+    assert len(errors) == 1 and message in errors[0] and "Traceback" not in err
+    assert not (run / "run" / "results.json").exists()
+
+
+def test_digits_annotations(digit_media):
+    """The renderer's own files are read: 420 clips of ten classes."""
+    found = read_ave(digit_media / "annotations")
+    assert {split: len(clips) for split, clips in found.splits.items()} == {"train": 300, "val": 60, "test": 60}
+    assert found.classes == ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

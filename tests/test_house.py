@@ -1,0 +1,261 @@
+"""The checkout itself: layout, packaging, and the scripts, run against stand-ins so that nothing is downloaded."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cmg.data.features import FeatureFile
+from cmg.pretrain import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+TOP = {"code", "data", "checkpoint", "figs", "scripts", "tests", "requirements.txt", "README.md", "setup.py"}
+SCRIPTS = sorted([*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"])
+
+
+def test_top_level_is_what_the_readme_shows():
+    assert {name for name in TOP if not (ROOT / name).exists()} == set()
+    try:
+        call = ["git", "-C", str(ROOT), "ls-files", "-z"]
+        tracked = subprocess.run(call, capture_output=True, text=True, check=True).stdout.split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    top = {name.split("/")[0] for name in tracked if name}
+    assert {name for name in top if name[0] != "."} <= TOP | {"pyproject.toml", "LICENSE"}
+
+
+def test_code_stays_the_module_of_the_standard_library():
+    for folder in ("code", "data", "checkpoint", "figs", "scripts", "tests"):
+        assert not (ROOT / folder / "__init__.py").exists()
+    call = [sys.executable, "-c", "import code, pdb, cmg; print(code.__file__, cmg.__file__)"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "code")}
+    files = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert files == [os.path.join(os.path.dirname(os.__file__), "code.py"), str(ROOT / "code" / "cmg" / "__init__.py")]
+
+
+def test_requirements_are_the_same_in_both_files():
+    literals = _setup_literals(ROOT / "setup.py")
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [line for line in lines if line and line[0] != "#"] == literals["REQUIRED"]
+    assert literals["REQUIRED"][:3] == ["torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*"]
+    assert len(literals["REQUIRED"]) == 8
+    assert set(literals["EXTRAS"]) == {"extract", "avs", "dev"}
+    # scripts/env.sh checks these without pip, and knows these two forms only.
+    for one in [*literals["REQUIRED"], *sum(literals["EXTRAS"].values(), [])]:
+        assert re.fullmatch(r"[\w-]+(==\d+\.\d+\.\*|>=\d+\.\d+)", one)
+
+
+def test_setup_finds_the_package_and_all_its_parts():
+    found = {"cmg"} | {f"cmg.{path.parent.name}" for path in (ROOT / "code" / "cmg").glob("*/__init__.py")}
+    stub = (
+        "import setuptools, runpy\n"
+        "setuptools.setup = lambda **given: print(sorted(given['packages']), given['package_dir'], given['name'])\n"
+        "runpy.run_path('setup.py')\n"
+    )
+    pytest.importorskip("setuptools")
+    call = [sys.executable, "-c", stub]
+    printed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    assert printed == f"{sorted(found)} {{'': 'code'}} cmg-unicode"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_sound(script):
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    if script.name != "env.sh":  # that one is sourced
+        assert os.access(script, os.X_OK)
+        lines = script.read_text().splitlines()
+        assert lines[0] == "#!/usr/bin/env bash" and "set -euo pipefail" in lines
+
+
+def test_the_example_of_the_data_page_runs(tmp_path, monkeypatch):
+    example = re.search(r"```python\n(.*?)```", (ROOT / "data" / "README.md").read_text(), re.S).group(1)
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("512", "8"), {})
+    file = FeatureFile(tmp_path / "mine.h5")
+    assert file.shapes == {"video": (10, 7, 7, 8), "audio": (10, 128)}
+    assert file.ids[99] == "clip_099" and file.attrs["backbone/audio"] == "vggish"
+    x, valid = file.read("audio", [0, 99])
+    assert x.shape == (2, 10, 128) and 5 <= valid.sum(axis=1).min() <= valid.sum(axis=1).max() <= 10
+
+
+# The scripts with a stand-in for Python that only writes down how it was called.
+
+
+@pytest.fixture
+def called(tmp_path):
+    """Run a script from a foreign folder -> the calls it made, a list of argument lists."""
+    log, stand_in = tmp_path / "log", tmp_path / "python"
+    stand_in.write_text(f'#!/usr/bin/env bash\n[[ "$1" == - ]] && exit\n(IFS=$\'\\t\'; echo "$*") >>"{log}"\n')
+    stand_in.chmod(0o755)
+    away = tmp_path / "away"
+    away.mkdir()
+
+    def run(script, *flags, **environment):
+        log.unlink(missing_ok=True)
+        inherited = {name: value for name, value in os.environ.items() if name != "NPROC"}
+        environment = {**inherited, "CMG_PYTHON": str(stand_in), **environment}
+        subprocess.run([str(ROOT / script), *flags], cwd=away, env=environment, check=True, capture_output=True)
+        return [line.split("\t") for line in log.read_text().splitlines()]
+
+    return run
+
+
+def test_pretrain_script_pretrains_then_validates(called):
+    pretrain, ave = called("scripts/pretrain.sh")
+    run_folder = str(ROOT / "checkpoint" / "synthetic")
+    assert pretrain[:2] == ["-m", "cmg.pretrain"] and ave[:2] == ["-m", "cmg.downstream.ave"]
+    assert _value(pretrain, "--out") == _value(ave, "--checkpoint") == run_folder
+    assert _value(pretrain, "--resume") == "auto"
+    assert _value(pretrain, "--data") == _value(ave, "--data") == "synthetic"
+
+
+@pytest.mark.parametrize("flags", [["--out", "my run"], ["--out=my run"], ["--out", "other", "--out", "my run"]])
+def test_pretrain_script_validates_the_users_run(called, flags):
+    pretrain, ave = called("scripts/pretrain.sh", "--device", "cpu", *flags, "--seed", "3")
+    assert pretrain[-len(flags) - 2 :] == [*flags, "--seed", "3"]  # the user's flags come last, so they win
+    assert _value(ave, "--checkpoint") == "my run"
+    assert _value(ave, "--device") == "cpu"
+
+
+def test_pretrain_script_leaves_other_data_and_presets_alone(called):
+    (pretrain,) = called("scripts/pretrain.sh", "--data", "a.h5", "b.h5", "--preset", "paper")
+    assert pretrain[-5:] == ["--data", "a.h5", "b.h5", "--preset", "paper"]
+    assert "--lr" not in pretrain and "--dim" not in pretrain  # those of the small preset are gone
+    assert called("scripts/pretrain.sh", "--seed", "1", "--help") == [["-m", "cmg.pretrain", "--help"]]
+
+
+def test_pretrain_script_honours_nproc(called):
+    pretrain, ave = called("scripts/pretrain.sh", NPROC="2")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cmg.pretrain"]
+    assert pretrain[:6] == launcher
+    assert ave[:2] == ["-m", "cmg.downstream.ave"]
+
+
+def test_the_sizes_in_the_pretrain_script_are_those_of_its_preset(called):
+    given = called("scripts/pretrain.sh")[0][2:]
+    shown, preset = vars(parse(given)), vars(parse(["--data", "synthetic", "--out", "x", "--preset", "small"]))
+    free = {"out", "resume", "modalities", "checkpoint_epochs"}
+    assert {name: shown[name] for name in preset if name not in free} == {
+        name: preset[name] for name in preset if name not in free
+    }
+
+
+def test_thin_scripts_pass_flags_on(called):
+    (ave,) = called("scripts/ave.sh", "--checkpoint", "x", "--protocol", "paper")
+    assert ave[:2] == ["-m", "cmg.downstream.ave"] and ave[-4:] == ["--checkpoint", "x", "--protocol", "paper"]
+    assert called("scripts/extract.sh", "--out", "a b.h5") == [["-m", "cmg.extract", "--out", "a b.h5"]]
+    assert called("scripts/test.sh", "-k", "ave") == [["-m", "pytest", str(ROOT / "tests"), "-q", "-k", "ave"]]
+    assert called(".ci/run") == [["-m", "pytest", str(ROOT / "tests"), "-q"]]
+
+
+# env.sh itself, in a checkout of its own with one harmless requirement that lies in a local folder.
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout whose only requirement is `cmgprobe`, and a function that runs a script of it."""
+    root = tmp_path / "check out"
+    (root / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "env.sh", root / "scripts")
+    _require(root, "cmgprobe==1.2.*")
+    script = root / "scripts" / "show.sh"
+    script.write_text(
+        "#!/usr/bin/env bash\nset -euo pipefail\nCMG_EXTRAS=more\n"
+        'source "$(dirname "${BASH_SOURCE[0]}")/env.sh"\nexec "$python" -c "import cmgprobe; print(cmgprobe.__file__)"\n'
+    )
+    script.chmod(0o755)
+    wheels = tmp_path / "wheels"
+    _wheel(wheels, "cmgprobe", "1.2.3")
+    _wheel(wheels, "cmgmore", "0.5")
+
+    def run(**environment):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "VIRTUAL_ENV", "CONDA", "CMG_"))}
+        clean |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri(), "PIP_CONFIG_FILE": os.devnull}
+        return subprocess.run([str(script)], env={**clean, **environment}, cwd=tmp_path, capture_output=True, text=True)
+
+    run.root = root
+    return run
+
+
+@pytest.mark.slow
+def test_environment_is_made_once_and_again_when_requirements_change(checkout):
+    venv = checkout.root / ".venv"
+    first = checkout()
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith(str(venv)) and len(first.stderr.splitlines()) == 2
+
+    second = checkout(PIP_FIND_LINKS="/nowhere")  # no package index is asked
+    assert second.stdout == first.stdout and second.stderr == f"env: using {venv}/bin/python\n"
+
+    (venv / "cmg-stamp-more").unlink()  # as an interrupted installation leaves it
+    assert checkout().returncode == 0 and (venv / "cmg-stamp-more").exists()
+
+    _require(checkout.root, "cmgprobe==1.3.*")
+    failed = checkout()
+    assert failed.returncode == 1 and failed.stdout == ""
+    said = failed.stderr.splitlines()
+    assert len(said) == 2 and said[1].startswith("env: error: pip could not install") and "cmgprobe==1.3.*" in said[1]
+    _require(checkout.root, "cmgprobe==1.2.*")  # the stamps of the first installation still hold
+    assert checkout(PIP_FIND_LINKS="/nowhere").returncode == 0
+
+    # A Python that is told by name is taken, and so is an active one that has everything.
+    for choice in ({"CMG_PYTHON": f"{venv}/bin/python"}, {"VIRTUAL_ENV": str(venv), "PATH": f"{venv}/bin:/usr/bin:/bin"}):
+        chosen = checkout(**choice)
+        assert chosen.stdout == first.stdout and len(chosen.stderr.splitlines()) == 1
+
+
+def test_environment_errors_are_one_line(checkout, tmp_path):
+    lost = checkout(CMG_PYTHON="/nowhere/python")
+    assert lost.returncode == 1 and lost.stderr == "env: error: CMG_PYTHON is '/nowhere/python', which is no command\n"
+
+    bare = checkout(CMG_PYTHON=sys.executable)  # used as it is, with a word of warning
+    assert bare.stderr.splitlines()[0].endswith("(CMG_PYTHON) lacks cmgprobe==1.2.* cmgmore>=0.4 ")
+    assert "No module named 'cmgprobe'" in bare.stderr
+
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("bash", "dirname", "cat", "cksum", "tail", "grep", "env"):
+        (old / name).symlink_to(shutil.which(name))
+    (old / "python3").write_text('#!/usr/bin/env bash\n[[ "$1" == --version ]] && echo Python 3.8.1 && exit\nexit 1\n')
+    (old / "python3").chmod(0o755)
+    failed = checkout(PATH=str(old))
+    assert failed.returncode == 1
+    assert failed.stderr == "env: error: needs Python 3.10 or newer, found Python 3.8.1; set CMG_PYTHON\n"
+    assert not (checkout.root / ".venv").exists()
+
+
+def _setup_literals(path):
+    nodes = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in nodes}
+
+
+def _value(arguments, flag):
+    """The value that argparse would keep: the last one given."""
+    last = max(i for i, argument in enumerate(arguments) if argument == flag)
+    return arguments[last + 1]
+
+
+def _require(root, requirement):
+    (root / "requirements.txt").write_text(f"{requirement}\n")
+    (root / "setup.py").write_text(f'REQUIRED = ["{requirement}"]\nEXTRAS = {{"more": ["cmgmore>=0.4"]}}\n')
+
+
+def _wheel(folder, name, version):
+    """The smallest package that pip installs."""
+    folder.mkdir(exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": "",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)

@@ -1,0 +1,319 @@
+"""Pretraining as a user runs it: every modality pair and preset, resume after a real kill, refusals in one line."""
+
+import csv
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cmg
+from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.errors import UserError
+from cmg.methods.base import available, build
+from cmg.pretrain import main, parse
+from cmg.training.loop import Trainer, epoch_order, learning_rate
+
+CODE = Path(__file__).parent.parent / "code"
+SHAPES = {"video": (6, 5, 5, 8), "audio": (6, 12), "text": (6, 10)}
+SMALL = ["--preset", "small", "--dim", "16", "--specific-dim", "8", "--codes", "24", "--batch-size", "8",
+         "--epochs", "2", "--device", "cpu", "--log-every", "1"]
+
+
+def write_clips(path, n=40, seed=0, poison=None):
+    """A feature file of clips whose modalities share a random direction per clip."""
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_normal((n, 1, 4))
+    with FeatureWriter(path, SHAPES, {"source": "test"}, dtype="float32") as writer:
+        features = {}
+        for m, shape in SHAPES.items():
+            mix = rng.standard_normal((4, shape[-1]))
+            signal_ = (shared @ mix).reshape(n, *([1] * (len(shape) - 1)), shape[-1])
+            features[m] = signal_ + 0.3 * rng.standard_normal((n, *shape))
+        valid = {m: np.ones((n, 6), bool) for m in SHAPES}
+        valid["text"][::3, 4:] = False
+        writer.append([f"clip{i}" for i in range(n)], features, valid)
+    if poison is not None:
+        import h5py
+
+        with h5py.File(path, "a") as file:
+            file["audio"][poison, 2, 3] = float("nan")
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return str(write_clips(tmp_path_factory.mktemp("features") / "clips.h5"))
+
+
+def run(clips, out, *flags):
+    main(["--data", clips, "--out", str(out), *SMALL, *flags])
+    return Path(out)
+
+
+def rows(out):
+    with open(Path(out) / "metrics.csv", newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def refused(capsys, *argv):
+    """The one line that a refused command prints; it must exit with status 2 and leave nothing else on stderr."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(argv))
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.strip().splitlines() if "step/s" not in line]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+# -- what runs -------------------------------------------------------------------------------------------------------
+
+PAIRS = [list(c) for n in (2, 3) for c in itertools.combinations(SHAPES, n)]
+
+
+@pytest.mark.parametrize("preset", ["paper", "official", "small"])
+@pytest.mark.parametrize("modalities", PAIRS, ids=lambda m: "".join(x[0] for x in m))
+def test_every_pair_and_preset(clips, tmp_path, modalities, preset):
+    out = run(clips, tmp_path / "run", "--preset", preset, "--modalities", *modalities, "--epochs", "1")
+    table = rows(out)
+    assert len(table) == 5 and all(np.isfinite(list(row.values())).all() for row in table)
+    names = {k for k in table[0] if k.startswith("loss/cpc")}
+    n = len(modalities)
+    assert len(names) == (n * n if preset == "official" else n * (n - 1))
+    model = cmg.load_pretrained(out)
+    features = FeatureSet(clips).__getitems__([0, 1, 2])
+    for m in modalities:
+        tokens = model.encode(**{m: features[m]})
+        assert tokens.codes.shape == (3, 6) and tokens.codes.dtype == torch.int64
+        assert torch.equal(model.codebook.lookup(tokens.codes).to(tokens.quantized.dtype), tokens.quantized)
+        assert torch.equal(tokens.codes, torch.cdist(tokens.semantic.to(model.codebook.embedding.dtype),
+                                                     model.codebook.embedding).argmin(-1))
+    with pytest.raises(UserError, match="shape"):
+        model.encode(**{modalities[0]: features[modalities[0]][..., :-1]})
+
+
+def test_run_folder(clips, tmp_path):
+    out = run(clips, tmp_path / "run")
+    record = json.loads((out / "args.json").read_text())
+    assert record["flags"]["dim"] == 16 and record["clips"] == 40 and record["versions"]["torch"].startswith("2.")
+    assert {p.name for p in out.iterdir()} >= {"args.json", "metrics.csv", "tb", "epoch_000.pt", "epoch_001.pt",
+                                               "latest.pt"}
+    assert not list(out.glob("*.tmp*"))
+    content = torch.load(out / "epoch_001.pt", weights_only=True)
+    assert content["step"] == 10 and content["pretrain_ids"][:2] == ["clip0", "clip1"]
+    kept = sum(v.numel() for k, v in content["model"].items() if not k.startswith("codebook"))
+    assert kept == record["parameters_kept"] < record["parameters"]
+    assert [int(row["step"]) for row in rows(out)] == list(range(10))
+
+
+def test_a_zero_weight_removes_the_term(clips):
+    options = vars(parse(["--data", clips, "--out", "x", *SMALL]))
+    shapes = {m: SHAPES[m] for m in ("video", "audio")}
+    full = build(shapes, options)
+    assert set(full.terms) == {"rec", "commit", "club", "cpc", "cmcm"} and full.specific is not None
+    for name in full.terms:
+        assert name not in build(shapes, options | {f"w_{name}": 0.0}).terms
+    assert build(shapes, options | {"w_rec": 0.0, "w_club": 0.0}).specific is None
+
+
+def test_losses_fall(clips, tmp_path):
+    table = rows(run(clips, tmp_path / "run", "--epochs", "12", "--lr", "3e-3", "--modalities", "video", "audio"))
+    for name in ("rec/audio", "rec/video", "cpc/a2v", "cpc/v2a", "cmcm/av"):
+        first, last = (np.mean([row[f"loss/{name}"] for row in part]) for part in (table[:5], table[-5:]))
+        assert last < 0.9 * first, name
+
+
+def test_released_clipping_is_by_module(clips):
+    options = vars(parse(["--data", clips, "--out", "x", *SMALL, "--preset", "official"]))
+    method = build(SHAPES, options)
+    groups = method.clip_groups()
+    assert len(groups) == 4  # biLSTM, encoders, decoders, Cross-CPC
+    assert {id(p) for g in groups for p in g} == {id(p) for p in method.trained_parameters()}
+
+
+def test_specific_steps_estimates_the_same_terms(clips):
+    """Averaged over draws of the seconds, reconstruction at 2 of 6 equals that at all."""
+    torch.manual_seed(0)
+    options = vars(parse(["--data", clips, "--out", "x", *SMALL]))
+    shapes = {m: SHAPES[m] for m in ("video", "audio")}
+    method = build(shapes, options).eval()
+    batch = FeatureSet(clips, ["video", "audio"]).__getitems__(list(range(8)))
+    with torch.no_grad():
+        exact = method.losses(method.encode(batch))
+        method.specific_steps = 2
+        draws = [method.losses(method.encode(batch)) for _ in range(200)]
+    for m in shapes:
+        assert torch.stack([d[f"rec/{m}"] for d in draws]).mean().item() == pytest.approx(
+            exact[f"rec/{m}"].item(), rel=0.03)
+    assert draws[0]["cpc/a2v"] == exact["cpc/a2v"]
+
+
+def test_bf16_stays_near_fp32(clips, tmp_path):
+    a = rows(run(clips, tmp_path / "a", "--epochs", "1"))
+    b = rows(run(clips, tmp_path / "b", "--epochs", "1", "--precision", "bf16"))
+    for x, y in zip(a, b):
+        assert y["loss/total"] == pytest.approx(x["loss/total"], rel=0.05)
+
+
+def test_disk_cache_gives_the_same_run(clips, tmp_path):
+    a = rows(run(clips, tmp_path / "a", "--epochs", "1"))
+    b = rows(run(clips, tmp_path / "b", "--epochs", "1", "--cache", "disk", "--workers", "2"))
+    assert [row["loss/total"] for row in a] == [row["loss/total"] for row in b]
+
+
+def test_every_method_of_the_folder_builds(clips):
+    options = vars(parse(["--data", clips, "--out", "x", *SMALL]))
+    for name in available():
+        assert list(build(SHAPES, options | {"method": name}).parameters())
+
+
+# -- order and schedule ----------------------------------------------------------------------------------------------
+
+
+def test_epoch_order():
+    batches = epoch_order(23, 5, seed=1, epoch=2)
+    assert [len(b) for b in batches] == [5, 5, 5, 5] and len({i for b in batches for i in b}) == 20
+    assert batches == epoch_order(23, 5, 1, 2) != epoch_order(23, 5, 1, 3)
+    parts = [epoch_order(23, 4, 1, 2, rank, 2) for rank in range(2)]
+    assert [a + b for a, b in zip(*parts)] == epoch_order(23, 4, 1, 2)
+    assert [len(b) for b in epoch_order(3, 5, 0, 0)] == [3]
+
+
+def test_learning_rate():
+    options = {"warmup_steps": 4, "schedule": "cosine"}
+    factors = [learning_rate(s, 12, options) for s in range(13)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and factors[8] == pytest.approx(0.5)
+    assert factors[12] == pytest.approx(0) and learning_rate(99, 12, options | {"schedule": "constant"}) == 1
+
+
+# -- resume ----------------------------------------------------------------------------------------------------------
+
+
+def same_weights(a, b):
+    a, b = (torch.load(Path(p) / "latest.pt", weights_only=True) for p in (a, b))
+    assert a["position"] == b["position"]
+    for part in ("model", "method"):
+        assert a[part].keys() == b[part].keys()
+        for name in a[part]:
+            assert torch.equal(a[part][name], b[part][name]), name
+    for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values()):
+        assert all(torch.equal(x[k], y[k]) for k in x)
+
+
+@pytest.mark.parametrize("preset", ["small", "official"])
+def test_resume_equals_an_uninterrupted_run(clips, tmp_path, preset):
+    flags = ["--preset", preset, "--save-every", "3", "--schedule", "cosine", "--epochs", "3"]
+    whole = run(clips, tmp_path / "whole", *flags)
+    part = tmp_path / "part"
+    for stop in (4, 11):  # inside an epoch both times: --max-steps would change the schedule, so stop the loop itself
+        interrupt_after(clips, part, stop, flags)
+    run(clips, part, *flags, "--resume", "auto")
+    same_weights(whole, part)
+    assert rows(whole)[-1]["loss/total"] == rows(part)[-1]["loss/total"]
+    assert [row["step"] for row in rows(part)] == list(range(15))
+
+
+def interrupt_after(clips, out, stop, flags):
+    original, count = Trainer.train_step, itertools.count(1)
+
+    def dying(self, batch):
+        if next(count) > stop:
+            raise RuntimeError("pulled the plug")
+        return original(self, batch)
+
+    Trainer.train_step = dying
+    try:
+        run(clips, out, *flags, "--resume", "auto")
+    except RuntimeError:
+        pass
+    finally:
+        Trainer.train_step = original
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_are_bit_identical(clips, tmp_path):
+    """A real process, killed with SIGKILL at a moment that nobody chose, then `--resume auto`."""
+    flags = ["--epochs", "30", "--save-every", "7", "--checkpoint-epochs", "10"]
+    whole = run(clips, tmp_path / "whole", *flags)
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "cmg.pretrain", "--data", clips, "--out", str(out), *SMALL, *flags]
+    env = {**os.environ, "PYTHONPATH": str(CODE)}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out / "latest.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3 + 0.4 * np.random.default_rng().random())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_at = torch.load(out / "latest.pt", weights_only=True)["position"]["step"]
+    assert 0 < killed_at < 150, "the run was over before it could be killed"
+    subprocess.run([*command, "--resume", "auto"], env=env, check=True, capture_output=True)
+    same_weights(whole, out)
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_refusals(clips, tmp_path, capsys):
+    base = ["--data", clips, "--out", str(tmp_path / "new"), *SMALL]
+    assert "--colour" in refused(capsys, *base, "--colour", "red")
+    assert "no such feature file" in refused(capsys, "--data", "absent.h5", "--out", str(tmp_path / "new"))
+    assert "--decay 2.0" in refused(capsys, *base, "--decay", "2")
+    assert "--dim 30" in refused(capsys, *base, "--dim", "30")
+    assert "--cpc-steps 6" in refused(capsys, *base, "--cpc-steps", "6")
+    assert "--method nothing" in refused(capsys, *base, "--method", "nothing")
+    assert "--device" in refused(capsys, *base, "--device", "quantum")
+    assert "no such checkpoint" in refused(capsys, *base, "--resume", str(tmp_path / "none.pt"))
+    assert not (tmp_path / "new").exists()
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "note.txt").write_text("mine")
+    assert "not empty" in refused(capsys, "--data", clips, "--out", str(full), *SMALL)
+
+
+def test_resume_refuses_other_flags(clips, tmp_path, capsys):
+    out = run(clips, tmp_path / "run", "--epochs", "1")
+    line = refused(capsys, "--data", clips, "--out", str(out), *SMALL, "--resume", "auto", "--decay", "0.5")
+    assert "--decay 0.5" in line and "0.99" in line
+    (out / "latest.pt").write_bytes((out / "latest.pt").read_bytes()[:1000])
+    assert "not a readable checkpoint" in refused(capsys, "--data", clips, "--out", str(out), *SMALL, "--resume", "auto")
+
+
+def test_modalities_of_unequal_length_are_refused(tmp_path, capsys):
+    path = tmp_path / "odd.h5"
+    with FeatureWriter(path, {"audio": (6, 3), "text": (4, 3)}, {}) as writer:
+        writer.append(["a", "b"], {"audio": np.zeros((2, 6, 3)), "text": np.zeros((2, 4, 3))})
+    assert "same number" in refused(capsys, "--data", str(path), "--out", str(tmp_path / "x"), *SMALL)
+
+
+def test_nan_feature_names_the_clip(tmp_path, capsys):
+    path = write_clips(tmp_path / "poisoned.h5", poison=7)
+    assert "'clip7'" in refused(capsys, "--data", str(path), "--out", str(tmp_path / "run"), *SMALL)
+
+
+def test_a_diverging_loss_names_its_term_and_spares_the_checkpoint(clips, tmp_path, capsys):
+    out = run(clips, tmp_path / "run", "--epochs", "1")
+    before = (out / "latest.pt").read_bytes()
+    original = Trainer.train_step
+
+    def poisoned(self, batch):
+        if self.step == 7:
+            with torch.no_grad():
+                self.method.terms["cpc"].predict["audio"][0].weight.fill_(float("inf"))
+        return original(self, batch)
+
+    Trainer.train_step = poisoned
+    try:
+        line = refused(capsys, "--data", clips, "--out", str(out), *SMALL, "--resume", "auto")
+    finally:
+        Trainer.train_step = original
+    assert "cpc/a2v" in line and "step 7" in line and "latest.pt" in line and "rec/" not in line
+    assert (out / "latest.pt").read_bytes() == before
+    assert torch.load(out / "latest.pt", weights_only=True)["model"]["codebook.embedding"].isfinite().all()
