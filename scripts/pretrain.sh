@@ -12,7 +12,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 out="$root/checkpoint/synthetic"
 data=synthetic
 device=auto
-size=(--epochs 20 --batch-size 80 --lr 1e-3 --dim 128 --codes 128 --checkpoint-epochs 4)
+recipe=(--epochs 20 --batch-size 80 --lr 1e-3 --dim 128 --codes 128 --checkpoint-epochs 4
+        --w-align 1 --cpc-temperature 0.1)
 
 given=("$@")
 for ((i = 0; i < $#; i++)); do
@@ -22,7 +23,7 @@ for ((i = 0; i < $#; i++)); do
     --out) out="$value" ;;
     --data) data="$value" ;;
     --device) device="$value" ;;
-    --preset) size=() ;;  # another preset brings its own
+    --preset) recipe=() ;;  # another preset brings its own
     -h | --help) exec "$python" -m cmg.pretrain --help ;;
   esac
 done
@@ -32,7 +33,7 @@ if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standa
 
 "${launch[@]}" -m cmg.pretrain \
   --data synthetic --modalities video audio text --out "$out" --resume auto \
-  --preset small ${size[@]+"${size[@]}"} --seed 0 "$@"
+  --preset small ${recipe[@]+"${recipe[@]}"} --seed 0 "$@"
 
 if [[ "$data" == synthetic ]]; then
   "$python" -m cmg.downstream.ave --checkpoint "$out" --data synthetic --protocol strict --seed 0 --device "$device"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmg.data.ave import AveAnnotations, Clip, read_ave
+from cmg.data.ave import AveAnnotations, Clip, read_ave, video_ids
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream import ave
 from cmg.downstream.ave import AveTask, Encoded, Settings, evaluate, main
@@ -137,7 +137,7 @@ def test_pretraining_clips_leave_the_test(features, clips):
 
 def test_pretraining_ids_as_vggsound_spells_them():
     """`<video id>_<start>` is a cut of the video that AVE names by its id alone; digits' ids are no such thing."""
-    assert ave._spellings(["-abc_def123_000030", "ave_test_000", "pre_0001"]) == {
+    assert video_ids(["-abc_def123_000030", "ave_test_000", "pre_0001"]) == {
         "-abc_def123_000030", "-abc_def123", "ave_test_000", "pre_0001"}
 
 

@@ -188,7 +188,8 @@ def test_commitment_weights_of_eq_8():
     book = Codebook(("audio", "video"), 2, 4)
     book.embedding.copy_(torch.tensor([[0.0], [1.0]]).expand(2, 4))
     z = {"audio": torch.full((2, 3, 4), 0.1), "video": torch.full((2, 3, 4), 0.7)}
-    state = State({}, {m: all_valid(2, 3) for m in z}, semantic=z, quantized={m: book.quantize(x) for m, x in z.items()})
+    quantized = {m: book.quantize(x) for m, x in z.items()}
+    state = State({}, {m: all_valid(2, 3) for m in z}, semantic=z, quantized=quantized)
     losses = Commitment()(state)
     assert losses["audio"].item() == pytest.approx(0.25 * 0.1**2 + 0.125 * 0.9**2, rel=1e-5)
     assert losses["video"].item() == pytest.approx(0.25 * 0.3**2 + 0.125 * 0.7**2, rel=1e-5)

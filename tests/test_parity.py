@@ -100,7 +100,8 @@ def test_club():
 @pytest.mark.parametrize("modalities", [("audio", "video"), ("audio", "video", "text")])
 def test_cross_cpc(modalities):
     data, state = fixture("cross_cpc_av" if len(modalities) == 2 else "cross_cpc_avt")
-    names = {f"context.{m}": f"{m}_ar_lstm" for m in modalities} | {f"predict.{m}": f"{m}_predictors" for m in modalities}
+    names = {f"context.{m}": f"{m}_ar_lstm" for m in modalities}
+    names |= {f"predict.{m}": f"{m}_predictors" for m in modalities}
     cpc = load(CrossCPC(modalities, 8, equations="released"), state, names)
     valid = {m: torch.ones(4, 10, dtype=torch.bool) for m in modalities}
     losses = cpc({m: data[m] for m in modalities}, valid, t=int(data["t"]))

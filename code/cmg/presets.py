@@ -9,6 +9,7 @@ PAPER = {
     "equations": "paper",
     "dim": 256,
     "layers": 2,
+    "input_dropout": 0.0,
     "specific_dim": 0,
     "specific_steps": 0,
     "codes": 400,

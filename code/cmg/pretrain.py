@@ -62,6 +62,7 @@ def parser():
     model.add_argument("--equations", choices=("paper", "released"), help="the paper's, or the released code's")
     model.add_argument("--dim", type=int, help="D, width of the semantic vectors and codes")
     model.add_argument("--layers", type=int, help="transformer layers of every Φ")
+    model.add_argument("--input-dropout", type=float, help="share of feature channels hidden from Φ in training")
     model.add_argument("--specific-dim", type=int, help="channels of video's Ψ; 0 = 4 C, as published")
     model.add_argument("--specific-steps", type=int, help="run Ψ and its terms at N random steps of a batch; 0 = all")
     model.add_argument("--codes", type=int, help="M, size of the codebook")
@@ -97,6 +98,8 @@ def parse(argv=None):
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
     if args.max_steps is not None and args.max_steps < 1:
         raise UserError(f"--max-steps {args.max_steps}: expected at least 1")
+    if not 0 <= args.input_dropout < 1:
+        raise UserError(f"--input-dropout {args.input_dropout}: expected at least 0 and below 1")
     if not 0 < args.decay < 1:
         raise UserError(f"--decay {args.decay}: expected between 0 and 1")
     if args.dim % 4:
@@ -126,21 +129,6 @@ def open_data(args):
     return features
 
 
-def choose_device(name, local_rank):
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError(f"--device {name}: no CUDA device is available here, expected cpu")
-        device = torch.device("cuda", device.index if device.index is not None else local_rank)
-        torch.cuda.set_device(device)
-    return device
-
-
 def prepare_folder(args):
     """The content of the checkpoint to resume from and its path, or (None, None); refuses to overwrite a run."""
     out = Path(args.out)
@@ -148,7 +136,8 @@ def prepare_folder(args):
     if args.resume and (args.resume != "auto" or latest.exists()):
         content = checkpoint.read(latest)
         for name, value in vars(args).items():
-            if name not in FREE_ON_RESUME and content["args"].get(name) != value:
+            unset = name == "modalities" and value is None  # the data decided, and still does
+            if name not in FREE_ON_RESUME and not unset and content["args"].get(name) != value:
                 raise UserError(f"--{name.replace('_', '-')} {value}: {latest} was trained with "
                                 f"{content['args'].get(name)}; expected the same, or another --out")
         return content, latest
@@ -160,8 +149,8 @@ def prepare_folder(args):
 @command
 def main(argv=None):
     args = parse(argv)
-    device = choose_device(args.device, int(os.environ.get("LOCAL_RANK", 0)))
-    rank, size, _ = distributed.start(device.type)
+    device = distributed.choose_device(args.device)
+    rank, size = distributed.start(device.type)
     if args.precision == "tf32":
         torch.set_float32_matmul_precision("high")
     content, source = prepare_folder(args)
@@ -170,8 +159,6 @@ def main(argv=None):
         raise UserError(f"--batch-size {args.batch_size}: expected a multiple of the {size} processes")
     out = Path(args.out)
     options = vars(args) | {"modalities": list(features.modalities)}
-    if content:
-        options["modalities"] = content["args"]["modalities"]
 
     torch.manual_seed(args.seed)  # stage one: every process builds the same weights
     method = build(features.shapes, options).to(device)

@@ -31,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 from cmg.cli import MODALITIES, Parser, command, git_commit
-from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels
+from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels, video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
 from cmg.downstream.probe import ProbeData, Selected, constant_accuracy, fit, fit_selected, probe_data
@@ -45,8 +45,8 @@ from cmg.downstream.results import (
 )
 from cmg.downstream.tokens import TokenSet, check_shapes, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
-from cmg.pretrain import choose_device
 from cmg.training.checkpoint import build_model, read
+from cmg.training.distributed import choose_device
 
 METRICS = {"clip": "accuracy", "segment": "segment_accuracy"}
 # Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
@@ -145,7 +145,7 @@ class AveTask:
             absent = set(missing)
             clips = [clip for clip in clips if clip.id not in absent]
             if split == "test" and settings.protocol == "strict":
-                seen = _spellings(pretrain_ids)
+                seen = video_ids(pretrain_ids)
                 self.n_excluded = sum(clip.id in seen for clip in clips)
                 if clips and self.n_excluded == len(clips):
                     raise UserError(f"--checkpoint: all {len(clips)} test clips were pretrained on; nothing to test")
@@ -251,11 +251,6 @@ def _std(x):
     return round(x.std(correction=1).item(), 4) if len(x) > 1 else 0.0
 
 
-def _spellings(ids) -> set[str]:
-    """Pretraining ids, and the video id within VGGSound's `<11 characters>_<start>`: AVE names whole videos."""
-    return {*ids, *(name[:11] for name in ids if name[11:12] == "_" and name[12:].isdigit())}
-
-
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="cmg.downstream.ave", description=__doc__.split("\n")[0])
     p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its epoch_*.pt are swept")
@@ -313,7 +308,7 @@ def open_task(args, content, device) -> AveTask:
 def main(argv=None):
     args = parser().parse_args(argv)
     check_flags(args)
-    device = choose_device(args.device, local_rank=0)
+    device = choose_device(args.device)
     paths = find_checkpoints(args.checkpoint)
     out = Path(args.out) if args.out else paths[0].parent
     task = open_task(args, read(paths[0]), device)

@@ -31,7 +31,8 @@ class State:
     quantized: dict = field(default_factory=dict)  # Quantized
     specific: dict = field(default_factory=dict)  # what the decoder reads: Tensor[B, T, S] or [B, T, h, w, S]
     pooled: dict = field(default_factory=dict)  # Tensor[B, T, Y]: what vCLUB reads
-    steps: slice | torch.Tensor = field(default_factory=lambda: slice(None))  # the T' of T steps at which Ψ was run; `specific`, `pooled`: [B, T', …]
+    # the T' of T steps at which Ψ was run: `specific` and `pooled` are [B, T', …]
+    steps: slice | torch.Tensor = field(default_factory=lambda: slice(None))
 
 
 class Method(nn.Module):

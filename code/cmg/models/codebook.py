@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cmg.training.distributed import all_reduce_sum
+from cmg.training.distributed import all_reduce_sum, broadcast
 
 
 class Quantized(NamedTuple):
@@ -130,9 +130,10 @@ class Codebook(nn.Module):
 
         z : dict modality -> Tensor[B, T, D]; codes, valid : dict modality -> [B, T]. Call after the optimiser step.
         """
-        sums, counts = [], []
+        sums, counts, candidates = [], [], []
         for m in self.modalities:
             target = self.target(m, z, valid)  # (B, T, D)
+            candidates.append(target.flatten(0, 1))
             weight = valid[m].flatten().to(self.embedding.dtype)
             one_hot = torch.zeros(len(weight), self.size, dtype=self.embedding.dtype, device=target.device)
             one_hot.scatter_(1, codes[m].flatten().unsqueeze(1), weight.unsqueeze(1))  # (B·T, M)
@@ -150,7 +151,7 @@ class Codebook(nn.Module):
         self.usage.mul_(0.99).add_(counts.to(self.usage.dtype), alpha=0.01)
         self.idle.copy_(torch.where(counts > 0, 0, self.idle + 1))
         if self.reset != "off":
-            self.revive()
+            self.revive(torch.cat(candidates), torch.cat([valid[m].flatten() for m in self.modalities]), finite)
 
     def target(self, m, z, valid):
         """What one step of modality m contributes: (z + r) / 2, r the mean over the other modalities."""
@@ -179,18 +180,33 @@ class Codebook(nn.Module):
         total = count.sum()
         return (count + self.epsilon) / (total + self.size * self.epsilon) * total
 
-    def revive(self):
-        """Put idle codes beside random living ones. All statistics move along, or the next update would undo it."""
+    def revive(self, targets, real, finite):
+        """Move idle codes to where they are needed. All statistics move along, or the next update would undo it.
+
+        "paper": to a random target (z + r) / 2 of this batch, a place between the modalities. "released": beside a
+        random living code; such near-copies are told apart by what is specific to a modality, and sharing suffers.
+
+        targets : Tensor[n, D], real : BoolTensor[n], both of this batch; finite : 0-d BoolTensor.
+        """
         recent = (self.idle <= self.reset_after).sum(0)  # (M,), by how many modalities
-        needed = min(2, len(self.modalities)) if self.reset == "both" else 1
-        dead = recent < needed
-        # Draw donors by inverse CDF: multinomial would read the weights back to the host. If all are dead, any will do.
-        cdf = ((~dead).float() + 1e-9).cumsum(0)
-        donor = torch.searchsorted(cdf, torch.rand(self.size, device=cdf.device) * cdf[-1]).clamp_max(self.size - 1)
-        noise = torch.empty_like(self.embedding).uniform_(-self.jitter, self.jitter)
-        fresh = self.embedding[donor] + noise
+        dead = recent < (min(2, len(self.modalities)) if self.reset == "both" else 1)
+        if self.equations == "paper":
+            fresh, dead = targets[draw(real, self.size)], dead & finite
+        else:
+            noise = torch.empty_like(self.embedding).uniform_(-self.jitter, self.jitter)
+            fresh = self.embedding[draw(~dead, self.size)] + noise
+        fresh = broadcast(fresh)
         self.embedding.copy_(torch.where(dead.unsqueeze(1), fresh, self.embedding))
         self.weight.copy_(torch.where(dead.unsqueeze(1), fresh, self.weight))
         self.count.copy_(torch.where(dead, torch.ones_like(self.count), self.count))
         self.idle.copy_(torch.where(dead, 0, self.idle))
         self.revived += dead.sum()
+
+
+def draw(allowed, n):
+    """n random positions among those that `allowed`, BoolTensor[N], marks; any position if it marks none.
+
+    By inverse CDF, because `multinomial` would read the weights back to the host.
+    """
+    cdf = (allowed.double() + 1e-12).cumsum(0)
+    return torch.searchsorted(cdf, torch.rand(n, device=cdf.device).double() * cdf[-1]).clamp_max(len(cdf) - 1)

@@ -41,9 +41,9 @@ class GridPooling(nn.Module):
         if self.uniform:
             return x.shape[2] * mean * gate
         frame = self.frame(mean * gate).unsqueeze(2)  # (B, T, 1, hidden)
-        hidden = torch.tanh(self.cell(x * gate.unsqueeze(2)) + frame)  # (B, T, H·W, hidden)
-        weight = self.score(hidden).softmax(2)  # (B, T, H·W, 1)
-        return (weight * x).sum(2) * gate
+        weight = self.score(torch.tanh(self.cell(x) + frame)).softmax(2)  # (B, T, H·W, 1)
+        # a matrix product, so that no weighted copy of the grid is made
+        return (weight.transpose(2, 3).to(x.dtype) @ x).squeeze(2) * gate
 
 
 class WordEncoder(nn.Module):
@@ -83,11 +83,13 @@ class SemanticEncoder(nn.Module):
     ----------
     modality : "video", "audio" or "text".
     shape : shape of one clip's features: (T, H, W, C) or (T, C).
+    input_dropout : share of feature channels that a training step hides from Φ, drawn per second.
     """
 
-    def __init__(self, modality, shape, dim, layers=2, uniform_grid=False):
+    def __init__(self, modality, shape, dim, layers=2, uniform_grid=False, input_dropout=0.0):
         super().__init__()
         width = shape[-1]
+        self.input_dropout = input_dropout
         self.words = WordEncoder(width, dim) if modality == "text" else None
         self.grid = GridPooling(width, uniform=uniform_grid) if len(shape) == 4 else None
         self.temporal = TemporalEncoder(dim if self.words else width, dim, layers)
@@ -98,6 +100,10 @@ class SemanticEncoder(nn.Module):
 
     def forward(self, x, valid=None):
         """x : the output of `front`. Returns Tensor[B, T, D]."""
+        if self.input_dropout and self.training:
+            # One mask for all cells of a second: what every cell repeats would come through otherwise.
+            keep = x.new_ones(*x.shape[:2], *([1] * (x.dim() - 3)), x.shape[-1])
+            x = x * F.dropout(keep, self.input_dropout)
         return self.temporal(self.grid(x) if self.grid else x, valid)
 
 
@@ -114,5 +120,5 @@ def masked_mean(value, valid, dim=None):
 
 
 def mse(prediction, target, valid):
-    """Mean squared error per element over valid steps; the paper's ‖·‖² read as a mean, so that no term grows with D."""
+    """Mean squared error per element over valid steps: the paper's ‖·‖² as a mean, so that no term grows with D."""
     return masked_mean(F.mse_loss(prediction, target, reduction="none"), valid)

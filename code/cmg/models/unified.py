@@ -34,7 +34,8 @@ class UnifiedModel(nn.Module):
         self.modalities = tuple(m for m in ("audio", "video", "text") if m in shapes)
         released = options["equations"] == "released"
         self.semantic = nn.ModuleDict({
-            m: SemanticEncoder(m, self.shapes[m], options["dim"], options["layers"], uniform_grid=released)
+            m: SemanticEncoder(m, self.shapes[m], options["dim"], options["layers"], released,
+                               options["input_dropout"])
             for m in self.modalities
         })
         self.codebook = Codebook(

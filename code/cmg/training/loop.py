@@ -100,40 +100,43 @@ class Trainer:
         return torch.utils.data.DataLoader(
             self.features, batch_sampler=batches, collate_fn=keep, num_workers=workers,
             pin_memory=self.device.type == "cuda", prefetch_factor=4 if workers else None,
+            # A loader draws a seed when it is opened; from the global stream, a resumed run would draw once more.
+            generator=torch.Generator(),
         )
 
     def run(self, recorder, progress=True):
         """Train to the end, recording on rank 0 and writing checkpoints. `recorder` is None on other ranks."""
-        options, begin = self.options, time.monotonic()
-        seen = 0
-        bar = tqdm(total=self.total, initial=self.step, unit="step", disable=not progress, dynamic_ncols=True)
         self.method.train()
-        while self.step < self.total:
-            for batch in self.loader():
-                batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items() if k != "index"}
-                losses, state, norm = self.train_step(batch)
-                seen += len(next(iter(state.semantic.values()))) * self.size
-                # On a CPU reading a loss costs nothing; on a GPU it would drain the queue, so there only when logging.
-                log = self.step % options["log_every"] == 0 or self.step + 1 == self.total
-                if log or self.device.type == "cpu":
-                    self.check(losses)
-                if log:
-                    rate = seen / (time.monotonic() - begin)
-                    self.log(recorder, losses, state, norm, rate, bar)
-                self.step, self.batch = self.step + 1, self.batch + 1
-                bar.update()
-                if self.batch == self.per_epoch:
-                    self.epoch, self.batch = self.epoch + 1, 0
-                    self.check(losses)
-                    self.save(epoch_end=True)
-                elif options["save_every"] and self.step % options["save_every"] == 0:
-                    self.check(losses)
-                    self.save(epoch_end=False)
-                if self.step == self.total:
-                    break
+        with tqdm(total=self.total, initial=self.step, unit="step", disable=not progress, dynamic_ncols=True) as bar:
+            while self.step < self.total:
+                self.run_epoch(recorder, bar)
         if self.batch:  # --max-steps ended inside an epoch
             self.save(epoch_end=True)
-        bar.close()
+
+    def run_epoch(self, recorder, bar):
+        """The rest of the current epoch, or less if the run ends inside it."""
+        options, begin, seen = self.options, time.monotonic(), 0
+        for batch in self.loader():
+            batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items() if k != "index"}
+            losses, state, norm = self.train_step(batch)
+            seen += options["batch_size"]
+            # On a CPU reading a loss costs nothing; on a GPU it would drain the queue, so there only when logging.
+            log = self.step % options["log_every"] == 0 or self.step + 1 == self.total
+            if log or self.device.type == "cpu":
+                self.check(losses)
+            if log:
+                self.log(recorder, losses, state, norm, seen / (time.monotonic() - begin), bar)
+            self.step, self.batch = self.step + 1, self.batch + 1
+            bar.update()
+            if self.batch == self.per_epoch:
+                self.epoch, self.batch = self.epoch + 1, 0
+                self.check(losses)
+                self.save(epoch_end=True)
+            elif options["save_every"] and self.step % options["save_every"] == 0:
+                self.check(losses)
+                self.save(epoch_end=False)
+            if self.step == self.total:
+                break
 
     def check(self, losses):
         """Stop on a loss that is not finite, naming the term; what is on disk is still good."""
