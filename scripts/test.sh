@@ -2,7 +2,7 @@
 # Passes the tests, and sets the environment up first if there is none. Flags go to pytest:
 #
 #   ./scripts/test.sh                 all tests; those that need the digit clips skip unless CMG_DIGITS names their folder
-#   ./scripts/test.sh -m "not slow"   in less than a minute
+#   ./scripts/test.sh -m "not slow"   the fast ones
 #   ./scripts/test.sh -k ave          those of one topic
 set -euo pipefail
 CMG_EXTRAS="dev"

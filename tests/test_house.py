@@ -165,7 +165,8 @@ def checkout(tmp_path):
     script = root / "scripts" / "show.sh"
     script.write_text(
         "#!/usr/bin/env bash\nset -euo pipefail\nCMG_EXTRAS=more\n"
-        'source "$(dirname "${BASH_SOURCE[0]}")/env.sh"\nexec "$python" -c "import cmgprobe; print(cmgprobe.__file__)"\n'
+        'source "$(dirname "${BASH_SOURCE[0]}")/env.sh"\n'
+        'exec "$python" -c "import cmgprobe; print(cmgprobe.__file__)"\n'
     )
     script.chmod(0o755)
     wheels = tmp_path / "wheels"
@@ -203,7 +204,8 @@ def test_environment_is_made_once_and_again_when_requirements_change(checkout):
     assert checkout(PIP_FIND_LINKS="/nowhere").returncode == 0
 
     # A Python that is told by name is taken, and so is an active one that has everything.
-    for choice in ({"CMG_PYTHON": f"{venv}/bin/python"}, {"VIRTUAL_ENV": str(venv), "PATH": f"{venv}/bin:/usr/bin:/bin"}):
+    active = {"VIRTUAL_ENV": str(venv), "PATH": f"{venv}/bin:/usr/bin:/bin"}
+    for choice in ({"CMG_PYTHON": f"{venv}/bin/python"}, active):
         chosen = checkout(**choice)
         assert chosen.stdout == first.stdout and len(chosen.stderr.splitlines()) == 1
 

@@ -193,16 +193,16 @@ def test_commitment_weights_of_eq_8():
     losses = Commitment()(state)
     assert losses["audio"].item() == pytest.approx(0.25 * 0.1**2 + 0.125 * 0.9**2, rel=1e-5)
     assert losses["video"].item() == pytest.approx(0.25 * 0.3**2 + 0.125 * 0.7**2, rel=1e-5)
-    assert Commitment(cross=False)(state)["audio"].item() == pytest.approx(0.25 * 0.1**2, rel=1e-5)
+    assert Commitment(timed=["video"])(state)["audio"].item() == pytest.approx(0.25 * 0.1**2, rel=1e-5)
 
 
 def test_alignment_limits():
     valid = {m: all_valid(8, 2) for m in ("audio", "video")}
     eye = torch.eye(8).unsqueeze(1).expand(8, 2, 8)
-    same = Alignment(0.05)(State({}, valid, semantic={"audio": eye, "video": eye}))["av"]
+    same = Alignment(0.05, valid)(State({}, valid, semantic={"audio": eye, "video": eye}))["av"]
     assert same.item() == pytest.approx(0, abs=1e-4)
     ones = torch.ones(8, 2, 8)
-    flat = Alignment(0.05)(State({}, valid, semantic={"audio": ones, "video": ones}))["av"]
+    flat = Alignment(0.05, valid)(State({}, valid, semantic={"audio": ones, "video": ones}))["av"]
     assert flat.item() == pytest.approx(math.log(8), abs=1e-5)
 
 
@@ -212,3 +212,20 @@ def test_masked_mean_of_nothing_is_zero():
     valid[0] = False
     target = torch.cat([torch.full((1, 3, 4), 9.0), torch.full((1, 3, 4), 2.0)])
     assert mse(prediction, target, valid).item() == 4.0
+
+
+def test_alignment_by_clip_ignores_the_order_of_words():
+    torch.manual_seed(6)
+    z = {"audio": torch.randn(5, 4, 8), "text": torch.randn(5, 4, 8)}
+    valid = {m: all_valid(5, 4) for m in z}
+    valid["text"][2, 1:] = False
+    term = Alignment(0.1, timed=["audio"])
+    loss = term(State({}, valid, semantic=z))["at"]
+    pooled = [torch.stack([x[i][valid[m][i]].mean(0) for i in range(5)]) for m, x in z.items()]
+    a, t = (p / p.norm(dim=1, keepdim=True) for p in pooled)
+    logits = a @ t.t() / 0.1
+    expected = -(logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()) / 2
+    assert_close(loss, expected)
+    shuffled = {"audio": z["audio"], "text": z["text"][:, [3, 1, 0, 2]]}
+    moved = {"audio": valid["audio"], "text": valid["text"][:, [3, 1, 0, 2]]}
+    assert_close(term(State({}, moved, semantic=shuffled))["at"], loss)

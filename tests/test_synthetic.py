@@ -91,7 +91,8 @@ def test_every_clip_has_the_events_it_should():
     # Two events never share a second, not even across modalities.
     first = np.stack([events.video[two, 0], events.audio[two, 0]])
     second = np.stack([events.video[two, 1], events.audio[two, 1]])
-    before, after = first[..., 1].max(axis=0) <= second[..., 0].min(axis=0), second[..., 1].max(0) <= first[..., 0].min(0)
+    before = first[..., 1].max(axis=0) <= second[..., 0].min(axis=0)
+    after = second[..., 1].max(axis=0) <= first[..., 0].min(axis=0)
     assert (before ^ after).all() and before.any() and after.any()
 
 
@@ -172,7 +173,7 @@ def test_labelled_probe_reads_raw_features_but_does_not_transfer(full):
 
 
 def test_pairs_without_labels_reveal_the_shared_class(full):
-    """Linear CCA on unlabelled pretraining seconds, a closed form, makes the probe transfer: there is something to find."""
+    """Linear CCA on unlabelled pretraining seconds, a closed form, makes the probe transfer."""
     pairs = [full["pretrain"][m].reshape(-1, 64) for m in ("audio", "pooled")]
     means, whiten, white = [], [], []
     for x in pairs:

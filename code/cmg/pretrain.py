@@ -77,7 +77,9 @@ def parser():
     terms.add_argument("--w-club", type=float, help="vCLUB between Φ and Ψ, eq. 5")
     terms.add_argument("--w-cpc", type=float, help="Cross-CPC, eq. 6")
     terms.add_argument("--w-cmcm", type=float, help="code matching")
-    terms.add_argument("--w-align", type=float, help="same-step InfoNCE in the shared space (not in the paper)")
+    terms.add_argument("--w-align", type=float, help="InfoNCE in the shared space (not in the paper)")
+    terms.add_argument("--text-alignment", choices=("step", "clip"),
+                       help="word t belongs to second t (paper), or words belong to the clip as a whole")
     terms.add_argument("--club-steps", type=int, help="likelihood steps a batch")
     terms.add_argument("--club-lr", type=float)
     terms.add_argument("--cpc-steps", type=int, help="K, steps predicted ahead")
@@ -104,6 +106,9 @@ def parse(argv=None):
         raise UserError(f"--decay {args.decay}: expected between 0 and 1")
     if args.dim % 4:
         raise UserError(f"--dim {args.dim}: expected a multiple of 4, the number of attention heads")
+    if args.text_alignment == "clip" and args.mm_ema == "aligned":
+        raise UserError("--mm-ema aligned: pairs word t with second t; expected attention or off with "
+                        "--text-alignment clip")
     if not args.w_commit and not args.w_rec and not args.w_cpc and not args.w_cmcm and not args.w_align:
         raise UserError("--w-*: all weights are 0, there is nothing to learn")
     return args
@@ -122,6 +127,10 @@ def open_data(args):
                         f"--words equal to --seconds)")
     if args.cpc_steps >= min(steps.values()) and args.w_cpc:
         raise UserError(f"--cpc-steps {args.cpc_steps}: expected less than the clips' {min(steps.values())} steps")
+    grid = features.shapes.get("video", ())[1:-1]
+    if grid and min(grid) < 5 and (args.w_rec or args.w_club):
+        raise UserError(f"--data: video has a {grid[0]}×{grid[1]} grid; Ψ's two 3×3 convolutions need at least 5×5 "
+                        f"(or give --w-rec 0 --w-club 0)")
     if len(features) < 2:
         raise UserError(f"--data: {len(features)} clip; the contrastive terms need at least 2 in a batch")
     if len(features.modalities) == 1 and args.modalities is None:

@@ -90,7 +90,9 @@ class Cell:
         write_atomically(self.folder / "cell.json", json.dumps(record, indent=1) + "\n")
 
     def call(self, threads, module, *arguments):
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        package = str(Path(__file__).resolve().parents[1])  # the children find this very package, installed or not
+        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         log = self.folder.with_suffix(".log")
         with open(log, "a") as file:

@@ -40,18 +40,21 @@ class Commitment(nn.Module):
     """Pull z towards its own code and towards the codes that the other modalities chose for the same step (eq. 8).
 
     beta·‖z - sg[e_own]‖² + beta/2 ‖z - sg[e_other]‖², the second term averaged over the other modalities; squared
-    norms are means over elements. The released code doubles both (`scale=2`). With `cross=False` only the first.
+    norms are means over elements. The released code doubles both (`scale=2`).
+
+    timed : modalities whose step t is second t, the only ones that teach each other. None: all.
     """
 
-    def __init__(self, beta=0.25, scale=1.0, cross=True):
+    def __init__(self, beta=0.25, scale=1.0, timed=None):
         super().__init__()
-        self.beta, self.scale, self.cross = beta, scale, cross
+        self.beta, self.scale, self.timed = beta, scale, timed
 
     def forward(self, state):
+        timed = state.semantic if self.timed is None else self.timed
         losses = {}
         for m, z in state.semantic.items():
             loss = mse(z, state.quantized[m].vectors, state.valid[m])
-            others = [n for n in state.semantic if n != m] if self.cross else []
+            others = [n for n in timed if n != m] if m in timed else []
             for n in others:
                 both = state.valid[m] & state.valid[n]
                 loss = loss + mse(z, state.quantized[n].vectors, both) / (2 * len(others))
@@ -99,10 +102,10 @@ class Disentangling(nn.Module):
 
 
 class Prediction(CrossCPC):
-    """Cross-CPC on the semantic vectors of a state (eq. 6)."""
+    """Cross-CPC on the semantic vectors of a state (eq. 6), between the modalities that it was built for."""
 
     def forward(self, state):
-        return super().forward(state.semantic, state.valid)
+        return super().forward({m: state.semantic[m] for m in self.modalities}, state.valid)
 
 
 class Matching(CodeMatching):
@@ -113,32 +116,45 @@ class Matching(CodeMatching):
 
 
 class Alignment(nn.Module):
-    """Symmetric InfoNCE between the same step of two modalities in the shared space itself, cosine / temperature.
+    """Symmetric InfoNCE between two modalities in the shared space itself, cosine / temperature.
 
     Not in the paper: Cross-CPC aligns modalities only up to the linear map W_k, and leaves it to commitment and MM-EMA
-    to bring them to the same *place*, where they can share a code. This term asks for the place directly. Negatives
-    are the same second of the other clips.
+    to bring them to the same *place*, where they can share a code. This term asks for the place directly.
+
+    timed : modalities whose step t is second t. A pair of them is compared second by second, with the same second of
+        the other clips as negatives; any other pair clip by clip, on means over valid steps.
     """
 
-    def __init__(self, temperature):
+    def __init__(self, temperature, timed):
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.timed = temperature, tuple(timed)
 
     def forward(self, state):
         names, losses = list(state.semantic), {}
         for i, a in enumerate(names):
             for b in names[i + 1 :]:
-                za, zb = (F.normalize(state.semantic[m], dim=-1) for m in (a, b))
-                logits = torch.einsum("itd,jtd->tij", za, zb) / self.temperature  # (T, B, B)
-                T, B, _ = logits.shape
-                va, vb = state.valid[a].t(), state.valid[b].t()  # (T, B)
-                labels = torch.arange(B, device=logits.device).expand(T, B).flatten()
-                rows = (va & vb).flatten().to(logits.dtype)
-                total = 0
-                for x, columns in ((logits, vb), (logits.transpose(1, 2), va)):
-                    x = x.masked_fill(~columns.unsqueeze(1), float("-inf"))
-                    x = x.masked_fill(~(va & vb).unsqueeze(2), 0.0)
-                    loss = F.cross_entropy(x.flatten(0, 1), labels, reduction="none")
-                    total = total + (loss * rows).sum() / rows.sum().clamp_min(1)
-                losses[f"{a[0]}{b[0]}"] = total / 2
+                by_second = a in self.timed and b in self.timed
+                sides = [self.side(state.semantic[m], state.valid[m], by_second) for m in (a, b)]
+                losses[f"{a[0]}{b[0]}"] = self.info_nce(*sides)
         return losses
+
+    def side(self, z, valid, by_second):
+        """Unit vectors [T', B, D] and which of them exist, BoolTensor[T', B]."""
+        if not by_second:
+            weight = valid.to(z.dtype).unsqueeze(-1)
+            z = (z * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)  # (B, 1, D)
+            valid = valid.any(1, keepdim=True)
+        return F.normalize(z, dim=-1).transpose(0, 1), valid.t()
+
+    def info_nce(self, a, b):
+        (za, va), (zb, vb) = a, b
+        logits = za @ zb.transpose(1, 2) / self.temperature  # (T', B, B)
+        T, B, _ = logits.shape
+        labels = torch.arange(B, device=logits.device).repeat(T)
+        both = va & vb
+        total = 0
+        for x, columns in ((logits, vb), (logits.transpose(1, 2), va)):
+            x = x.masked_fill(~columns.unsqueeze(1), float("-inf")).masked_fill(~both.unsqueeze(2), 0.0)
+            loss = F.cross_entropy(x.flatten(0, 1), labels, reduction="none")
+            total = total + (loss * both.flatten()).sum() / both.sum().clamp_min(1)
+        return total / 2

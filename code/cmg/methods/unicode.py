@@ -43,19 +43,21 @@ def build(shapes, options):
     parts = {}
     if weights["rec"]:
         parts["rec"] = terms.Reconstruction(model, specific, dim, released)
+    # Words are no seconds: with `--text-alignment clip`, no term pairs word t with second t.
+    timed = [m for m in model.modalities if m != "text" or options["text_alignment"] == "step"]
     if weights["commit"]:
-        parts["commit"] = terms.Commitment(scale=2.0 if released else 1.0)
+        parts["commit"] = terms.Commitment(scale=2.0 if released else 1.0, timed=timed)
     if weights["club"]:
         parts["club"] = terms.Disentangling(model, specific, dim, options["club_steps"], options["club_lr"],
                                             options["equations"])
     if len(model.modalities) > 1:
-        if weights["cpc"]:
-            parts["cpc"] = terms.Prediction(model.modalities, dim, options["cpc_steps"], options["cpc_temperature"],
+        if weights["cpc"] and len(timed) > 1:
+            parts["cpc"] = terms.Prediction(timed, dim, options["cpc_steps"], options["cpc_temperature"],
                                             options["equations"])
         if weights["cmcm"]:
             parts["cmcm"] = terms.Matching(options["equations"])
         if weights["align"]:
-            parts["align"] = terms.Alignment(options["align_temperature"])
+            parts["align"] = terms.Alignment(options["align_temperature"], timed)
     method = UniCode(model, specific, parts, weights, options["specific_steps"])
     method.released = released
     return method
