@@ -194,6 +194,7 @@ def main(argv=None):
               f"{record['parameters'] / 1e6:.1f} M parameters ({record['parameters_kept'] / 1e6:.1f} M kept), "
               f"{trainer.total} steps on {device}" + (f", from step {trainer.step}" if content else ""))
     trainer.run(recorder, progress=rank == 0)
+    distributed.finish()
     if rank == 0:
         recorder.close()
         print(f"checkpoints in {out}")

@@ -98,6 +98,11 @@ class Method(nn.Module):
         inner = {p for o in self.inner_optimizers().values() for g in o.param_groups for p in g["params"]}
         return [p for p in self.parameters() if p not in inner]
 
+    def compile_parts(self):
+        """`torch.compile` every Φ, Ψ and term in place; the names in the checkpoint stay as they are."""
+        for part in (*self.model.semantic.values(), *(self.specific or {}).values(), *self.terms.values()):
+            part.compile()
+
     def clip_groups(self):
         """Lists of parameters whose gradient norm is clipped together; one group unless a method says otherwise."""
         return [self.trained_parameters()]

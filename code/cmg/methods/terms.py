@@ -9,6 +9,7 @@ from cmg.losses.cross_cpc import CrossCPC
 from cmg.losses.matching import CodeMatching
 from cmg.models.semantic import mse
 from cmg.models.specific import build_decoder
+from cmg.training.distributed import average_gradients
 
 
 class Reconstruction(nn.Module):
@@ -91,6 +92,7 @@ class Disentangling(nn.Module):
             loss = -sum(q.log_likelihood(*pairs[m], state.valid[m][:, state.steps]) for m, q in self.estimators.items())
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            average_gradients(self.estimators.parameters())
             self.optimizer.step()
         self.estimators.requires_grad_(False)
 

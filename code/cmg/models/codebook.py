@@ -120,8 +120,8 @@ class Codebook(nn.Module):
             one_hot.scatter_(1, nearest.unsqueeze(1), 1.0)
             count = one_hot.sum(0).unsqueeze(1)
             centres = torch.where(count > 0, one_hot.t() @ points / count.clamp_min(1), centres)
-        self.embedding.copy_(centres)
-        self.weight.copy_(centres)
+        self.embedding.copy_(broadcast(centres))
+        self.weight.copy_(self.embedding)
         self.count.fill_(1.0)
 
     @torch.no_grad()

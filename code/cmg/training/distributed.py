@@ -16,6 +16,13 @@ def start(device_type):
     return rank, size
 
 
+def finish():
+    """Leave the process group together: a rank that goes first can take the others' connections down."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def choose_device(name):
     """`--device` as a torch.device: "auto", "cpu", "cuda" (this process's own card under torchrun) or "cuda:N"."""
     if name == "auto":

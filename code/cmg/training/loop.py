@@ -53,8 +53,8 @@ class Trainer:
             method.trained_parameters(), lr=options["lr"], weight_decay=options["weight_decay"],
             fused=device.type == "cuda",
         )
-        self.phases = torch.compile(method.losses) if options["compile"] else method.losses
-        self.encode = torch.compile(method.encode) if options["compile"] else method.encode
+        if options["compile"]:
+            method.compile_parts()
         self.epoch = self.batch = self.step = 0
         self.per_epoch = len(epoch_order(len(features), options["batch_size"], 0, 0))
         self.total = options["epochs"] * self.per_epoch
@@ -72,9 +72,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = options["lr"] * learning_rate(self.step, self.total, options)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=options["precision"] == "bf16"):
-            state = self.encode(batch)
+            state = method.encode(batch)
             method.fit(state)
-            losses = self.phases(state)
+            losses = method.losses(state)
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         average_gradients(method.trained_parameters())
