@@ -17,6 +17,7 @@ from cmg.downstream.results import find_checkpoints, markdown_table, write_resul
 from cmg.downstream.tokens import TokenSet, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
 from cmg.models.unified import UnifiedModel
+from cmg.presets import PRESETS
 from cmg.training import checkpoint
 
 K, T, CODES = 3, 10, 8  # codes 0..2 are the classes, 3 is background, 4..7 the same of a split codebook
@@ -374,8 +375,7 @@ def test_same_seed_same_rows(run):
 def test_real_model(tmp_path, clips):
     """A checkpoint of an untrained model, saved and loaded as pretraining does, at a size of its own."""
     features = write_features(tmp_path / "ave.h5", [clip for split in clips.values() for clip in split])
-    options = {"dim": 16, "layers": 1, "codes": 12, "decay": 0.99, "equations": "paper", "mm_ema": "aligned",
-               "reset": "both", "reset_after": 100, "seed": 1}
+    options = PRESETS["small"] | {"dim": 16, "codes": 12, "seed": 1}
     torch.manual_seed(0)
     shapes = {"video": (T, CODES), "audio": (T, CODES)}
     model = UnifiedModel(shapes, options)

@@ -10,9 +10,9 @@ the target's. Two figures a direction: `accuracy`, clip top-1 over the K classes
 Protocols
 ---------
 strict : fit on train; learning rate and epoch chosen on val *of the source modality*, so that the probe never sees a
-    label of the target; test once. Of a run folder's checkpoints the one with the best clip top-1 on the *target's*
-    val split, averaged over directions, is taken and copied to `best.pt` (AVE is the paper's validation set); only
-    this one is tested. Clips that the checkpoint was pretrained on are left out of test and counted.
+    label of the target; test once. Of a run folder's checkpoints the one that does best on the *target's* val split,
+    averaged over directions and both figures, is taken and copied to `best.pt` (AVE is the paper's validation set);
+    only this one is tested. Clips that the checkpoint was pretrained on are left out of test and counted.
 paper : what the public script measures. Fit on train and report on the *train* split of the target, at the epoch at
     which that figure is best; learning rate 4e-4, batch 80, gradient norm 0.5. A fit, not a test. Kept comparable,
     marked in every output.
@@ -82,12 +82,14 @@ class Split(NamedTuple):
 class Validation(NamedTuple):
     """One checkpoint before any test: what the choice among checkpoints rests on.
 
-    values[source] holds top-1 per probe seed of every modality on the deciding split: val (strict), train (paper).
+    values[kind][source] holds the figure per probe seed of every modality on the deciding split: val (strict), train
+    (paper). `score` is their mean over directions: of both kinds in strict, because a val split of few clips tells
+    little by clips alone; of clip top-1 in paper.
     """
 
     score: float
-    values: dict[str, dict[str, torch.Tensor]]
-    selected: dict[str, Selected]
+    values: dict[str, dict[str, dict[str, torch.Tensor]]]
+    selected: dict[str, dict[str, Selected]]
     encoded: "Encoded"
 
 
@@ -186,12 +188,15 @@ class AveTask:
         return {m: torch.stack(curve).amax(0).view(-1, seeds).amax(0) for m, curve in curves.items()}, None
 
     def validate(self, model) -> Validation:
-        """Fit the clip probes of one checkpoint; `score` is the mean over directions of the target's figure."""
+        """Fit the probes of one checkpoint and score it on the deciding split."""
         encoded = Encoded(model, self)
-        values, selected = {}, {}
-        for source in self.sources:
-            values[source], selected[source] = self.fit("clip", source, encoded)
-        means = [values[source][target].mean().item() for source, target in self.pairs]
+        values, selected = {kind: {} for kind in METRICS}, {kind: {} for kind in METRICS}
+        for kind, source in ((k, s) for k in METRICS for s in self.sources):
+            if self.targets(source, kind):
+                values[kind][source], selected[kind][source] = self.fit(kind, source, encoded)
+        kinds = METRICS if self.settings.protocol == "strict" else ("clip",)
+        means = [values[kind][source][target].mean().item() for kind in kinds for source in values[kind]
+                 for target in self.targets(source, kind)]
         return Validation(sum(means) / len(means), values, selected, encoded)
 
     def report(self, validation: Validation) -> list[dict]:
@@ -202,10 +207,7 @@ class AveTask:
             targets = self.targets(source, kind)
             if not targets:
                 continue
-            if kind == "clip":
-                values, selected = validation.values[source], validation.selected[source]
-            else:
-                values, selected = self.fit(kind, source, encoded)
+            values, selected = validation.values[kind][source], validation.selected[kind][source]
             judged = {m: encoded.data(self.judged, m, kind) for m in [source, *targets]}
             extra = {}
             if selected is not None:
@@ -317,7 +319,7 @@ def main(argv=None):
         content = read(path)
         validation = task.validate(build_model(content, device))
         entry = {"checkpoint": path.name, "epoch": content["epoch"], "score": round(validation.score, 4)}
-        entry |= {f"{s} → {t}": round(validation.values[s][t].mean().item(), 4) for s, t in task.pairs}
+        entry |= {f"{s} → {t}": round(validation.values["clip"][s][t].mean().item(), 4) for s, t in task.pairs}
         sweep.append(entry)
         if best is None or validation.score > best[0].score:  # the earlier one of equals
             best = validation, path, content
@@ -331,8 +333,8 @@ def main(argv=None):
     if len(paths) > 1:
         write_atomically(out / f"ave_sweep_{args.protocol}.json", json.dumps(sweep, indent=2) + "\n")
         names = list(sweep[0])[3:]
-        print(f"Clip top-1 on the {split} split of the target\n")
-        print(markdown_table(["checkpoint", "mean", *names], [
+        print(f"Score and clip top-1 on the {split} split of the target\n")
+        print(markdown_table(["checkpoint", "score", *names], [
             [f"**{e['checkpoint']}**" if e["checkpoint"] == path.name else e["checkpoint"],
              *(f"{e[name]:.1f}" for name in ["score", *names])] for e in sweep]) + "\n")
     if args.protocol == "strict" and Path(args.checkpoint).is_dir():
