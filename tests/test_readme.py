@@ -1,0 +1,105 @@
+"""The README holds: its commands parse, its files exist, its Python runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cmg.bench
+import cmg.downstream.ave
+import cmg.extract.__main__
+import cmg.pretrain
+import cmg.tables
+from cmg.data.features import FeatureFile
+from cmg.presets import PRESETS
+from cmg.training import checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAINS = {"cmg.pretrain": cmg.pretrain.main, "cmg.tables": cmg.tables.main, "cmg.bench": cmg.bench.main,
+         "cmg.downstream.ave": cmg.downstream.ave.main, "cmg.extract": cmg.extract.__main__.main}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def script_calls():
+    lines = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line]
+
+
+def flags_known(module):
+    """Long flags that a command's --help names."""
+    import contextlib
+    import io
+
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), pytest.raises(SystemExit) as stop:
+        MAINS[module](["--help"])
+    assert stop.value.code == 0
+    return set(re.findall(r"--[a-z][a-z-]+", told.getvalue()))
+
+
+def test_every_script_of_the_readme_exists_and_knows_its_flags():
+    calls = [call for call in script_calls() if call[0].startswith("./scripts/")]
+    assert len(calls) >= 6
+    for script, *arguments in calls:
+        text = (ROOT / script).read_text()
+        modules = re.findall(r"-m (cmg[\w.]+)", text)
+        known = set().union(*(flags_known(m) for m in modules)) if modules else set()
+        for flag in (a for a in arguments if a.startswith("--")):
+            assert flag in known, f"{script} {flag}"
+
+
+@pytest.mark.parametrize("module", sorted(MAINS))
+def test_scripts_pass_flags_that_exist(module):
+    known = flags_known(module)
+    for script in (ROOT / "scripts").glob("*.sh"):
+        for call in re.findall(rf"-m {re.escape(module)}\s((?:.*\\\n)*.*)", re.sub(r"^#.*", "", script.read_text(),
+                                                                                 flags=re.M)):
+            for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", call):
+                assert flag in known, f"{script.name}: {flag}"
+
+
+def test_flags_that_the_text_names_exist():
+    known = set().union(*(flags_known(m) for m in MAINS)) | {"--logdir"}
+    prose = re.sub(r"```.*?```", "", README, flags=re.S)
+    for flag in re.findall(r"`(--[a-z][a-z-]+)", prose):
+        assert flag in known, flag
+
+
+def test_links_and_files_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for name in re.findall(r"`((?:models|losses|methods|training|downstream)/\w+\.py)", README):
+        assert (ROOT / "code" / "cmg" / name).exists(), name
+
+
+def test_python_of_the_readme_runs(tmp_path, monkeypatch):
+    (snippet,) = blocks("python")
+    options = PRESETS["small"] | {"dim": 16, "codes": 12}
+    shapes = {"video": (10, 7, 7, 6), "audio": (10, 8)}
+    model = cmg.training.checkpoint.UnifiedModel(shapes, options)
+    (tmp_path / "checkpoint" / "mine").mkdir(parents=True)
+    checkpoint.save(tmp_path / "checkpoint" / "mine" / "best.pt", {
+        "format": 1, "args": options, "shapes": {m: list(s) for m, s in shapes.items()}, "model": model.state_dict(),
+        "pretrain_ids": [], "epoch": 0, "step": 0})
+    monkeypatch.chdir(tmp_path)
+    names = {"features": torch.randn(2, 10, 7, 7, 6)}
+    exec(snippet, names)
+    tokens = names["tokens"]
+    assert tokens.codes.shape == (2, 10) and tokens.quantized.shape == tokens.semantic.shape == (2, 10, 16)
+    both = names["model"].encode(video=names["features"], audio=np.zeros((2, 10, 8), np.float32))
+    assert set(both) == {"video", "audio"}
+
+
+def test_python_of_the_data_guide_runs(tmp_path, monkeypatch):
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "data" / "README.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    file = FeatureFile(tmp_path / "mine.h5")
+    assert len(file.ids) == 100 and file.shapes == {"video": (10, 7, 7, 512), "audio": (10, 128)}
