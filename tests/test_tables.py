@@ -44,14 +44,14 @@ class Finished:
         rows = [{"metric": metric, "source": "video", "target": "audio", "value": value, "source_value": value + 1,
                  "chance": 10.0, "match_rate": 40.0, "code_overlap": 0.5, "commit": "abc"}
                 for metric, value in self.values.items()]
-        return {"seed": self.seed, "pretrain_seconds": 60.0}, rows
+        return 1.5, rows
 
 
 def test_summary_is_mean_and_std_over_seeds():
     values = [70.0, 80.0, 84.0]
     cells = [Finished("row", seed, {"accuracy": v, "segment_accuracy": v / 2}) for seed, v in enumerate(values)]
     (line,) = summarise(cells)
-    assert line["direction"] == "v2a" and line["seeds"] == 3 and line["minutes"] == 1.0
+    assert line["direction"] == "v2a" and line["seeds"] == 3 and line["minutes"] == 1.5
     assert line["transfer"] == pytest.approx(mean(values)) and line["transfer std"] == pytest.approx(stdev(values))
     assert line["own modality"] == pytest.approx(mean(values) + 1)
     assert line["segment transfer"] == pytest.approx(mean(values) / 2)

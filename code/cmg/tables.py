@@ -18,7 +18,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, stdev
@@ -77,16 +76,13 @@ class Cell:
 
     def run(self, threads):
         """Pretrain and validate. Output goes to cell.log in the folder's place; raises with its last line."""
-        began = time.monotonic()
         synthetic = self.args.data == ["synthetic"]
         where = [] if synthetic else ["--annotations", self.args.annotations]
         self.call(threads, "cmg.pretrain", "--data", *self.args.data, *self.flags, "--seed", str(self.seed),
                   "--out", str(self.folder), "--resume", "auto", "--device", self.args.device)
-        pretrained = time.monotonic() - began
         self.call(threads, "cmg.downstream.ave", "--checkpoint", str(self.folder), "--data",
                   *(self.args.data if synthetic else self.args.eval_data), *where, "--device", self.args.device)
-        record = {"name": self.name, "seed": self.seed, "flags": self.flags, "pretrain_seconds": round(pretrained, 1),
-                  "seconds": round(time.monotonic() - began, 1)}
+        record = {"name": self.name, "seed": self.seed, "flags": self.flags}
         write_atomically(self.folder / "cell.json", json.dumps(record, indent=1) + "\n")
 
     def call(self, threads, module, *arguments):
@@ -102,10 +98,17 @@ class Cell:
             raise UserError(f"row {self.name!r}, seed {self.seed}: {last} (all of it: {log})")
 
     def results(self):
-        """(cell.json, rows of results.json that belong to this table)."""
+        """(minutes of pretraining, rows of results.json that belong to this table)."""
         rows = json.loads((self.folder / "results.json").read_text())
         rows = [row for row in rows if row["task"] == "ave" and row["protocol"] == "strict"]
-        return json.loads((self.folder / "cell.json").read_text()), rows
+        return self.minutes(), rows
+
+    def minutes(self):
+        """Training time from the logged rates, so that interruptions and idle time between them do not count."""
+        batch = json.loads((self.folder / "args.json").read_text())["flags"]["batch_size"]
+        with open(self.folder / "metrics.csv", newline="") as file:
+            rows = [(int(row["step"]), float(row["train/clips_per_s"])) for row in csv.DictReader(file)]
+        return sum((b - a) * batch / rate for (a, _), (b, rate) in zip(rows, rows[1:])) / 60
 
 
 def spread(values):
@@ -117,21 +120,22 @@ def summarise(cells):
     """One record per (row, direction): mean and std over seeds of every column, and what the codebook shares."""
     groups = {}
     for cell in cells:
-        record, rows = cell.results()
+        minutes, rows = cell.results()
         for row in rows:
-            groups.setdefault((cell.name, f"{row['source'][0]}2{row['target'][0]}"), []).append((record, row))
+            group = groups.setdefault((cell.name, f"{row['source'][0]}2{row['target'][0]}"), [])
+            group.append((cell.seed, minutes, row))
     table = []
     for (name, direction), found in groups.items():
-        line = {"name": name, "direction": direction, "seeds": len({record["seed"] for record, _ in found})}
+        line = {"name": name, "direction": direction, "seeds": len({seed for seed, _, _ in found})}
         for header, metric, field in COLUMNS:
-            values = [row[field] for _, row in found if row["metric"] == metric]
+            values = [row[field] for _, _, row in found if row["metric"] == metric]
             if values:
                 line[header], line[f"{header} std"] = spread(values)
-        clip = [(record, row) for record, row in found if row["metric"] == "accuracy"]
+        clip = [(minutes, row) for _, minutes, row in found if row["metric"] == "accuracy"]
         for header, field in (("chance", "chance"), ("match rate", "match_rate"), ("overlap", "code_overlap")):
             values = [row[field] for _, row in clip if row[field] is not None]
             line[header] = mean(values) if values else None
-        line["minutes"] = mean(record["pretrain_seconds"] for record, _ in clip) / 60
+        line["minutes"] = mean(minutes for minutes, _ in clip)
         line["commit"] = ", ".join(sorted({row["commit"] for _, row in clip}))
         table.append(line)
     return table
