@@ -32,7 +32,9 @@ def command(main):
         try:
             return main(argv)
         except UserError as error:
-            print(f"{_command_name(main)}: error: {error}", file=sys.stderr)
+            # One that a loader process raised arrives with that process's traceback before its own line.
+            line = str(error).strip().splitlines()[-1].removeprefix("cmg.errors.UserError: ")
+            print(f"{_command_name(main)}: error: {line}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

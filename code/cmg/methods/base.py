@@ -46,7 +46,7 @@ class Method(nn.Module):
         an `optimizer` attribute that the checkpoint carries along.
     weights : dict name -> float. A term of weight 0 should not be built at all.
     specific_steps : Ψ and what reads it run at this many random steps of every batch, an unbiased estimate of the
-        same terms at a fraction of their cost; 0 = at all.
+        same terms at a fraction of their cost; 0 = at every step.
     """
 
     def __init__(self, model, specific, terms, weights, specific_steps=0):
@@ -58,11 +58,11 @@ class Method(nn.Module):
 
     def encode(self, batch):
         model = self.model
-        state = State({m: batch[m] for m in model.modalities}, {m: model.mask(batch[f"valid/{m}"]) for m in
-                                                                model.modalities})
-        T = next(iter(state.valid.values())).shape[1]
+        valid = {m: model.mask(batch[f"valid/{m}"]) for m in model.modalities}
+        state = State({m: batch[m] for m in model.modalities}, valid)
+        T = next(iter(valid.values())).shape[1]
         if self.specific_steps and self.specific_steps < T:
-            state.steps = torch.randperm(T)[: self.specific_steps].to(state.valid[model.modalities[0]].device)
+            state.steps = torch.randperm(T)[: self.specific_steps].to(model.codebook.embedding.device)
         for m in model.modalities:
             encoder = model.semantic[m]
             state.front[m] = encoder.front(state.features[m])

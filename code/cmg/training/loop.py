@@ -49,8 +49,9 @@ class Trainer:
         self.method, self.features, self.options = method, features, options
         self.folder, self.device, self.rank, self.size = Path(folder), device, rank, size
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options["optimizer"]]
+        self.parameters = method.trained_parameters()
         self.optimizer = kind(
-            method.trained_parameters(), lr=options["lr"], weight_decay=options["weight_decay"],
+            self.parameters, lr=options["lr"], weight_decay=options["weight_decay"],
             fused=device.type == "cuda",
         )
         if options["compile"]:
@@ -77,7 +78,7 @@ class Trainer:
             losses = method.losses(state)
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
-        average_gradients(method.trained_parameters())
+        average_gradients(self.parameters)
         norms = [torch.nn.utils.clip_grad_norm_(g, options["clip_grad"] or math.inf) for g in self.groups]
         self.optimizer.step()
         method.update(state)
@@ -123,27 +124,27 @@ class Trainer:
             # On a CPU reading a loss costs nothing; on a GPU it would drain the queue, so there only when logging.
             log = self.step % options["log_every"] == 0 or self.step + 1 == self.total
             if log or self.device.type == "cpu":
-                self.check(losses)
+                self.check(losses, norm)
             if log:
                 self.log(recorder, losses, state, norm, seen / (time.monotonic() - begin), bar)
             self.step, self.batch = self.step + 1, self.batch + 1
             bar.update()
             if self.batch == self.per_epoch:
                 self.epoch, self.batch = self.epoch + 1, 0
-                self.check(losses)
+                self.check(losses, norm)
                 self.save(epoch_end=True)
             elif options["save_every"] and self.step % options["save_every"] == 0:
-                self.check(losses)
+                self.check(losses, norm)
                 self.save(epoch_end=False)
             if self.step == self.total:
                 break
 
-    def check(self, losses):
-        """Stop on a loss that is not finite, naming the term; what is on disk is still good."""
-        names = list(losses)
-        finite = torch.stack([losses[n].detach() for n in names]).isfinite().tolist()
+    def check(self, losses, norm):
+        """Stop on a loss or a gradient that is not finite, naming the term; what is on disk is still good."""
+        values = losses | {"(gradient norm)": norm}
+        finite = torch.stack([value.detach() for value in values.values()]).isfinite().tolist()
         if not all(finite):
-            bad = ", ".join(n for n, ok in zip(names, finite) if not ok)
+            bad = ", ".join(n for n, ok in zip(values, finite) if not ok)
             kept = self.folder / "latest.pt"
             where = f"last good state: {kept}" if kept.exists() else "no checkpoint was written yet"
             raise UserError(f"loss term {bad} is not finite at step {self.step}; {where}")
