@@ -18,6 +18,7 @@ import cmg
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.errors import UserError
 from cmg.methods.base import available, build
+from cmg.presets import PRESETS
 from cmg.pretrain import main, parse
 from cmg.training.loop import Trainer, epoch_order, learning_rate
 
@@ -154,6 +155,21 @@ def test_specific_steps_estimates_the_same_terms(clips):
         assert torch.stack([d[f"rec/{m}"] for d in draws]).mean().item() == pytest.approx(
             exact[f"rec/{m}"].item(), rel=0.03)
     assert draws[0]["cpc/a2v"] == exact["cpc/a2v"]
+
+
+def test_a_clip_without_any_text_does_no_harm(clips):
+    options = vars(parse(["--data", clips, "--out", "x", *SMALL]))
+    for preset in ("small", "paper"):
+        method = build(SHAPES, options | PRESETS[preset] | {"dim": 16, "specific_dim": 8, "codes": 24})
+        batch = FeatureSet(clips).__getitems__(list(range(8)))
+        batch["valid/text"][:3] = False
+        state = method.encode(batch)
+        losses = method.losses(state)
+        sum(losses.values()).backward()
+        assert all(v.isfinite() for v in losses.values())
+        assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
+        method.update(state)
+        assert int(method.model.codebook.skipped) == 0 and method.model.codebook.embedding.isfinite().all()
 
 
 def test_bf16_stays_near_fp32(clips, tmp_path):

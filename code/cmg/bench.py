@@ -104,7 +104,8 @@ def measure(args, device):
     flops = counter.get_total_flops()
     return {
         "preset": args.preset, "modalities": list(args.modalities), "shapes": args.shapes,
-        "batch_size": args.batch_size, "precision": args.precision, "compile": args.compile, "device": name, "gflop_per_step": flops / 1e9,
+        "batch_size": args.batch_size, "precision": args.precision, "compile": args.compile, "device": name,
+        "gflop_per_step": flops / 1e9,
         "step_ms": 1e3 * step, "step_ms_min": 1e3 * min(times), "step_ms_max": 1e3 * max(times), "steps": args.steps,
         "clips_per_second": args.batch_size / step, "gflop_per_second": flops / step / 1e9,
         "ceiling_gflop_per_second": ceiling / 1e9, "share_of_ceiling": flops / step / ceiling,

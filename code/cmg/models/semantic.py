@@ -71,8 +71,12 @@ class TemporalEncoder(nn.Module):
         self.encoder.layers = nn.ModuleList(layer() for _ in range(layers))  # own draws: the library clones one layer
 
     def forward(self, x, valid=None):
-        """valid : BoolTensor[B, T] or None. Steps that are not valid are not attended to."""
-        padding = None if valid is None else ~valid
+        """valid : BoolTensor[B, T] or None. Steps that are not valid are not attended to.
+
+        A clip without a single valid step attends to all of them: its output is masked by every term, and an empty
+        softmax would be nan.
+        """
+        padding = None if valid is None else ~valid & valid.any(1, keepdim=True)
         return self.encoder(self.project(x), src_key_padding_mask=padding)
 
 

@@ -108,7 +108,8 @@ class Trainer:
     def run(self, recorder, progress=True):
         """Train to the end, recording on rank 0 and writing checkpoints. `recorder` is None on other ranks."""
         self.method.train()
-        with tqdm(total=self.total, initial=self.step, unit="step", disable=not progress, dynamic_ncols=True) as bar:
+        quiet = None if progress else True  # None: only where stderr is a terminal
+        with tqdm(total=self.total, initial=self.step, unit="step", disable=quiet, dynamic_ncols=True) as bar:
             while self.step < self.total:
                 self.run_epoch(recorder, bar)
         if self.batch:  # --max-steps ended inside an epoch
