@@ -16,8 +16,8 @@ REQUIRED = [
 ]
 EXTRAS = {
     "extract": ["av>=14.0", "transformers>=4.48", "pillow>=10.0"],
-    "avs": ["timm>=1.0"],
-    "dev": ["pytest>=8.0", "ruff>=0.9", "vector-quantize-pytorch>=1.20", "av>=14.0", "pillow>=10.0", "scipy>=1.11"],
+    "avs": ["timm>=1.0", "av>=14.0", "pillow>=10.0"],
+    "dev": ["timm>=1.0", "pytest>=8.0", "ruff>=0.9", "vector-quantize-pytorch>=1.20", "av>=14.0", "pillow>=10.0", "scipy>=1.11"],
 }
 
 setup(
@@ -27,6 +27,7 @@ setup(
     license="MIT",
     package_dir={"": "code"},
     packages=find_packages("code"),
+    package_data={"cmg.data": ["*.csv"]},
     python_requires=">=3.10",
     install_requires=REQUIRED,
     extras_require=EXTRAS,

@@ -145,12 +145,12 @@ def main(argv=None):
     failed_csv = out.with_name(out.name + ".failed.csv")
 
     start, done, failed = time.monotonic(), parts.ids(), []
-    todo = [job for job in jobs if job.id not in done]
-    if len(todo) < len(jobs):
-        print(f"resuming: {len(jobs) - len(todo)} of {len(jobs)} clips are done", file=sys.stderr)
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", disable=None)
+    pending = [job for job in jobs if job.id not in done]
+    if len(pending) < len(jobs):
+        print(f"resuming: {len(jobs) - len(pending)} of {len(jobs)} clips are done", file=sys.stderr)
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(pending), unit="clip", disable=None)
     try:
-        for outcome in extract_all(todo, recipe, args.workers):
+        for outcome in extract_all(pending, recipe, args.workers):
             if outcome.reason:
                 failed.append(outcome)
                 bar.write(f"bad clip {outcome.job.id}: {outcome.reason}", file=sys.stderr)
