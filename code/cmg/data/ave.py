@@ -60,7 +60,7 @@ def read_ave(folder) -> AveAnnotations:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--annotations {folder}: no such folder; expected AVE's Annotations.txt and splits in it")
-    rows = _read_rows(folder / "Annotations.txt")
+    rows = read_rows(folder / "Annotations.txt")
     clips = [clip for _, clip in rows]
     classes = _read_classes(folder, rows)
 
@@ -124,7 +124,7 @@ def _lines(path: Path):
     return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-def _read_rows(path: Path) -> list[tuple[str, Clip]]:
+def read_rows(path: Path) -> list[tuple[str, Clip]]:
     """Every row of an annotation file as (place to name in messages, clip)."""
     rows = []
     for number, line in _lines(path):
@@ -167,7 +167,7 @@ def _read_split(folder: Path, split: str, clips: list[Clip]) -> list[tuple[str, 
     text, order = folder / f"{split}Set.txt", folder / f"{split}_order.h5"
     if text.exists():
         known = set(clips)
-        rows = _read_rows(text)
+        rows = read_rows(text)
         for place, clip in rows:
             if clip not in known:
                 raise UserError(f"{place}: clip {clip.id} ({clip.category}) is not a row of Annotations.txt")

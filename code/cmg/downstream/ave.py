@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from cmg.cli import MODALITIES, Parser, command, git_commit
+from cmg.cli import MODALITIES, Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels, video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
@@ -43,33 +43,23 @@ from cmg.downstream.results import (
     write_atomically,
     write_results,
 )
+from cmg.downstream.task import (
+    CLIP_NORM,
+    STRICT,
+    Settings,
+    add_probe_flags,
+    mean,
+    output_folder,
+    probe_settings,
+    std,
+    with_origin,
+)
 from cmg.downstream.tokens import TokenSet, check_shapes, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
 from cmg.training.checkpoint import build_model, read
 from cmg.training.distributed import choose_device
 
 METRICS = {"clip": "accuracy", "segment": "segment_accuracy"}
-# Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
-LRS = {"strict": (1e-3, 3e-3, 1e-2), "paper": (4e-4,)}
-CLIP_NORM = 0.5  # of the paper protocol
-
-
-class Settings(NamedTuple):
-    """How probes are trained; `lrs` None stands for the protocol's own."""
-
-    protocol: str = "strict"
-    epochs: int = 30
-    lrs: tuple[float, ...] | None = None
-    batch_size: int = 80
-    probe_seeds: int = 3
-    seed: int = 0
-
-    def fit_arguments(self):
-        return {"seeds": [self.seed + i for i in range(self.probe_seeds)], "lrs": self.lrs or LRS[self.protocol],
-                "epochs": self.epochs, "batch_size": self.batch_size, "seed": self.seed}
-
-
-STRICT = Settings()
 
 
 class Split(NamedTuple):
@@ -131,7 +121,7 @@ class AveTask:
     UserError : steps that are no seconds, a split without any features, or a test that was all pretrained on.
     """
 
-    def __init__(self, features: FeatureSet, annotations: AveAnnotations, pairs, settings=STRICT,
+    def __init__(self, features: FeatureSet, annotations: AveAnnotations, pairs, settings: Settings = STRICT,
                  pretrain_ids=(), device="cpu"):
         self.features, self.pairs, self.settings, self.device = features, list(pairs), settings, device
         self.sources = list(dict.fromkeys(source for source, _ in self.pairs))
@@ -212,18 +202,18 @@ class AveTask:
             extra = {}
             if selected is not None:
                 val, values = values, {m: selected.probes.score(judged[m]).accuracy for m in judged}
-                extra = {"probe_lr": selected.lr, "probe_epoch": selected.epochs, "source_val": _mean(val[source])}
+                extra = {"probe_lr": selected.lr, "probe_epoch": selected.epochs, "source_val": mean(val[source])}
             train = encoded.data("train", source, kind)
             for target in targets:
                 if selected is not None:
-                    extra["val"] = _mean(val[target])
+                    extra["val"] = mean(val[target])
                 sharing = codebook_sharing(encoded.tokens(self.judged, source), encoded.tokens(self.judged, target))
                 rows.append({
                     "task": "ave", "source": source, "target": target, "protocol": self.settings.protocol,
-                    "metric": METRICS[kind], "value": _mean(values[target]), "source_value": _mean(values[source]),
+                    "metric": METRICS[kind], "value": mean(values[target]), "source_value": mean(values[source]),
                     "chance": constant_accuracy(train, judged[target]), "n_train": len(train.labels),
                     "n_test": len(judged[target].labels), "seed": self.settings.seed, "split": self.judged,
-                    "std": _std(values[target]), "source_std": _std(values[source]),
+                    "std": std(values[target]), "source_std": std(values[source]),
                     "chance_uniform": round(100 / self.outputs(kind), 4), "n_excluded": self.n_excluded,
                     "n_missing": len(self.missing), "probe_seeds": self.settings.probe_seeds, **extra,
                     **{name: value if value is None else round(value, 4) for name, value in sharing.items()},
@@ -245,47 +235,21 @@ def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=Non
     return task.report(task.validate(model))
 
 
-def _mean(x):
-    return round(x.mean().item(), 4)
-
-
-def _std(x):
-    return round(x.std(correction=1).item(), 4) if len(x) > 1 else 0.0
-
-
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="cmg.downstream.ave", description=__doc__.split("\n")[0])
     p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its epoch_*.pt are swept")
     p.add_argument("--data", nargs="+", required=True, help="feature files, or: synthetic (as pretrained on)")
     p.add_argument("--annotations", help="folder of AVE's Annotations.txt and splits; not needed with synthetic")
-    p.add_argument("--source", choices=MODALITIES, help="default: every modality that data and checkpoint share")
-    p.add_argument("--target", choices=MODALITIES, help="default: every other modality")
-    p.add_argument("--protocol", choices=("strict", "paper"), default="strict")
-    p.add_argument("--probe-epochs", type=int, default=30)
-    grids = "; ".join(f"{protocol}: {' '.join(f'{lr:g}' for lr in lrs)}" for protocol, lrs in LRS.items())
-    p.add_argument("--probe-lr", type=float, nargs="+", help=f"strict takes the best on val; default for {grids}")
-    p.add_argument("--batch-size", type=int, default=80, help="clips in a step of the probe")
-    p.add_argument("--probe-seeds", type=int, default=3, help="probes per direction, for mean and std")
-    p.add_argument("--seed", type=int, default=0, help="first probe's seed")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    p.add_argument("--out", help="folder of results.json; default: the checkpoint's")
+    add_probe_flags(p)
     return p
-
-
-def check_flags(args):
-    for name in ("probe_epochs", "batch_size", "probe_seeds"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
-    for lr in args.probe_lr or ():
-        if not 0 < lr < float("inf"):
-            raise UserError(f"--probe-lr {lr}: expected above 0")
-    if args.data != ["synthetic"] and args.annotations is None:
-        raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt")
 
 
 def open_task(args, content, device) -> AveTask:
     """The task that the flags ask for; `content` is the run's first checkpoint."""
+    settings = probe_settings(args)
     paths, annotations = args.data, args.annotations
+    if paths != ["synthetic"] and annotations is None:
+        raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt")
     if paths == ["synthetic"]:
         files = synthetic_files(spec=synthetic_spec(argparse.Namespace(**content["args"])))
         paths, annotations = [files.ave], annotations or files.annotations
@@ -293,8 +257,6 @@ def open_task(args, content, device) -> AveTask:
     pairs = directions(list(content["shapes"]), FeatureFile(paths[0]).modalities, args.source, args.target)
     features = FeatureSet(paths, [m for m in MODALITIES if any(m in pair for pair in pairs)])
     check_shapes(content["shapes"], features)
-    settings = Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
-                        args.probe_seeds, args.seed)
     task = AveTask(features, annotations, pairs, settings, content["pretrain_ids"], device)
     for line in annotations.skipped + annotations.notes:
         print(f"warning: {line}", file=sys.stderr)
@@ -309,10 +271,9 @@ def open_task(args, content, device) -> AveTask:
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    check_flags(args)
     device = choose_device(args.device)
     paths = find_checkpoints(args.checkpoint)
-    out = Path(args.out) if args.out else paths[0].parent
+    out = output_folder(args, paths[0])
     task = open_task(args, read(paths[0]), device)
     best, sweep = None, []
     for path in tqdm(paths, desc="sweep", leave=False, disable=len(paths) == 1):
@@ -325,10 +286,7 @@ def main(argv=None):
             best = validation, path, content
     validation, path, content = best
     rows = task.report(validation)
-    for row in rows:
-        row |= {"checkpoint": str(path), "epoch": content["epoch"], "pretrain_seed": content["args"].get("seed"),
-                "commit": git_commit()}
-
+    rows = with_origin(rows, path, content)
     split = "val" if args.protocol == "strict" else "train"
     if len(paths) > 1:
         write_atomically(out / f"ave_sweep_{args.protocol}.json", json.dumps(sweep, indent=2) + "\n")

@@ -1,11 +1,12 @@
 """Linear probes on frozen tokens: P = learning rates × seeds of them, trained side by side in one pass.
 
-Two heads, as in the public downstream code (D semantic width, K classes):
+Three kinds, as in the public downstream code (D semantic width, K classes):
 
 * clip: Linear(D, D) of each step, maximum over time, Linear(D, K);
-* segment: Linear(D, D), Linear(D, K + 1) of each second, the last output for background.
+* segment: Linear(D, D), Linear(D, K + 1) of each second, the last output for background;
+* events: the head of segment, but any number of classes a second: binary cross entropy plus `exp_log_loss`.
 
-Both are cheap because a token is one of few code vectors: the first layer runs once for each code that a batch
+All are cheap because a token is one of few code vectors: the first layer runs once for each code that a batch
 uses, not once for each second, and all probes share one matrix product. Continuous tokens work as well, at
 the price of one vector a second.
 
@@ -20,6 +21,9 @@ import torch
 import torch.nn.functional as F
 
 from cmg.downstream.tokens import TokenSet
+from cmg.losses.exp_log import exp_log_loss
+
+ALPHA = 0.1  # where the log loss of "events" starts
 
 
 class ProbeData(NamedTuple):
@@ -31,7 +35,7 @@ class ProbeData(NamedTuple):
         Which vector each step holds.
     valid : bool Tensor[N, T]
         Steps that exist; the others neither reach the maximum nor count as seconds.
-    labels : int64 Tensor[N] (clip) or Tensor[N, T] (segment)
+    labels : int64 Tensor[N] (clip) or Tensor[N, T] (segment), bool Tensor[N, T, K + 1] (events)
     """
 
     vectors: torch.Tensor
@@ -41,7 +45,7 @@ class ProbeData(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Accuracy in % and mean cross entropy of each probe, both [P]."""
+    """Accuracy in % (events: micro-F1 of the K classes) and mean loss of each probe, both [P]."""
 
     accuracy: torch.Tensor
     loss: torch.Tensor
@@ -94,15 +98,15 @@ class Probes:
 
     Parameters
     ----------
-    kind : "clip" or "segment"
+    kind : "clip", "segment" or "events"
     dim, outputs : int
-        D, and the number of classes (K for clips, K + 1 for segments).
+        D, and the number of classes (K for clips, K + 1 otherwise).
     seeds, lrs : one a probe
         Seed of its initialisation (`nn.Linear`'s uniform ±1/√D) and learning rate of its Adam.
     """
 
     def __init__(self, kind: str, dim: int, outputs: int, seeds, lrs, device="cpu", dtype=torch.float32):
-        assert kind in ("clip", "segment") and len(seeds) == len(lrs)
+        assert kind in ("clip", "segment", "events") and len(seeds) == len(lrs)
         self.kind, self.dim, self.outputs, self.seeds, self.lrs = kind, dim, outputs, tuple(seeds), tuple(lrs)
         shapes = (dim, dim), (dim,), (outputs, dim), (outputs,)
         stacks = [[] for _ in shapes]
@@ -110,17 +114,19 @@ class Probes:
             generator = torch.Generator().manual_seed(seed)
             for stack, shape in zip(stacks, shapes):
                 stack.append((2 * torch.rand(shape, generator=generator, dtype=dtype) - 1) / math.sqrt(dim))
-        # (P, D, D), (P, D), (P, K, D), (P, K)
+        if kind == "events":
+            stacks.append([torch.full((outputs,), ALPHA, dtype=dtype) for _ in seeds])
+        # (P, D, D), (P, D), (P, K, D), (P, K), and the class weights of the log loss (P, K)
         self.parameters = [torch.stack(stack).to(device).requires_grad_() for stack in stacks]
 
     def hidden(self, vectors):
         """First layer of all probes on Tensor[U, D], as one product -> Tensor[U, P·D]."""
-        weight, bias, _, _ = self.parameters
+        weight, bias = self.parameters[:2]
         return F.linear(vectors, weight.view(-1, self.dim), bias.view(-1))
 
     def classify(self, hidden):
         """Second layer, Tensor[N, P·D] -> Tensor[P, N, K]."""
-        _, _, weight, bias = self.parameters
+        weight, bias = self.parameters[2:4]
         hidden = hidden.view(len(hidden), -1, self.dim).transpose(0, 1)  # (P, N, D)
         return torch.baddbmm(bias[:, None], hidden, weight.transpose(1, 2))
 
@@ -129,13 +135,13 @@ class Probes:
         return self.classify(MaxOverTime.apply(self.hidden(vectors), index))
 
     def logits(self, data: ProbeData):
-        """Tensor[P, N, K] for clips, Tensor[P, N, T, K + 1] for segments."""
+        """Tensor[P, N, K] for clips, Tensor[P, N, T, K + 1] otherwise."""
         if self.kind == "clip":
             return self.clip_logits(data.vectors, data.index)
         return self.classify(self.hidden(data.vectors))[:, data.index]
 
     def loss(self, data: ProbeData, batch=None):
-        """Mean cross entropy of each probe over the clips numbered `batch` (all by default), Tensor[P]."""
+        """Mean loss of each probe over the clips numbered `batch` (all by default), Tensor[P]."""
         index, labels = data.index, data.labels
         if batch is not None:
             index, labels = index[batch], labels[batch]
@@ -144,26 +150,44 @@ class Probes:
             logits = self.clip_logits(data.vectors[used], local)
             return F.cross_entropy(logits.transpose(1, 2), labels.expand(len(logits), -1), reduction="none").mean(1)
         # The logits depend on the vector alone, so seconds are counted by (vector, label) instead of listed.
-        counts = self._counts(local, labels, data.valid if batch is None else data.valid[batch], len(used))
-        log_p = self.classify(self.hidden(data.vectors[used])).log_softmax(-1)  # (P, u, K+1)
-        return -(log_p * counts).sum((1, 2)) / counts.sum()
+        counts, seconds = self._counts(local, labels, data.valid if batch is None else data.valid[batch], len(used))
+        logits = self.classify(self.hidden(data.vectors[used]))  # (P, u, K+1)
+        if self.kind == "segment":
+            return -(logits.log_softmax(-1) * counts).sum((1, 2)) / counts.sum()
+        entropy = (seconds[:, None] * F.softplus(logits) - counts * logits).sum((1, 2))
+        total = seconds.sum()
+        return entropy / (total * self.outputs) + exp_log_loss(logits, counts, self.parameters[4][:, None], total)
 
     @torch.no_grad()
     def score(self, data: ProbeData) -> Score:
-        """Pooled accuracy over clips, or over the seconds that exist, with the mean loss."""
+        """Pooled accuracy over clips, or over the seconds that exist, with the mean loss.
+
+        Of events, micro-F1 at probability 0.5 without the background output: telling silence is no localisation.
+        """
         if self.kind == "clip":
             correct = self.logits(data).argmax(-1) == data.labels  # (P, N)
             return Score(100 * correct.double().mean(1), self.loss(data))
-        counts = self._counts(data.index, data.labels, data.valid, len(data.vectors))  # (U, K+1)
-        prediction = self.classify(self.hidden(data.vectors)).argmax(-1)  # (P, U)
+        counts, seconds = self._counts(data.index, data.labels, data.valid, len(data.vectors))  # (U, K+1), (U,)
+        logits = self.classify(self.hidden(data.vectors))  # (P, U, K+1)
+        if self.kind == "events":
+            fires = (logits > 0)[..., :-1]
+            hits = (fires * counts[:, :-1]).double().sum((1, 2))
+            predicted, true = (fires * seconds[:, None]).double().sum((1, 2)), counts[:, :-1].double().sum()
+            return Score(200 * hits / (predicted + true).clamp(min=1), self.loss(data))
+        prediction = logits.argmax(-1)  # (P, U)
         correct = counts.expand(len(prediction), -1, -1).gather(2, prediction[..., None]).double().sum((1, 2))
         return Score(100 * correct / counts.sum().double(), self.loss(data))
 
     def _counts(self, index, labels, valid, vectors):
-        """How many valid seconds hold (vector, label), Tensor[U, K + 1]."""
+        """How many valid seconds hold (vector, label), Tensor[U, K + 1], and how many each vector, Tensor[U]."""
+        dtype = self.parameters[0].dtype
+        seconds = torch.bincount(index[valid], minlength=vectors).to(dtype)
+        if self.kind == "events":
+            counts = torch.zeros(vectors, self.outputs, dtype=dtype, device=index.device)
+            return counts.index_add_(0, index[valid], labels[valid].to(dtype)), seconds
         pair = index * self.outputs + labels
         counts = torch.bincount(pair[valid], minlength=vectors * self.outputs)
-        return counts.view(vectors, self.outputs).to(self.parameters[0].dtype)
+        return counts.view(vectors, self.outputs).to(dtype), seconds
 
 
 def fit(kind: str, data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, batch_size: int = 80,

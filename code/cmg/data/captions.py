@@ -1,0 +1,152 @@
+"""Captions of public data sets as one CSV with the columns id and caption.  `python -m cmg.data.captions`
+
+    python -m cmg.data.captions clotho_captions_evaluation.csv --out captions.csv
+    python -m cmg.extract --captions captions.csv --modalities text --out clotho_text.h5
+
+The form of a file is known by its first line:
+
+* Clotho: file_name, caption_1 … caption_5; the clip is the file name without its ending;
+* AudioCaps: audiocap_id, youtube_id, start_time, caption; the clip is `<youtube_id>_<start, six digits>`, VGGSound's
+  way to name a cut;
+* MSR-VTT: key, vid_key, video_id, sentence; separated by commas or semicolons;
+* MSCOCO: a json object with `images` (id, file_name) and `annotations` (image_id, caption);
+* VGGSound: no header, `<youtube_id>_<start>.mp4, label`, or youtube_id, start, label, split; the label is the caption.
+
+The k-th of several captions of a clip has the id `<clip>#<k>`, a single one the clip's own, so that its features can
+share a file with the clip's. Rows without a caption are left out and told.
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from cmg.cli import Parser, command
+from cmg.downstream.results import write_atomically
+from cmg.errors import UserError
+
+
+class Caption(NamedTuple):
+    """One caption; `id` is its own, `clip` that of what it describes."""
+
+    id: str
+    clip: str
+    text: str
+
+
+def clip_of(name: str) -> str:
+    """The clip that a caption's id belongs to.
+
+    >>> clip_of("Santa Motor#3"), clip_of("-abc_000030")
+    ('Santa Motor', '-abc_000030')
+    """
+    head, mark, tail = name.rpartition("#")
+    return head if mark and tail.isdigit() else name
+
+
+def read_captions(path) -> tuple[list[Caption], list[str]]:
+    """Captions of a file in any of the forms above, and a line for every row that was left out.
+
+    Raises
+    ------
+    UserError
+        No such file, a form that is not known, or a broken row; the line names file and row.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError:
+        raise UserError(f"{path}: no such file; expected captions") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a UTF-8 text file") from None
+    rows = _coco(path, text) if text.lstrip().startswith("{") else _table(path, text)
+    pairs, skipped, number = [], [], {}
+    for place, clip, caption in rows:
+        if caption.strip():
+            pairs.append((clip, caption.strip()))
+            number[clip] = number.get(clip, 0) + 1
+        else:
+            skipped.append(f"{place}: {clip} has an empty caption, left out")
+    if not pairs:
+        raise UserError(f"{path}: no captions in it")
+    several = {clip for clip, count in number.items() if count > 1}
+    count, captions = dict.fromkeys(several, 0), []
+    for clip, caption in pairs:
+        captions.append(Caption(f"{clip}#{count[clip]}" if clip in several else clip, clip, caption))
+        if clip in several:
+            count[clip] += 1
+    return captions, skipped
+
+
+def _table(path: Path, text: str):
+    """(place, clip, caption) of a CSV."""
+    first = text.split("\n", 1)[0].strip()
+    delimiter = ";" if first.startswith("key;") else ","
+    rows = [(f"{path}, row {n}", row) for n, row in enumerate(csv.reader(io.StringIO(text), delimiter=delimiter), 1)
+            if row]
+    header = [name.strip() for name in rows[0][1]] if rows else []
+    if header[:2] == ["file_name", "caption_1"]:
+        width, form = len(header), lambda row: [(Path(row[0]).stem, caption) for caption in row[1:]]
+    elif header == ["audiocap_id", "youtube_id", "start_time", "caption"]:
+        width, form = 4, lambda row: [(f"{row[1]}_{int(row[2]):06d}", row[3])]
+    elif header == ["key", "vid_key", "video_id", "sentence"]:
+        width, form = 4, lambda row: [(row[2], row[3])]
+    elif len(header) == 2 and header[0].endswith(".mp4"):
+        width, form, rows = 2, lambda row: [(Path(row[0]).stem, row[1])], [("", []), *rows]
+    elif len(header) == 4 and header[1].isdigit() and header[3] in ("train", "test"):
+        width, form, rows = 4, lambda row: [(f"{row[0]}_{int(row[1]):06d}", row[2])], [("", []), *rows]
+    else:
+        raise UserError(f"{path}: its first line is {first[:60]!r}; expected captions of Clotho, AudioCaps, MSR-VTT, "
+                        "MSCOCO or VGGSound")
+    found = []
+    for place, row in rows[1:]:
+        if len(row) != width:
+            raise UserError(f"{place}: {len(row)} fields; expected {width}")
+        try:
+            found += [(place, clip, caption) for clip, caption in form(row)]
+        except ValueError:
+            raise UserError(f"{place}: expected a start time in whole seconds") from None
+    return found
+
+
+def _coco(path: Path, text: str):
+    """(place, clip, caption) of a MSCOCO-style json."""
+    try:
+        content = json.loads(text)
+        clips = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
+        return [(f"{path}, annotation {n}", clips[one["image_id"]], one["caption"])
+                for n, one in enumerate(content["annotations"])]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a json object of MSCOCO's form ({str(error)[:60]})") from None
+    except KeyError as error:
+        raise UserError(f"{path}: {error} is missing; expected images (id, file_name) and annotations (image_id, "
+                        "caption)") from None
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="cmg.data.captions", description=__doc__.split("\n")[0])
+    p.add_argument("file", help="captions of Clotho, AudioCaps, MSR-VTT, MSCOCO or VGGSound")
+    p.add_argument("--out", required=True, help="CSV to write, with the columns id and caption")
+    return p
+
+
+@command
+def main(argv=None):
+    args = parser().parse_args(argv)
+    captions, skipped = read_captions(args.file)
+    for line in skipped:
+        print(f"captions: {line}", file=sys.stderr)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["id", "caption"])
+    writer.writerows((caption.id, caption.text) for caption in captions)
+    write_atomically(args.out, table.getvalue())
+    print(f"{args.out}: {len(captions)} captions of {len({caption.clip for caption in captions})} clips, "
+          f"{len(skipped)} rows left out")
+
+
+if __name__ == "__main__":
+    main()

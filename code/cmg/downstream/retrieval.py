@@ -1,0 +1,300 @@
+"""Retrieval across modalities, zero-shot and with a head of a third modality.  `python -m cmg.downstream.retrieval`
+
+    python -m cmg.downstream.retrieval --checkpoint checkpoint/run --data clips.h5                 # zero-shot
+    python -m cmg.downstream.retrieval --checkpoint checkpoint/vt --data clips.h5 --gallery audio  # the paper's Table 5
+
+Zero-shot: an item is the mean of its steps, of the code vectors ("codes") and of the encoder's outputs before
+quantising ("semantic"); every query of one modality ranks all items of the other by cosine. Right is the item of the
+same clip. R@1, R@5, R@10 and the median rank, in every direction. Texts may come from a file of their own, with several
+captions a clip (`--text-data`; ids as `cmg.data.captions` writes them). `--captions`, the CSV they were extracted from,
+tells which were asked for: a caption or clip without features counts as wrong, it does not go away.
+
+With `--gallery audio` the checkpoint knows two other modalities, video and text say. A head learns to find a clip's
+audio features, which no pretraining has touched, by the codes of the source; then it is queried with the target's.
+
+Protocols
+---------
+strict : clips that the checkpoint was pretrained on are left out of queries and gallery, and counted. The head is
+    fitted on six tenths of the clips, its epoch chosen on two tenths in the source modality, and tested on the rest.
+    The tenths go by a checksum of the clip's id, so they are the same for everyone.
+paper : nothing is left out; of the head the epoch is taken at which the target's figures are best on the test clips.
+    The code of the paper's experiment was never released: this is its description, not its script.
+
+`chance` is the figure of a gallery in random order, `source_value` (head only) that of the source's own queries.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from cmg.cli import MODALITIES, Parser, command
+from cmg.data.ave import video_ids
+from cmg.data.captions import clip_of
+from cmg.data.features import FeatureFile, FeatureSet
+from cmg.downstream.pictures import draw_matrix
+from cmg.downstream.results import markdown_table
+from cmg.downstream.retrieval_head import HeadData, fit_head, tenth
+from cmg.downstream.task import (
+    Settings,
+    add_probe_flags,
+    mean,
+    open_checkpoint,
+    output_folder,
+    probe_settings,
+    std,
+    write_task,
+)
+from cmg.downstream.tokens import check_shapes, directions, encode_set
+from cmg.errors import UserError
+from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
+from cmg.training.checkpoint import build_model
+from cmg.training.distributed import choose_device
+
+RECALLS = (1, 5, 10)
+REPRESENTATIONS = ("codes", "semantic")
+
+
+class Items(NamedTuple):
+    """All items of one modality: their clips' numbers [N], and their vectors [n, D] for those that have features.
+
+    has : bool Tensor[N], which; vectors has a row for each of these, in order.
+    """
+
+    clips: torch.Tensor
+    has: torch.Tensor
+    vectors: dict[str, torch.Tensor]
+
+
+class Collection:
+    """Which items there are in each modality, and which of them belong to the same clip.
+
+    Parameters
+    ----------
+    features : FeatureSet with the clips, an item a clip and modality
+    texts : FeatureSet of captions of their own, ids `<clip>#<k>` or `<clip>`; replaces the clips' own text
+    asked : ids of the captions that there should be, features or not
+    pretrain_ids : clips to leave out
+    """
+
+    def __init__(self, features: FeatureSet, texts: FeatureSet | None = None, asked=(), pretrain_ids=()):
+        self.features, self.texts = features, texts
+        seen = video_ids(pretrain_ids)
+        self.names = {m: [n for n in features.ids if n not in seen] for m in features.modalities}
+        self.n_excluded = len(features.ids) - len(self.names[features.modalities[0]])
+        if texts is not None:
+            named = dict.fromkeys([*texts.ids, *asked])
+            self.names["text"] = [n for n in named if clip_of(n) not in seen and n not in seen]
+        clips = dict.fromkeys(self._clip(m, n) for m, names in self.names.items() for n in names)
+        self.number = {clip: k for k, clip in enumerate(clips)}
+        if not self.number:
+            raise UserError(f"--checkpoint: all {len(features)} clips were pretrained on; nothing to retrieve")
+
+    def _clip(self, modality, name):
+        return clip_of(name) if modality == "text" and self.texts is not None else name
+
+    def source_of(self, modality) -> FeatureSet:
+        return self.texts if modality == "text" and self.texts is not None else self.features
+
+    def items(self, model, modality, device="cpu") -> Items:
+        """Encode one modality; an item without features, or without a single step, has no vectors."""
+        features, names = self.source_of(modality), self.names[modality]
+        rows, missing = features.rows_of(names)
+        absent = set(missing)
+        has = torch.tensor([name not in absent for name in names])
+        clips = torch.tensor([self.number[self._clip(modality, name)] for name in names])
+        if not len(rows):
+            raise UserError(f"--data: no {modality} item has features")
+        tokens = encode_set(model, features, modality, rows=rows, device=device)
+        there = tokens.valid.any(1)
+        has[has.nonzero()[:, 0][~there.cpu()]] = False
+        tokens = tokens.take(there.nonzero()[:, 0])
+        vectors = {"codes": pooled(tokens.quantized, tokens.valid), "semantic": pooled(tokens.semantic, tokens.valid)}
+        return Items(clips, has, vectors)
+
+
+def pooled(x, valid):
+    """Mean over the steps that exist, Tensor[N, T, …] -> Tensor[N, …]."""
+    weight = valid.to(x.dtype).view(*valid.shape, *[1] * (x.ndim - 2))
+    return (x * weight).sum(1) / weight.sum(1)
+
+
+def retrieve(queries: Items, gallery: Items, kind: str):
+    """Rank of every query, those without features included, Tensor[N]."""
+    found = torch.full((len(queries.clips),), float("inf"), dtype=torch.float64)
+    device = queries.vectors[kind].device
+    found[queries.has] = ranks(queries.vectors[kind], gallery.vectors[kind], queries.clips[queries.has].to(device),
+                               gallery.clips[gallery.has].to(device))
+    return found
+
+
+def zero_shot(model, collection: Collection, pairs, settings: Settings, device="cpu") -> list[dict]:
+    """Rows of `results.json` less checkpoint and commit: figures × representations × directions."""
+    items = {m: collection.items(model, m, device) for m in dict.fromkeys(m for pair in pairs for m in pair)}
+    rows = []
+    for source, target in pairs:
+        queries, gallery = items[source], items[target]
+        shown = gallery.clips[gallery.has]
+        for kind in REPRESENTATIONS:
+            rank = retrieve(queries, gallery, kind)
+            figures = {f"r{k}": (recall_at(k, rank), chance_at(k, queries.clips, shown)) for k in RECALLS}
+            figures["median_rank"] = median_rank(rank), (len(shown) + 1) / 2
+            for name, (value, chance) in figures.items():
+                rows.append({
+                    "task": "retrieval", "source": source, "target": target, "protocol": settings.protocol,
+                    "metric": f"{kind}_{name}", "value": finite(value), "source_value": None,
+                    "chance": round(chance, 4), "n_train": 0, "n_test": len(rank), "seed": settings.seed,
+                    "n_gallery": len(shown), "n_missing": int(rank.isinf().sum()), "n_excluded": collection.n_excluded,
+                })
+    return rows
+
+
+def finite(value):
+    """JSON knows no infinity: None for the median rank where half of the queries are wrong."""
+    return round(value, 4) if value < float("inf") else None
+
+
+def with_head(model, features: FeatureSet, pairs, gallery: str, settings: Settings, pretrain_ids=(),
+              device="cpu") -> list[dict]:
+    """Fit a head from each source's codes to the gallery modality's features, query it with every modality's.
+
+    Rows are R@1, R@5 and R@10, means over head seeds.
+    """
+    strict, seen = settings.protocol == "strict", video_ids(pretrain_ids)
+    part_of = [tenth(name) for name in features.ids]
+    modalities = dict.fromkeys(m for pair in pairs for m in pair)
+    everything = torch.arange(len(features))
+    tokens = {m: encode_set(model, features, m, device=device) for m in modalities}
+    there = torch.stack([t.valid.any(1).cpu() for t in tokens.values()]).all(0)
+    raw, valid = [], []
+    for rows in everything.split(256):
+        batch = features.__getitems__(rows.tolist())
+        raw.append(pooled(batch[gallery].flatten(2), batch[f"valid/{gallery}"]))
+        valid.append(batch[f"valid/{gallery}"].any(1))
+    raw, valid = torch.cat(raw), torch.cat(valid) & there
+    vectors = {m: pooled(t.quantized, t.valid).cpu() for m, t in tokens.items()}
+    parts, n_excluded = {}, 0
+    for name, tenths in (("fit", range(6)), ("val", range(6, 8)), ("test", range(8, 10))):
+        numbers = [n for n, part in enumerate(part_of) if part in tenths]
+        if name == "test":
+            fresh = [n for n in numbers if not strict or features.ids[n] not in seen]
+            n_excluded, numbers = len(numbers) - len(fresh), fresh
+            n_test = len(fresh)  # with clips that lack a modality: these are wrong, they do not go away
+        rows = torch.tensor([n for n in numbers if valid[n]], dtype=torch.int64)
+        if not len(rows):
+            raise UserError(f"--data: no clip is left in the {name} part of the head"
+                            + (f"; {n_excluded} were pretrained on" if n_excluded else ""))
+        parts[name] = rows
+    known, shown = raw[parts["fit"]], len(parts["test"])
+    raw = (raw - known.mean(0)) / known.std(0).clamp(min=1e-6)
+    found = []
+    for source in dict.fromkeys(source for source, _ in pairs):
+        targets = [target for s, target in pairs if s == source]
+        data = {(p, m): HeadData(vectors[m][rows].to(device), raw[rows].to(device))
+                for p, rows in parts.items() for m in (source, *targets)}
+        # target -> modality -> Tensor[seeds, 3]
+        for target, values in fit_head(data, source, targets, settings, RECALLS).items():
+            for k, own, value in zip(RECALLS, *(shown / n_test * values[m].T for m in (source, target))):
+                found.append({
+                    "task": "retrieval_head", "source": source, "target": target, "protocol": settings.protocol,
+                    "metric": f"r{k}", "value": mean(value), "source_value": mean(own),
+                    "chance": round(100 * min(k, shown) / n_test, 4), "n_train": len(parts["fit"]),
+                    "n_test": n_test, "seed": settings.seed, "std": std(value), "source_std": std(own),
+                    "gallery": gallery, "n_excluded": n_excluded, "n_missing": n_test - shown,
+                    "probe_seeds": settings.probe_seeds,
+                })
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="cmg.downstream.retrieval", description=__doc__.split("\n")[0])
+    p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its best.pt")
+    p.add_argument("--data", nargs="+", required=True, help="feature files of the clips")
+    p.add_argument("--text-data", nargs="+", help="feature files of captions, several a clip")
+    p.add_argument("--captions", help="CSV with a column id: the captions there should be; the lacking count as wrong")
+    p.add_argument("--gallery", choices=MODALITIES, help="fit a head to this modality's features; without it zero-shot")
+    add_probe_flags(p, epochs=50)
+    return p
+
+
+def asked_captions(path) -> list[str]:
+    """The ids of a captions CSV."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if "id" not in (rows.fieldnames or ()):
+                raise UserError(f"--captions {path}: expected a column id, found {rows.fieldnames}")
+            return [row["id"] for row in rows]
+    except OSError:
+        raise UserError(f"--captions {path}: no such file") from None
+
+
+@command
+def main(argv=None):
+    args = parser().parse_args(argv)
+    settings, device = probe_settings(args), choose_device(args.device)
+    path, content = open_checkpoint(args.checkpoint)
+    held = list(FeatureFile(args.data[0]).modalities)
+    texts = None
+    if args.captions and not args.text_data:
+        raise UserError("--captions: goes with --text-data, the features of these captions")
+    if args.text_data:
+        if args.gallery:
+            raise UserError("--text-data: the head needs one text a clip, in --data")
+        texts = FeatureSet(args.text_data, ["text"])
+        check_shapes(content["shapes"], texts)
+        held = [*(m for m in held if m != "text"), "text"]
+    if args.gallery and args.gallery not in held:
+        raise UserError(f"--gallery {args.gallery}: --data has only {', '.join(held)}")
+    pairs = directions(list(content["shapes"]), [m for m in held if m != args.gallery], args.source, args.target)
+    needed = {m for pair in pairs for m in pair} | ({args.gallery} if args.gallery else set())
+    features = FeatureSet(args.data, [m for m in MODALITIES if m in needed and not (m == "text" and texts is not None)])
+    check_shapes({m: s for m, s in content["shapes"].items() if m != args.gallery}, features)
+    model = build_model(content, device)
+    pretrain_ids = content["pretrain_ids"] if args.protocol == "strict" else ()
+    if args.gallery:
+        rows = with_head(model, features, pairs, args.gallery, settings, pretrain_ids, device)
+    else:
+        asked = asked_captions(args.captions) if args.captions else ()
+        collection = Collection(features, texts, asked, pretrain_ids)
+        rows = zero_shot(model, collection, pairs, settings, device)
+    if rows[0]["n_excluded"]:
+        print(f"warning: {rows[0]['n_excluded']} clips were pretrained on and are left out", file=sys.stderr)
+    rows = write_task("Retrieval", args, rows, path, content, table)
+    draw(rows, output_folder(args, path) / f"{rows[0]['task']}_{args.protocol}.png")
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """A line for every direction and representation, its figures side by side."""
+    lines = {}
+    for row in rows:
+        kind, _, figure = row["metric"].partition("_") if row["task"] == "retrieval" else ("head", "", row["metric"])
+        lines.setdefault((row["source"], row["target"], kind), {})[figure] = row
+    names = [*(f"r{k}" for k in RECALLS), "median_rank"]
+    cells = []
+    for (source, target, kind), figures in lines.items():
+        values = [figures[name]["value"] if name in figures else None for name in names]
+        last = figures[names[2]]
+        cells.append([f"{source} → {target}", kind, *("–" if v is None else f"{v:.1f}" for v in values),
+                      f"{last['chance']:.1f}", str(last["n_test"]), str(last["n_missing"])])
+    header = ["direction", "items", "R@1", "R@5", "R@10", "median rank", "chance R@10", "queries", "missing"]
+    return markdown_table(header, cells)
+
+
+def draw(rows: list[dict], path: Path):
+    """All recalls as a matrix, a direction a row."""
+    names = list(dict.fromkeys(f"{row['source']} to {row['target']}" for row in rows))
+    metrics = [m for m in dict.fromkeys(row["metric"] for row in rows) if "rank" not in m]
+    value = {(f"{row['source']} to {row['target']}", row["metric"]): row["value"] / 100 for row in rows
+             if row["metric"] in metrics}
+    columns = [metric.replace("codes_", "c").replace("semantic_", "s") for metric in metrics]
+    matrix = [[value[name, m] for m in metrics] for name in names]
+    print(draw_matrix(path, matrix, names, columns, "recall, 0 to 100 %"))
+
+
+if __name__ == "__main__":
+    main()

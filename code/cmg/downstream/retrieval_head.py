@@ -1,0 +1,89 @@
+"""The head of the paper's Table 5: from one modality's pooled codes to another modality's features, contrastively."""
+
+import zlib
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cmg.downstream.task import Settings
+from cmg.metrics.retrieval import ranks, recall_at
+
+WIDTH = 128  # of the space in which queries and gallery meet
+TEMPERATURE = 0.07
+
+
+class HeadData(NamedTuple):
+    """Clips of a part: queries Tensor[N, D] and the gallery's features Tensor[N, A], row by row the same clip."""
+
+    queries: torch.Tensor
+    gallery: torch.Tensor
+
+
+class Head(nn.Module):
+    """Two linear maps into one space, trained with the symmetric InfoNCE of cosines."""
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.query, self.gallery = nn.Linear(dim, WIDTH), nn.Linear(width, WIDTH)
+
+    def loss(self, data: HeadData):
+        q, g = F.normalize(self.query(data.queries), dim=1), F.normalize(self.gallery(data.gallery), dim=1)
+        logits = q @ g.T / TEMPERATURE  # (B, B)
+        right = torch.arange(len(q), device=q.device)
+        return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+
+    @torch.no_grad()
+    def recalls(self, data: HeadData, ks) -> torch.Tensor:
+        """R@k in % of all queries in a gallery of all clips, Tensor[len(ks)]."""
+        clips = torch.arange(len(data.queries), device=data.queries.device)
+        rank = ranks(self.query(data.queries), self.gallery(data.gallery), clips, clips)
+        return torch.tensor([recall_at(k, rank) for k in ks])
+
+
+def tenth(name: str) -> int:
+    """Which tenth of the clips one is in, 0..9, by a checksum of its id.
+
+    >>> [tenth(name) for name in ("a", "b", "clip_7")]
+    [7, 1, 2]
+    """
+    return zlib.crc32(name.encode()) % 10
+
+
+def fit_head(data: dict[tuple[str, str], HeadData], source: str, targets: list[str], settings: Settings, ks):
+    """Fit heads on `data["fit", source]`, one a seed -> target -> modality -> recalls on test, Tensor[seeds, len(ks)].
+
+    Epoch and learning rate are those with the best mean recall on the val part in the source modality (strict), or on
+    the test part in the target's (paper). The modalities are the target and, with the same head, the source.
+    """
+    arguments, strict = settings.fit_arguments(), settings.protocol == "strict"
+    train = data["fit", source]
+    found = {target: {source: [], target: []} for target in targets}
+    for seed in arguments["seeds"]:
+        best, kept = dict.fromkeys(targets, -1.0), {}
+        for lr in arguments["lrs"]:
+            generator = torch.Generator().manual_seed(seed)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                head = Head(train.queries.shape[1], train.gallery.shape[1])
+            head = head.to(train.queries)
+            optimiser = torch.optim.Adam(head.parameters(), lr=lr)
+            for _ in range(settings.epochs):
+                order = torch.randperm(len(train.queries), generator=generator).to(train.queries.device)
+                for batch in order.split(settings.batch_size):
+                    optimiser.zero_grad()
+                    head.loss(HeadData(*(part[batch] for part in train))).backward()
+                    optimiser.step()
+                if strict:
+                    scores = dict.fromkeys(targets, head.recalls(data["val", source], ks).mean().item())
+                else:
+                    scores = {target: head.recalls(data["test", target], ks).mean().item() for target in targets}
+                better = [target for target in targets if scores[target] > best[target]]
+                best |= {target: scores[target] for target in better}
+                recalls = {m: head.recalls(data["test", m], ks) for m in ([source, *better] if better else ())}
+                kept |= {target: (recalls[source], recalls[target]) for target in better}
+        for target, (own, other) in kept.items():
+            found[target][source].append(own)
+            found[target][target].append(other)
+    return {target: {m: torch.stack(x) for m, x in recalls.items()} for target, recalls in found.items()}

@@ -1,0 +1,103 @@
+"""What the probing tasks have in common: their flags and settings, the checkpoint they read, the rows they write."""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+from cmg.cli import MODALITIES, git_commit
+from cmg.downstream.results import results_table, write_results
+from cmg.errors import UserError
+from cmg.training.checkpoint import read
+
+# Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
+LRS = {"strict": (1e-3, 3e-3, 1e-2), "paper": (4e-4,)}
+CLIP_NORM = 0.5  # of the paper protocol
+
+
+class Settings(NamedTuple):
+    """How probes are trained; `lrs` None stands for the protocol's own."""
+
+    protocol: str = "strict"
+    epochs: int = 30
+    lrs: tuple[float, ...] | None = None
+    batch_size: int = 80
+    probe_seeds: int = 3
+    seed: int = 0
+
+    def fit_arguments(self):
+        return {"seeds": [self.seed + i for i in range(self.probe_seeds)], "lrs": self.lrs or LRS[self.protocol],
+                "epochs": self.epochs, "batch_size": self.batch_size, "seed": self.seed}
+
+
+STRICT = Settings()
+
+
+def mean(x):
+    """Mean over probe seeds, as it stands in results.json."""
+    return round(x.mean().item(), 4)
+
+
+def std(x):
+    """Standard deviation over probe seeds, 0 for a single one."""
+    return round(x.std(correction=1).item(), 4) if len(x) > 1 else 0.0
+
+
+def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30):
+    """The flags that mean the same in every task with a probe."""
+    p.add_argument("--source", choices=MODALITIES, help="default: every modality that data and checkpoint share")
+    p.add_argument("--target", choices=MODALITIES, help="default: every other modality")
+    p.add_argument("--protocol", choices=("strict", "paper"), default="strict")
+    p.add_argument("--probe-epochs", type=int, default=epochs)
+    grids = "; ".join(f"{protocol}: {' '.join(f'{lr:g}' for lr in lrs)}" for protocol, lrs in LRS.items())
+    p.add_argument("--probe-lr", type=float, nargs="+", help=f"strict takes the best on val; default for {grids}")
+    p.add_argument("--batch-size", type=int, default=80, help="clips in a step of the probe")
+    p.add_argument("--probe-seeds", type=int, default=3, help="probes per direction, for mean and std")
+    p.add_argument("--seed", type=int, default=0, help="first probe's seed")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    p.add_argument("--out", help="folder of results.json; default: the checkpoint's")
+
+
+def probe_settings(args) -> Settings:
+    """The flags of `add_probe_flags` as settings; `UserError` if one is out of range."""
+    for name in ("probe_epochs", "batch_size", "probe_seeds"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
+    for lr in args.probe_lr or ():
+        if not 0 < lr < float("inf"):
+            raise UserError(f"--probe-lr {lr}: expected above 0")
+    return Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
+                    args.probe_seeds, args.seed)
+
+
+def open_checkpoint(path) -> tuple[Path, dict]:
+    """A checkpoint file, or the one of a run folder that AVE chose -> (path, content).
+
+    The tasks after AVE choose no checkpoint: in a run folder `best.pt` is read, `latest.pt` where AVE has not run.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = [name for name in ("best.pt", "latest.pt") if (path / name).is_file()]
+        if not names:
+            raise UserError(f"--checkpoint {path}: neither best.pt nor latest.pt in this folder; expected a run folder")
+        path = path / names[0]
+    return path, read(path)
+
+
+def with_origin(rows: list[dict], path: Path, content: dict) -> list[dict]:
+    """Rows with the checkpoint that they were measured on, and the commit."""
+    origin = {"checkpoint": str(path), "epoch": content["epoch"], "pretrain_seed": content["args"].get("seed"),
+              "commit": git_commit()}
+    return [row | origin for row in rows]
+
+
+def write_task(title: str, args, rows: list[dict], path: Path, content: dict, table=results_table) -> list[dict]:
+    """Write the rows of a task into `results.json` and print them as a table, which `table` makes of the rows."""
+    rows = with_origin(rows, path, content)
+    written = write_results(output_folder(args, path), rows)
+    print(f"{title}, {path}, {args.protocol}\n\n{table(rows)}\n\n{written}")
+    return rows
+
+
+def output_folder(args, path: Path) -> Path:
+    """--out, by default the checkpoint's own folder."""
+    return Path(args.out) if args.out else path.parent

@@ -1,0 +1,257 @@
+"""Retrieval: ranks against a second implementation, ties and missing items, captions of public sets, both tasks."""
+
+import csv
+import json
+from itertools import permutations
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cmg.data import captions as captions_command
+from cmg.data.captions import Caption, clip_of, read_captions
+from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.downstream import retrieval
+from cmg.downstream.retrieval import Collection, zero_shot
+from cmg.downstream.retrieval_head import tenth
+from cmg.downstream.task import Settings
+from cmg.errors import UserError
+from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
+from cmg.training import checkpoint
+
+INF = float("inf")
+
+
+def test_ranks_agree_with_sorting():
+    generator = torch.Generator().manual_seed(0)
+    queries, gallery = (torch.randn(n, 6, generator=generator) for n in (23, 17))
+    groups = torch.randint(0, 30, (23,), generator=generator), torch.randint(0, 30, (17,), generator=generator)
+    found = ranks(queries, gallery, *groups, chunk=5)
+    q, g = queries.numpy().astype(float), gallery.numpy().astype(float)
+    cosine = q @ g.T / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(g, axis=1)
+    for n in range(23):
+        order = groups[1].numpy()[np.argsort(-cosine[n])]
+        places = np.flatnonzero(order == groups[0][n].item())
+        assert found[n].item() == (places[0] + 1 if len(places) else INF)
+    assert torch.isinf(found).any()  # some groups are not in the gallery: wrong, not dropped
+
+
+def test_ties_take_the_mean_place_of_random_orders():
+    # All equal but one that is nearer: right items at 2 and 4 of the gallery.
+    gallery = torch.tensor([[1.0, 0.0], [3.0, 1.0], [3.0, 1.0], [6.0, 2.0], [3.0, 1.0], [0.0, 1.0]])
+    groups = torch.tensor([9, 9, 5, 9, 5, 9])
+    query = torch.tensor([[1.0, 0.0]])
+    found = ranks(query, gallery, torch.tensor([5]), groups).item()
+    firsts = [1 + min(order.index(2), order.index(4)) for order in permutations([1, 2, 3, 4])]
+    assert found == pytest.approx(1 + np.mean(firsts))
+    single = ranks(query, gallery, torch.tensor([7]), torch.tensor([9, 7, 9, 9, 9, 9])).item()
+    assert single == (2 + 3 + 4 + 5) / 4
+
+
+def test_figures_of_ranks():
+    rank = torch.tensor([1.0, 4.5, 5.0, 5.5, INF, 11.0], dtype=torch.float64)
+    assert [recall_at(k, rank) for k in (1, 5, 10)] == pytest.approx([100 / 6, 50.0, 400 / 6])
+    assert median_rank(rank) == 5.25 and median_rank(rank[:3]) == 4.5
+    assert median_rank(torch.tensor([1.0, INF, INF])) == INF
+
+
+def test_chance_is_that_of_a_shuffled_gallery():
+    queries, gallery = torch.tensor([0, 1, 3]), torch.tensor([0, 0, 1, 2, 2])
+    shuffles = list(permutations(gallery.tolist()))
+    for k in (1, 2, 5, 9):
+        hits = np.mean([[q in order[:k] for q in queries.tolist()] for order in shuffles])
+        assert chance_at(k, queries, gallery) == pytest.approx(100 * hits)
+
+
+# Captions
+
+
+CLOTHO = 'file_name,caption_1,caption_2\nSanta Motor.wav,"A machine, loud",Someone trims\nRain.wav,Rain,\n'
+AUDIOCAPS = "audiocap_id,youtube_id,start_time,caption\n1,-abc,20,Rattling\n2,-abc,20,A rattle\n3,-abc,30,A rocket\n"
+MSRVTT = "key;vid_key;video_id;sentence\nret0;msr1;video1;a person\n"
+COCO = json.dumps({"images": [{"id": 7, "file_name": "val/000007.jpg"}],
+                   "annotations": [{"image_id": 7, "caption": "a cat "}, {"image_id": 7, "caption": "one cat"}]})
+VGGSOUND = 'glLQ_000300.mp4,playing organ\r\nglLQ_000310.mp4,"dog, barking"\r\n'
+
+
+@pytest.mark.parametrize(("text", "expected", "left_out"), [
+    (CLOTHO, [("Santa Motor#0", "Santa Motor", "A machine, loud"), ("Santa Motor#1", "Santa Motor", "Someone trims"),
+              ("Rain", "Rain", "Rain")], 1),
+    (AUDIOCAPS, [("-abc_000020#0", "-abc_000020", "Rattling"), ("-abc_000020#1", "-abc_000020", "A rattle"),
+                 ("-abc_000030", "-abc_000030", "A rocket")], 0),
+    (MSRVTT, [("video1", "video1", "a person")], 0),
+    (MSRVTT.replace(";", ","), [("video1", "video1", "a person")], 0),
+    (COCO, [("000007#0", "000007", "a cat"), ("000007#1", "000007", "one cat")], 0),
+    (VGGSOUND, [("glLQ_000300", "glLQ_000300", "playing organ"), ("glLQ_000310", "glLQ_000310", "dog, barking")], 0),
+    ("--0P,30,waterfall,train\n", [("--0P_000030", "--0P_000030", "waterfall")], 0),
+], ids=["clotho", "audiocaps", "msrvtt", "msrvtt-comma", "coco", "vggsound", "vggsound-full"])
+def test_captions_of_public_sets(tmp_path, text, expected, left_out):
+    path = tmp_path / "captions"
+    path.write_bytes(text.encode())
+    found, skipped = read_captions(path)
+    assert found == [Caption(*row) for row in expected] and len(skipped) == left_out
+    assert [clip_of(one.id) for one in found] == [one.clip for one in found]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("a,b,c\n1,2,3\n", "its first line is 'a,b,c'"),
+    (MSRVTT + "ret1;msr2;video2\n", "row 3: 3 fields; expected 4"),
+    (AUDIOCAPS.replace("30", "x"), "row 4: expected a start time in whole seconds"),
+    ('{"images": []}', "'annotations' is missing"),
+    ("key,vid_key,video_id,sentence\n", "no captions in it"),
+])
+def test_broken_captions_are_refused_in_one_line(tmp_path, text, said):
+    path = tmp_path / "captions"
+    path.write_text(text)
+    with pytest.raises(UserError, match="^[^\n]*$") as error:
+        read_captions(path)
+    assert said in str(error.value)
+
+
+def test_captions_command(tmp_path, capsys):
+    (tmp_path / "in.csv").write_text(CLOTHO)
+    captions_command.main([str(tmp_path / "in.csv"), "--out", str(tmp_path / "out.csv")])
+    with open(tmp_path / "out.csv", newline="") as file:
+        assert list(csv.DictReader(file))[0] == {"id": "Santa Motor#0", "caption": "A machine, loud"}
+    printed = capsys.readouterr()
+    assert "3 captions of 2 clips, 1 rows left out" in printed.out and "Rain has an empty caption" in printed.err
+
+
+# The tasks. A clip's features name its code; clips n and n + 8 share one, as far as codes can tell.
+
+CODES, T = 8, 4
+FAST = Settings(epochs=20, probe_seeds=1, lrs=(2e-2,), batch_size=16)
+
+
+class OneHotModel(torch.nn.Module):
+    modalities = ("audio", "video", "text")
+    shapes = {m: (T, CODES + 1) for m in ("video", "audio", "text")}
+
+    def __init__(self):
+        super().__init__()
+        self.book = torch.randn(CODES, 16, generator=torch.Generator().manual_seed(0))
+
+    def encode_modality(self, modality, features, valid=None):
+        codes = features[..., :CODES].argmax(-1)
+        return SimpleNamespace(codes=codes, quantized=self.book[codes], semantic=features)
+
+
+def write_features(path, ids, modalities, invalid=(), scale=1.0):
+    """Features of clip n: one-hot of n mod 8, and in the last channel a little of n itself, which codes cannot tell."""
+    number = np.array([int(name.split("#")[0].lstrip("c")) for name in ids])
+    x = np.zeros((len(ids), T, CODES + 1), dtype=np.float32)
+    x[np.arange(len(ids)), :, number % CODES] = 1
+    x[..., CODES] = scale * number[:, None]
+    valid = np.ones((len(ids), T), dtype=bool)
+    valid[[ids.index(name) for name in invalid]] = False
+    with FeatureWriter(path, {m: (T, CODES + 1) for m in modalities}, {"source": "made up"}, dtype="float32") as writer:
+        writer.append(ids, {m: x for m in modalities}, {m: valid if m == modalities[0] else np.ones_like(valid)
+                                                       for m in modalities})
+    return path
+
+
+def by_metric(rows, source, target):
+    return {row["metric"]: row for row in rows if (row["source"], row["target"]) == (source, target)}
+
+
+def test_zero_shot_ranks_codes_and_semantics(tmp_path):
+    ids = [f"c{n}" for n in range(16)]
+    features = FeatureSet(write_features(tmp_path / "a.h5", ids, ["video", "audio"], scale=0.05))
+    rows = zero_shot(OneHotModel(), Collection(features), [("video", "audio"), ("audio", "video")], FAST)
+    assert len(rows) == 16
+    found = by_metric(rows, "video", "audio")
+    # Two clips share each code: rank 1.5 for all of them. Before quantising they differ.
+    assert [found[f"codes_{name}"]["value"] for name in ("r1", "r5", "r10", "median_rank")] == [0.0, 100.0, 100.0, 1.5]
+    assert [found[f"semantic_{name}"]["value"] for name in ("r1", "median_rank")] == [100.0, 1.0]
+    assert [found[f"codes_{name}"]["chance"] for name in ("r1", "r5", "median_rank")] == [6.25, 31.25, 8.5]
+    assert {(row["n_test"], row["n_gallery"], row["n_missing"]) for row in rows} == {(16, 16, 0)}
+
+
+def test_what_is_missing_is_wrong(tmp_path):
+    ids = [f"c{n}" for n in range(8)]
+    features = FeatureSet(write_features(tmp_path / "a.h5", ids, ["video", "audio"], invalid=["c3", "c4"]))
+    rows = zero_shot(OneHotModel(), Collection(features), [("video", "audio"), ("audio", "video")], FAST)
+    for source, target, shown in (("video", "audio", 8), ("audio", "video", 6)):
+        one = by_metric(rows, source, target)["codes_r10"]
+        assert (one["value"], one["n_test"], one["n_gallery"], one["n_missing"]) == (75.0, 8, shown, 2)
+
+
+def test_captions_of_their_own(tmp_path):
+    features = FeatureSet(write_features(tmp_path / "a.h5", [f"c{n}" for n in range(8)], ["audio"]))
+    texts = FeatureSet(write_features(tmp_path / "t.h5", ["c0#0", "c0#1", "c1#0", "c2", "c9#0"], ["text"]))
+    asked = ["c0#0", "c0#1", "c1#0", "c1#1", "c2", "c9#0"]
+    collection = Collection(features, texts, asked)
+    rows = zero_shot(OneHotModel(), collection, [("text", "audio"), ("audio", "text")], FAST)
+    to_audio = by_metric(rows, "text", "audio")["codes_r1"]
+    # c1#1 has no features, and of c9 there is no clip; the other four find theirs.
+    assert (to_audio["value"], to_audio["n_test"], to_audio["n_missing"]) == (pytest.approx(400 / 6, abs=1e-3), 6, 2)
+    to_text = by_metric(rows, "audio", "text")
+    # Clips 3 to 7 have no caption. c1 shares code 1 with the caption of c9: mean rank 1.5.
+    assert to_text["codes_r1"]["value"] == 25.0 and to_text["codes_r5"]["value"] == 37.5
+    assert to_text["codes_median_rank"]["value"] is None
+
+
+def test_pretrained_clips_are_left_out(tmp_path):
+    features = FeatureSet(write_features(tmp_path / "a.h5", [f"c{n}" for n in range(8)], ["video", "audio"]))
+    rows = zero_shot(OneHotModel(), Collection(features, pretrain_ids=["c1", "c5"]), [("video", "audio")], FAST)
+    assert {(row["n_test"], row["n_gallery"], row["n_excluded"]) for row in rows} == {(6, 6, 2)}
+    with pytest.raises(UserError, match="all 8 clips were pretrained on"):
+        Collection(features, pretrain_ids=features.ids)
+
+
+def test_head_is_fitted_with_one_modality_and_queried_with_another(tmp_path):
+    ids = [f"c{n}" for n in range(80)]
+    features = FeatureSet(write_features(tmp_path / "a.h5", ids, ["video", "audio", "text"], scale=0.0))
+    pairs = [("video", "text"), ("text", "video")]
+    test = [n for n in range(80) if tenth(f"c{n}") >= 8]
+    for protocol in ("strict", "paper"):
+        rows = retrieval.with_head(OneHotModel(), features, pairs, "audio", FAST._replace(protocol=protocol))
+        assert [(row["source"], row["metric"]) for row in rows[:4]] == [
+            ("video", "r1"), ("video", "r5"), ("video", "r10"), ("text", "r1")]
+        for row in rows:
+            assert row["n_test"] == len(test) and row["n_train"] == sum(tenth(name) < 6 for name in ids)
+            # The head can tell the eight codes, no more: what it finds is what perfect codes find.
+            same = torch.tensor([[a % 8 == b % 8 for b in test] for a in test])
+            perfect = 1 + (same.sum(1).double() - 1) / 2
+            assert row["value"] == row["source_value"] == pytest.approx(
+                recall_at(int(row["metric"][1:]), perfect), abs=1e-3)
+            assert row["chance"] == pytest.approx(100 * min(1, int(row["metric"][1:]) / len(test)), abs=1e-3)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(retrieval, "build_model", lambda content, device: OneHotModel())
+    shapes = {m: list(s) for m, s in OneHotModel.shapes.items()}
+    checkpoint.save(tmp_path / "best.pt", {"format": 1, "args": {"seed": 5}, "shapes": shapes, "model": {}, "epoch": 3,
+                                           "step": 9, "pretrain_ids": ["c1"]})
+    write_features(tmp_path / "a.h5", [f"c{n}" for n in range(40)], ["video", "audio", "text"])
+    return tmp_path
+
+
+def call(run, *flags):
+    return retrieval.main(["--checkpoint", str(run / "best.pt"), "--data", str(run / "a.h5"), "--device", "cpu",
+                           "--probe-epochs", "2", "--probe-seeds", "1", *flags])
+
+
+def test_command(run, capsys):
+    rows = call(run)
+    assert len(rows) == 6 * 8 and {row["n_excluded"] for row in rows} == {1}  # six directions
+    assert (run / "retrieval_strict.png").exists()
+    head = call(run, "--gallery", "audio", "--protocol", "paper")
+    assert {(row["source"], row["target"]) for row in head} == {("video", "text"), ("text", "video")}
+    assert json.loads((run / "results.json").read_text()) == rows + head
+    captured = capsys.readouterr()
+    assert "1 clips were pretrained on" in captured.err and "median rank" in captured.out
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--captions", "x.csv"], "--captions: goes with --text-data"),
+    (["--gallery", "audio", "--source", "audio"], "--source audio: --data has only video, text"),
+    (["--data", "none.h5"], "none.h5"),
+])
+def test_command_errors_are_one_line(run, capsys, flags, said):
+    with pytest.raises(SystemExit) as stop:
+        call(run, *flags)
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and said in lines[0]

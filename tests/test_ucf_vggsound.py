@@ -1,0 +1,172 @@
+"""UCF101 ↔ VGGSound: the lists with their oddities, and the task on codes that are known."""
+
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.data.ucf_vggsound import Item, locate, read_pair_lists
+from cmg.downstream import ucf_vggsound
+from cmg.downstream.task import Settings
+from cmg.downstream.ucf_vggsound import PairTask, confusion
+from cmg.errors import UserError
+from cmg.training import checkpoint
+
+UCF, VGG = ["Cello", "Bowling\tbowling", "Frisbee", "Piano"], ["playing cello", "bowling", "frisbee", "playing piano"]
+CODES, T = 16, 10
+FAST = Settings(epochs=12, probe_seeds=2, batch_size=8, lrs=(1e-2,))
+PAIRS = [("video", "audio"), ("audio", "video")]
+
+
+def write_lists(folder, ucf=None, vgg=None, names=(UCF, VGG)):
+    """25 groups of one UCF clip of Cello, Piano and Frisbee each; 30 sounds of cello, piano and bowling."""
+    folder.mkdir(exist_ok=True)
+    if ucf is None:
+        ucf = [f"{name},v_{name}_g{group:02d}_c01" for name in ("Cello", "Piano", "Frisbee") for group in range(1, 26)]
+    if vgg is None:
+        split = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+        vgg = [f"{name},{name[-3:]}{n:08d},{split[n]}"  # ids of eleven characters
+               for name in ("playing cello", "bowling", "playing piano") for n in range(10)]
+    (folder / "UCF101sameVGGSound.txt").write_text("\r\n".join(names[0]))
+    (folder / "VGGSoundsameUCF101.txt").write_text("\n".join(names[1]))
+    (folder / "ucf2vggsound.csv").write_text("category,video_id\n" + "".join(f"{row}\n" for row in ucf))
+    (folder / "vggsound2ucf.csv").write_text("category,video_id,split\n" + "".join(f"{row}\n" for row in vgg))
+    return folder
+
+
+def test_oddities_are_accounted_for(tmp_path):
+    lists = read_pair_lists(write_lists(tmp_path))
+    assert lists.classes == {"video": ["Cello", "Bowling", "Frisbee", "Piano"], "audio": VGG}
+    path = tmp_path / "UCF101sameVGGSound.txt"
+    assert lists.notes == [f"{path}, line 2: 'Bowling\\tbowling' has a stray tab, read as 'Bowling'"]
+    assert Counter(item.split for item in lists.items["video"] if item.label == 0) == {
+        "train": 15, "val": 3, "test": 7}  # groups 8..22, 23..25, 1..7
+    both = lists.overlapping()
+    assert both.classes == {"video": ["Cello", "Piano"], "audio": ["playing cello", "playing piano"]}
+    assert both.skipped == [
+        "class Bowling / bowling: clips on one side only, its 10 clips are left out by strict",
+        "class Frisbee / frisbee: clips on one side only, its 25 clips are left out by strict"]
+    assert Counter(item.label for item in both.items["video"]) == {0: 25, 1: 25}
+    assert Counter(item.label for item in both.items["audio"]) == {0: 10, 1: 10}
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"ucf": ["Tuba,v_Tuba_g01_c01"]}, "ucf2vggsound.csv, line 2: class 'Tuba' is not in the list of classes"),
+    ({"ucf": ["Piano,clip_7"]}, "clip_7 has no split and no group such as _g01_c01"),
+    ({"vgg": ["bowling,abc,holdout"]}, "split 'holdout'; expected train, val, test"),
+    ({"vgg": ["bowling,abc"]}, "vggsound2ucf.csv, line 2: 2 fields; expected category, video_id, split"),
+    ({"names": (UCF[:2], VGG), "ucf": []}, "2 classes in UCF101sameVGGSound.txt, 4 in VGGSoundsameUCF101.txt"),
+])
+def test_broken_lists_are_refused_in_one_line(tmp_path, change, said):
+    with pytest.raises(UserError, match="^[^\n]*$") as error:
+        read_pair_lists(write_lists(tmp_path, **change))
+    assert said in str(error.value)
+
+
+def test_sounds_are_found_by_their_video():
+    class Features:
+        ids = ["abcdefghijk_000030", "v_Piano_g01_c01"]
+
+        def rows_of(self, ids):
+            return torch.tensor([self.ids.index(name) for name in ids]), []
+
+    items = [Item("v_Piano_g01_c01", 0, "test"), Item("abcdefghijk", 1, "test"), Item("nowhere____", 1, "test")]
+    rows, found, missing = locate(Features(), items)
+    assert rows.tolist() == [1, 0] and found == items[:2] and missing == ["nowhere____"]
+
+
+class OneHotModel(torch.nn.Module):
+    """Features are one-hot codes, a code a class; `audio` shifts the codes of sounds to a codebook of their own."""
+
+    modalities = ("audio", "video")
+    shapes = {"video": (T, CODES), "audio": (T, CODES)}
+
+    def __init__(self, audio=0):
+        super().__init__()
+        self.shift = {"audio": audio, "video": 0}
+        self.book = torch.randn(CODES, 16, generator=torch.Generator().manual_seed(0))
+
+    def encode_modality(self, modality, features, valid=None):
+        codes = (features.argmax(-1) + self.shift[modality]) % CODES
+        return SimpleNamespace(codes=codes, quantized=self.book[codes], semantic=features)
+
+
+def write_features(path, modality, items):
+    codes = np.full((len(items), T), 7)
+    codes[:, 3:7] = np.array([item.label for item in items])[:, None]
+    with FeatureWriter(path, {modality: (T, CODES)}, {"source": "made up"}) as writer:
+        writer.append([item.id for item in items], {modality: np.eye(CODES, dtype=np.float32)[codes]}, None)
+    return path
+
+
+@pytest.fixture
+def sets(tmp_path):
+    lists = read_pair_lists(write_lists(tmp_path / "lists"))
+    features = {m: FeatureSet(write_features(tmp_path / f"{m}.h5", m, items)) for m, items in lists.items.items()}
+    return features, lists
+
+
+def by_pair(rows):
+    return {(row["source"], row["target"]): row for row in rows}
+
+
+def test_shared_codes_cross_modality_and_data_set(sets):
+    task = PairTask(*sets, PAIRS, FAST)
+    rows = by_pair(task.run(OneHotModel()))
+    assert [(rows[p]["value"], rows[p]["source_value"], rows[p]["chance"]) for p in PAIRS] == [(100.0, 100.0, 50.0)] * 2
+    assert [(rows[p]["n_train"], rows[p]["n_test"], rows[p]["n_classes"]) for p in PAIRS] == [(30, 4, 2), (12, 14, 2)]
+    assert torch.equal(task.confusions["video", "audio"], torch.eye(2, dtype=torch.float64))
+    split = by_pair(PairTask(*sets, PAIRS, FAST).run(OneHotModel(audio=8)))
+    assert split["video", "audio"]["source_value"] == 100.0 and split["video", "audio"]["value"] <= 50.0
+    assert split["video", "audio"]["code_overlap"] == 0.0
+
+
+def test_paper_takes_every_clip_of_every_class(sets):
+    rows = by_pair(PairTask(*sets, PAIRS, FAST._replace(protocol="paper")).run(OneHotModel()))
+    # The sounds of bowling, a third of them, have no pictures to learn from, nor the pictures of frisbee sounds.
+    assert rows["video", "audio"]["value"] == pytest.approx(200 / 3, abs=1e-3)
+    assert rows["audio", "video"]["value"] == pytest.approx(200 / 3, abs=1e-3)
+    assert (rows["video", "audio"]["n_train"], rows["video", "audio"]["n_test"]) == (75, 30)
+    assert rows["video", "audio"]["n_classes"] == 4
+
+
+def test_pretrained_clips_are_left_out_of_test(sets, capsys):
+    features, lists = sets
+    sounds = [item.id for item in lists.items["audio"]]
+    # As the public pretraining list has it: every sound, by video and start.
+    task = PairTask(features, lists, PAIRS, FAST, pretrain_ids=[f"{name}_000010" for name in sounds])
+    assert task.pairs == [("audio", "video")] and task.n_excluded == {"video": 0, "audio": 4}
+    assert "video → audio: all 4 test clips of VGGSound were pretrained on" in capsys.readouterr().err
+    (row,) = task.run(OneHotModel())
+    assert row["value"] == 100.0 and row["source_value"] is None
+    some = PairTask(features, lists, PAIRS, FAST, pretrain_ids=[lists.overlapping().items["audio"][9].id])
+    assert by_pair(some.run(OneHotModel()))["video", "audio"]["n_test"] == 3
+    with pytest.raises(UserError, match="every test clip was pretrained on"):
+        PairTask(features, lists, PAIRS[:1], FAST, pretrain_ids=sounds)
+
+
+def test_confusion_shares():
+    shares = confusion(torch.tensor([0, 0, 0, 2]), torch.tensor([0, 0, 1, 1]), 3)
+    torch.testing.assert_close(shares, torch.tensor([[2 / 3, 1 / 3, 0], [0, 0, 0], [0, 1, 0]], dtype=torch.float64))
+
+
+def test_command(sets, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ucf_vggsound, "build_model", lambda content, device: OneHotModel())
+    shapes = {m: list(s) for m, s in OneHotModel.shapes.items()}
+    checkpoint.save(tmp_path / "best.pt", {"format": 1, "args": {"seed": 5}, "shapes": shapes, "model": {}, "epoch": 3,
+                                           "step": 9, "pretrain_ids": []})
+    flags = ["--checkpoint", tmp_path / "best.pt", "--video-data", tmp_path / "video.h5", "--audio-data",
+             tmp_path / "audio.h5", "--annotations", tmp_path / "lists", "--device", "cpu", "--probe-epochs", "12",
+             "--probe-lr", "0.01", "--batch-size", "8", "--out", tmp_path / "out"]
+    rows = ucf_vggsound.main([str(flag) for flag in flags])
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == rows
+    assert [row["value"] for row in rows] == [100.0, 100.0]
+    assert (tmp_path / "out" / "ucf_vggsound_strict_audio_video.png").exists()
+    assert "its 25 clips are left out by strict" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        ucf_vggsound.main([*(str(flag) for flag in flags), "--audio-data", str(tmp_path / "video.h5")])
+    assert "--data has video and --checkpoint video, audio" in capsys.readouterr().err
