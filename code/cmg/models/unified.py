@@ -58,6 +58,7 @@ class UnifiedModel(nn.Module):
         encoder = self.semantic[modality]
         if valid is not None:
             valid = self.mask(valid)
+        features = features.to(encoder.temporal.project.weight.dtype)  # public checkpoints are float64
         semantic = encoder(encoder.front(features), valid)
         codes = self.codebook.distances(semantic).argmin(-1)
         return Tokens(codes, self.codebook.lookup(codes).to(semantic.dtype), semantic)

@@ -10,6 +10,7 @@ import torch
 
 from cmg.errors import UserError
 from cmg.models.unified import UnifiedModel
+from cmg.training import released
 
 FORMAT = 1
 
@@ -29,16 +30,23 @@ def save(path, content):
         raise UserError(f"{path}: cannot write the checkpoint ({error.strerror or error})") from None
 
 
-def read(path):
-    """The content of a checkpoint on the CPU, as a dict; `UserError` if the file is missing, damaged or foreign."""
+def load(path):
+    """Whatever a file of tensors holds, on the CPU; `UserError` if it is missing, damaged or holds anything else."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports a damaged archive in many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+
+
+def read(path):
+    """The content of a checkpoint on the CPU, as a dict; one of the public implementation is translated."""
+    content = load(path)
+    if released.recognised(content):
+        content = released.from_public(content, path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this project (expected format {FORMAT})")
     return content
@@ -60,6 +68,8 @@ def inference_part(method, args, shapes, pretrain_ids, epoch, step):
 def build_model(content, device="cpu"):
     """The `UnifiedModel` of a checkpoint's content, in eval mode. Also takes a complete training state."""
     model = UnifiedModel(content["shapes"], content["args"])
+    if all(value.dtype == torch.float64 for name, value in content["model"].items() if name.startswith("semantic.")):
+        model.double()  # as public checkpoints are: their codes are those of float64
     model.load_state_dict(content["model"], strict=True)
     return model.to(device).eval()
 
@@ -69,7 +79,8 @@ def load_pretrained(path, device="cpu"):
 
     Parameters
     ----------
-    path : an `epoch_XXX.pt`, `best.pt` or `latest.pt`, or a run folder (its `best.pt`, else `latest.pt`).
+    path : an `epoch_XXX.pt`, `best.pt` or `latest.pt`, or a run folder (its `best.pt`, else `latest.pt`); or a
+        checkpoint of the public implementation, `DCID-model-3.pt`.
 
     Returns
     -------

@@ -1,0 +1,219 @@
+"""Released features in their public formats, made here, and files that mean harm."""
+
+import os
+import pickle
+import struct
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from cmg.data import pickles
+from cmg.data.convert import fit, main
+from cmg.data.features import FeatureFile
+from cmg.data.pickles import BadPickle, array_in_zip, array_of
+
+RNG = np.random.default_rng(0)
+
+
+def write_zip(path, value, name=None, protocol=4):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = value if isinstance(value, bytes) else pickle.dumps(value, protocol)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name or f"{path.stem}.pkl", content)
+    return path
+
+
+class Attack:
+    """A pickle that would create the file `mark` if it were run."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_arrays_and_tensors_of_every_protocol(protocol, dtype):
+    x = RNG.standard_normal((10, 3)).astype(dtype)
+    for value in (x, np.asfortranarray(x), torch.from_numpy(x)):
+        back = array_of(pickle.dumps(value, protocol))
+        assert back.dtype == dtype and np.array_equal(back, x)
+
+
+def test_numpy_1_and_2_spell_their_module_differently():
+    content = pickle.dumps(np.arange(3.0), 2)
+    new, old = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+    assert new in content or old in content
+    for ours, theirs in ((new, old), (old, new)):
+        assert np.array_equal(array_of(content.replace(ours, theirs)), [0.0, 1.0, 2.0])
+
+
+def test_malicious_pickle_is_not_run(tmp_path):
+    mark = tmp_path / "mark"
+    for value in (Attack(mark), [np.zeros(3), Attack(mark)], np.array([Attack(mark)], dtype=object)):
+        with pytest.raises(BadPickle, match="no part of an array"):
+            array_of(pickle.dumps(value))
+    storage = pickle.dumps(Attack(mark))  # torch's own loader would unpickle these bytes freely
+    inner = b"ctorch.storage\n_load_from_bytes\n(B" + struct.pack("<I", len(storage)) + storage + b"tR."
+    with pytest.raises(BadPickle, match="damaged"):
+        array_of(b"\x80\x04" + inner)
+    assert not mark.exists()
+
+
+class Call:
+    """Pickled as the call of a function of another module."""
+
+    def __init__(self, function, *given):
+        self.function, self.given = function, given
+
+    def __reduce__(self):
+        return self.function, self.given
+
+
+def test_no_memory_is_taken_on_a_pickle_s_word():
+    storage = torch.zeros(4).storage()
+    for size, stride in (((1 << 40,), (1,)), ((1 << 40,), (0,)), ((5,), (1,)), ((2, 2), (4, 1)), ((-1,), (1,))):
+        call = Call(torch._utils._rebuild_tensor_v2, storage, 0, size, stride, False, {})
+        with pytest.raises(BadPickle, match="a tensor"):
+            array_of(pickle.dumps(call))
+    with pytest.raises(BadPickle, match="damaged"):
+        array_of(pickle.dumps(Call(np.ndarray, (1 << 40,))))
+
+
+@pytest.mark.parametrize("value, message", [
+    ({"a": 1}, "dict"), (np.arange(3), "int64"), ("text", "str"), (b"\x80\x04junk", "damaged"), (b"", "damaged"),
+    (torch.arange(3), "int64"),
+])
+def test_anything_but_an_array_of_floats_is_refused(value, message):
+    with pytest.raises(BadPickle, match=message):
+        array_of(value if isinstance(value, bytes) else pickle.dumps(value))
+
+
+@pytest.mark.parametrize("name", ["../x.pkl", "a/../../x.pkl", "/x.pkl", "..\\x.pkl", "C:/x.pkl"])
+def test_names_that_lead_out_are_refused(tmp_path, name):
+    path = write_zip(tmp_path / "in" / "clip.zip", np.zeros((10, 3)), name)
+    with pytest.raises(BadPickle, match="leads out"):
+        array_in_zip(path)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["clip.zip"]
+
+
+def test_zip_bomb_is_stopped_whatever_its_header_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "LIMIT", 1 << 20)
+    path = write_zip(tmp_path / "bomb.zip", b"\0" * (8 << 20))
+    assert path.stat().st_size < 1 << 15
+    with pytest.raises(BadPickle, match="more than 1 MiB"):
+        array_in_zip(path)
+    content = path.read_bytes().replace(struct.pack("<I", 8 << 20), struct.pack("<I", 10))
+    path.write_bytes(content)
+    with pytest.raises(BadPickle):
+        array_in_zip(path)
+
+
+def test_damaged_archives(tmp_path):
+    path = write_zip(tmp_path / "clip.zip", np.zeros((10, 3)))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("second.pkl", b"")
+    with pytest.raises(BadPickle, match="2 pickles"):
+        array_in_zip(path)
+    path.write_bytes(b"no zip")
+    with pytest.raises(BadPickle, match="cannot be unpacked"):
+        array_in_zip(path)
+
+
+def test_short_clips_repeat_their_last_second():
+    x, valid = fit(np.arange(3.0)[:, None], 5)
+    assert x[:, 0].tolist() == [0, 1, 2, 2, 2] and valid.tolist() == [True, True, True, False, False]
+    x, valid = fit(np.arange(12.0)[:, None], 10)
+    assert x[:, 0].tolist() == list(range(10)) and valid.all()
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_folders_of_zips(tmp_path, capsys, workers):
+    video = {f"v{i}": RNG.standard_normal((7 + i, 7, 7, 6)) for i in range(5)}  # float64, 7 to 11 seconds
+    audio = {name: torch.from_numpy(RNG.standard_normal((10, 4)).astype(np.float32)) for name in video}
+    for name in video:
+        write_zip(tmp_path / "video" / f"{name}.zip", video[name])
+        write_zip(tmp_path / "audio" / f"{name}.zip", audio[name], protocol=2)
+    mark = tmp_path / "mark"
+    write_zip(tmp_path / "video" / "attack.zip", Attack(mark))
+    write_zip(tmp_path / "audio" / "attack.zip", np.zeros((10, 4)))
+    write_zip(tmp_path / "video" / "odd.zip", np.zeros((10, 7, 7, 5)))
+    write_zip(tmp_path / "audio" / "odd.zip", np.zeros((10, 4)))
+    write_zip(tmp_path / "audio" / "alone.zip", np.zeros((10, 4)))
+    out = tmp_path / "out.h5"
+    folders = ["--video", str(tmp_path / "video"), "--audio", str(tmp_path / "audio")]
+    # 'odd' sorts before 'v0' and would set the shape
+    os.rename(tmp_path / "video" / "odd.zip", tmp_path / "video" / "w.zip")
+    os.rename(tmp_path / "audio" / "odd.zip", tmp_path / "audio" / "w.zip")
+    main(["zips", *folders, "--workers", str(workers), "--out", str(out)])
+    assert not mark.exists()
+    file = FeatureFile(out)
+    assert file.ids == sorted(video) and file.shapes == {"video": (10, 7, 7, 6), "audio": (10, 4)}
+    assert file.attrs["backbone/video"] == "vgg19" and file.attrs["backbone/audio"] == "vggish"
+    x, valid = file.read("video", range(5))
+    y, _ = file.read("audio", range(5))
+    for row, name in enumerate(file.ids):
+        n = min(len(video[name]), 10)
+        assert np.array_equal(x[row, :n], video[name][:n].astype(np.float16))
+        assert (x[row, n:] == x[row, n - 1]).all() and valid[row].tolist() == [True] * n + [False] * (10 - n)
+        assert np.array_equal(y[row], audio[name].numpy().astype(np.float16))
+    printed = capsys.readouterr()
+    assert "5 clips, 3 left out" in printed.out and "MB before" in printed.out
+    assert {line.split(":")[0] for line in printed.err.splitlines() if line.startswith("left out")} == {
+        "left out attack", "left out w", "left out alone"}
+    full = np.concatenate([fit(v, 10)[0].ravel() for v in video.values()])
+    error = np.abs(full - full.astype(np.float16))
+    assert f"video: largest error {error.max():.2g}, mean {error.mean():.2g}" in printed.out
+
+
+def test_nothing_is_written_when_no_clip_is_good(tmp_path, capsys):
+    write_zip(tmp_path / "a" / "x.zip", Attack(tmp_path / "mark"))
+    with pytest.raises(SystemExit) as stop:
+        main(["zips", "--audio", str(tmp_path / "a"), "--workers", "0", "--out", str(tmp_path / "out.h5")])
+    assert stop.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("out.h5*"))
+
+
+def ave_release(folder, rows):
+    """The AVE release in small: Annotations.txt, order files, features and labels, row by row."""
+    folder.mkdir()
+    lines = [f"{category}&{name}&good&{on}&{off}" for category, name, on, off in rows]
+    (folder / "Annotations.txt").write_text("\n".join(["Category&VideoID&Quality&StartTime&EndTime", *lines]) + "\n")
+    video, audio = RNG.standard_normal((len(rows), 10, 7, 7, 4)), RNG.standard_normal((len(rows), 10, 3))
+    classes = list(dict.fromkeys(row[0] for row in rows))
+    labels = np.zeros((len(rows), 10, len(classes) + 1))
+    for i, (category, _, on, off) in enumerate(rows):
+        labels[i, :, -1] = 1
+        labels[i, on:off] = 0
+        labels[i, on:off, classes.index(category)] = 1
+    for name, x in (("visual_feature", video), ("audio_feature", audio), ("labels", labels)):
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            file["avadataset"] = x
+    return video, audio
+
+
+def test_ave_release(tmp_path, capsys):
+    rows = [("Bark", "-a", 0, 10), ("Cat", "b", 2, 5), ("Bell", "-a", 1, 3), ("Cat", "c", 0, 1)]
+    video, audio = ave_release(tmp_path / "AVE", rows)
+    out = tmp_path / "ave.h5"
+    call = ["ave", "--features", str(tmp_path / "AVE"), "--annotations", str(tmp_path / "AVE"), "--out", str(out)]
+    main(call)
+    file = FeatureFile(out)
+    assert file.ids == ["-a", "b", "c"]
+    for m, x in (("video", video), ("audio", audio)):
+        back, valid = file.read(m, range(3))
+        assert np.array_equal(back, x[[0, 1, 3]].astype(np.float16)) and valid.all()
+    printed = capsys.readouterr()
+    assert "event seconds of 4 of 4 rows agree" in printed.out and "3 clips, 1 left out" in printed.out
+    with pytest.raises(SystemExit):  # never over an old file unasked
+        main(call)
+    with h5py.File(tmp_path / "AVE" / "audio_feature.h5", "w") as other:
+        other["avadataset"] = audio[:2]
+    with pytest.raises(SystemExit):
+        main([*call, "--overwrite"])
+    assert "expected 4 rows" in capsys.readouterr().err and FeatureFile(out).ids == ["-a", "b", "c"]
