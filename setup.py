@@ -17,7 +17,10 @@ REQUIRED = [
 EXTRAS = {
     "extract": ["av>=14.0", "transformers>=4.48", "pillow>=10.0"],
     "avs": ["timm>=1.0", "av>=14.0", "pillow>=10.0"],
-    "dev": ["timm>=1.0", "pytest>=8.0", "ruff>=0.9", "vector-quantize-pytorch>=1.20", "av>=14.0", "pillow>=10.0", "scipy>=1.11"],
+    "dev": [
+        "pytest>=8.0", "ruff>=0.9", "vector-quantize-pytorch>=1.20", "av>=14.0", "pillow>=10.0", "scipy>=1.11",
+        "timm>=1.0",
+    ],
 }
 
 setup(
