@@ -1,5 +1,6 @@
 """The README holds: its commands parse, its files exist, its Python runs."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -8,19 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-import cmg.bench
-import cmg.downstream.ave
-import cmg.extract.__main__
-import cmg.pretrain
-import cmg.tables
 from cmg.data.features import FeatureFile
+from cmg.models.unified import UnifiedModel
 from cmg.presets import PRESETS
 from cmg.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAINS = {"cmg.pretrain": cmg.pretrain.main, "cmg.tables": cmg.tables.main, "cmg.bench": cmg.bench.main,
-         "cmg.downstream.ave": cmg.downstream.ave.main, "cmg.extract": cmg.extract.__main__.main}
+MODULES = ["pretrain", "tables", "bench", "data.convert", *(f"downstream.{task}" for task in (
+    "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval"))]
+MAINS = {f"cmg.{name}": importlib.import_module(f"cmg.{name}").main for name in MODULES}
+MAINS["cmg.extract"] = importlib.import_module("cmg.extract.__main__").main
 
 
 def blocks(language):
@@ -83,7 +82,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     (snippet,) = blocks("python")
     options = PRESETS["small"] | {"dim": 16, "codes": 12}
     shapes = {"video": (10, 7, 7, 6), "audio": (10, 8)}
-    model = cmg.training.checkpoint.UnifiedModel(shapes, options)
+    model = UnifiedModel(shapes, options)
     (tmp_path / "checkpoint" / "mine").mkdir(parents=True)
     checkpoint.save(tmp_path / "checkpoint" / "mine" / "best.pt", {
         "format": 1, "args": options, "shapes": {m: list(s) for m, s in shapes.items()}, "model": model.state_dict(),
