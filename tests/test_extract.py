@@ -590,3 +590,18 @@ def test_without_pyav(clips, tmp_path, capsys, monkeypatch):
 def test_what_a_modality_needs(capsys, modalities, missing):
     line = error_of(capsys, lambda: main(["--modalities", modalities, "--out", "x.h5"]))
     assert line.startswith("cmg.extract: error: " + missing)
+
+
+def test_edge_view_beats_a_grey_view_of_its_length(digits):
+    """What `Pixels` says of its view, on the digit images: a linear classifier, 1000 to fit and 1000 to judge."""
+    from sklearn.linear_model import LogisticRegression
+
+    with np.load(digits / "images_mnist.npz") as file:
+        pictures, labels = torch.from_numpy(file["images"][:2000]).float() / 127.5 - 1, file["label"][:2000]
+    views = {"edges": edges(pictures), "grey": torch.nn.functional.avg_pool2d(pictures[:, None], 2)}
+    score = {}
+    for name, view in views.items():
+        x = view.flatten(1).numpy()
+        assert x.shape[1] == 196
+        score[name] = LogisticRegression(max_iter=500).fit(x[:1000], labels[:1000]).score(x[1000:], labels[1000:])
+    assert score["edges"] > score["grey"] + 0.02, score
