@@ -225,18 +225,27 @@ def edges_by_hand(grey):
             dx = grey[y, x + 1] - grey[y, x - 1] if 0 < x < 27 else 0.0
             dy = grey[y + 1, x] - grey[y - 1, x] if 0 < y < 27 else 0.0
             for d, along in enumerate((dx, dy, -dx, -dy)):
-                if along > 0:
-                    energy[d, y // 4, x // 4] += along**2 / np.hypot(dx, dy) / 16
+                for row in range(7):
+                    for column in range(7):
+                        near = max(4.5 - abs(y - 4 * row - 1.5), 0) * max(4.5 - abs(x - 4 * column - 1.5), 0) / 400
+                        if along > 0 and near > 0:
+                            energy[d, row, column] += near * along**2 / np.hypot(dx, dy)
     return np.sqrt(energy)
 
 
 def test_edges_tell_direction_and_place():
-    """Brightness that steps up from left to right between columns 9 and 10: direction 0, third column of places."""
+    """Brightness that steps up from left to right between columns 9 and 10: direction 0, third column of places.
+
+    Columns 9 and 10 have a gradient of 2. Place 2 lies in their middle and counts 4/20 of each, its neighbours 1/20 of
+    one; the first and the last row of places have 3/20 of their window outside the picture.
+    """
     picture = torch.full((1, 28, 28), -1.0)
     picture[:, :, 10:] = 1.0
     view = edges(picture)[0]
     expected = torch.zeros(4, 7, 7)
-    expected[0, :, 2] = (2 * 2 / 4) ** 0.5  # two of the four columns of a place see the step, each with a gradient of 2
+    expected[0, :, 1:4] = torch.tensor([2 / 20, 2 * 8 / 20, 2 / 20])
+    expected[0, [0, 6]] *= 17 / 20
+    expected = expected.sqrt()
     torch.testing.assert_close(view, expected)
     torch.testing.assert_close(edges(picture.transpose(1, 2))[0], expected[[1, 0, 3, 2]].transpose(1, 2))
 

@@ -1,0 +1,64 @@
+"""New test clips from the digit bank: nothing that they show or play was in the clips they replace."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmg.data.ave import read_ave
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "compose_digits.py"
+
+
+def content(rows):
+    images = {image for row in rows for event in row["visual"] for _, image, _ in event["frames"]}
+    recordings = {clip for row in rows for event in row["audio"] for _, clip, _, _ in event["segments"]}
+    return images, recordings
+
+
+@pytest.fixture(scope="module")
+def composed(digits, tmp_path_factory):
+    out = tmp_path_factory.mktemp("new")
+    subprocess.run([sys.executable, SCRIPT, digits, out, "--per-clip", "2"], check=True, capture_output=True)
+    return out
+
+
+def test_new_clips_hold_nothing_of_the_old_ones(digits, composed):
+    old = [json.loads(line) for line in open(digits / "compositions.jsonl")]
+    new = [json.loads(line) for line in open(composed / "compositions.jsonl")]
+    fresh = [row for row in new if row["split"] == "test"]
+    assert len(fresh) == 120 and len({row["id"] for row in new}) == len(new)
+    images, recordings = content(fresh)
+    for row in old:
+        seen = content([row])
+        if row["kind"] in ("ave", "pretrain"):
+            assert not images & seen[0] and not recordings & seen[1], row["id"]
+    bank = np.load(digits / "images_mnist.npz")
+    for row in fresh:  # the digit, the split, and one speaker an event
+        for event in row["visual"]:
+            assert {int(bank["label"][i]) for _, i, _ in event["frames"]} == {event["label"]}
+            assert {bank["split"][i] for _, i, _ in event["frames"]} == {"test"}
+    sound = np.load(digits / "audio_fsdd_8k.npz")
+    for row in fresh:
+        for event in row["audio"]:
+            clips = [clip for _, clip, _, _ in event["segments"]]
+            assert {int(sound["label"][i]) for i in clips} == {event["label"]}
+            assert {str(sound["speaker"][sound["speaker_id"][i]]) for i in clips} == {event["speaker"]}
+
+
+def test_annotations_are_read_as_an_ave_folder(digits, composed):
+    new, old = read_ave(composed / "ann"), read_ave(digits / "ann")
+    assert new.classes == old.classes
+    assert new.splits["train"] == old.splits["train"] and new.splits["val"] == old.splits["val"]
+    pairs = list(zip(new.splits["test"], old.splits["test"] * 2))
+    assert len(pairs) == 120
+    assert all(a[1:] == b[1:] for a, b in pairs)  # category, onset, offset of the pattern
+
+
+def test_an_image_is_shown_in_one_clip_only(composed):
+    rows = [json.loads(line) for line in open(composed / "compositions.jsonl")]
+    shown = [image for row in rows if row["split"] == "test" for image in content([row])[0]]
+    assert len(shown) == len(set(shown))
