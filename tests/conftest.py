@@ -10,6 +10,7 @@ import torch
 
 torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
+DEVICE = os.environ.get("CMG_TEST_DEVICE", "cpu")  # of the parity tests and the golden curves
 
 
 def pytest_collection_modifyitems(items):
@@ -37,3 +38,13 @@ def digit_media(digits, tmp_path_factory):
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run(call, cwd=digits, env=env, check=True, capture_output=True, text=True)
     return out
+
+
+def without_dropout(module):
+    """The module with every dropout turned off, for comparisons between devices or numbers of processes."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        elif isinstance(part, torch.nn.MultiheadAttention):
+            part.dropout = 0.0
+    return module

@@ -1,22 +1,33 @@
-"""Two processes on gloo: every rank holds the same weights and codes after real steps, and statistics are summed."""
+"""Several processes on gloo compute what one process computes on the whole batch, and a lost one ends the run."""
 
+import csv
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from conftest import without_dropout
+from test_pretrain import CODE, SMALL, write_clips
 
-from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.data.features import FeatureSet
 from cmg.methods.base import build
 from cmg.models.codebook import Codebook
-from cmg.pretrain import parse
-from cmg.training.distributed import finish
+from cmg.pretrain import main, parse
+from cmg.training.distributed import average_gradients, finish, gather, share, total
 from cmg.training.loop import Trainer
 
-SHAPES = {"video": (5, 5, 5, 6), "audio": (5, 7)}
+STEPS = 20
+SETTINGS = {
+    "small": ["--specific-steps", "2"],
+    "paper": ["--preset", "paper", "--cpc-steps", "2"],
+    "official": ["--preset", "official", "--lr", "1e-3"],
+}
 
 
 def port():
@@ -25,46 +36,127 @@ def port():
         return s.getsockname()[1]
 
 
-def worker(rank, size, port_number, path, preset):
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port_number))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    codebook_sums(rank)
-    options = vars(parse(["--data", path, "--out", "x", "--preset", preset, "--dim", "16", "--specific-dim", "8",
-                          "--codes", "12", "--batch-size", "8", "--reset-after", "2"]))
+def environment(rank, size, port_number):
+    """What torchrun would tell a process."""
+    return {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port_number)}
+
+
+def curve(path, flags, rank=0, size=1):
+    """Losses of 20 steps in float64 without dropout, and the state after them."""
+    options = vars(parse(["--data", path, "--out", "x", *SMALL, "--reset-after", "3", *flags]))
     features = FeatureSet(path)
     torch.manual_seed(0)
-    method = build(features.shapes, options)
+    method = without_dropout(build(features.shapes, options)).double().train()
+    for name, buffer in method.model.codebook.named_buffers():
+        if buffer.is_floating_point():
+            method.model.codebook._buffers[name] = buffer.double()
     torch.manual_seed(1 + rank)
-    trainer = Trainer(method.train(), features, options, ".", torch.device("cpu"), rank, size)
-    for batch in trainer.loader():
-        assert len(batch["index"]) == 4
-        trainer.train_step(batch)
-        trainer.step += 1
-    mine = torch.cat([v.double().flatten() for v in method.state_dict().values()])
-    first = mine.clone()
-    dist.broadcast(first, 0)
-    assert torch.equal(mine, first) and int(method.model.codebook.revived) > 0
+    trainer = Trainer(method, features, options, ".", torch.device("cpu"), rank, size)
+    found = []
+    while trainer.step < STEPS:
+        for batch in trainer.loader():
+            batch = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+            losses, _, norm = trainer.train_step(batch)
+            found.append(torch.stack([*losses.values(), norm]).double())
+            trainer.step += 1
+        trainer.epoch += 1
+    return torch.stack(found), {name: value.clone() for name, value in method.state_dict().items()}
+
+
+def rank_of_two(rank, size, port_number, path, out):
+    os.environ.update(environment(rank, size, port_number))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    collectives()
+    codebook_sums()
+    for name, flags in SETTINGS.items():
+        found, state = curve(path, flags, rank, size)
+        torch.save((found, state), f"{out}.{name}.{rank}")
     finish()
 
 
-def codebook_sums(rank):
+def collectives():
+    """gather, total and share against their definitions, gradients included: rank r holds r + 1 and r + 2."""
+    rank = dist.get_rank()
+    x = torch.tensor([[rank + 1.0], [rank + 2.0]], requires_grad=True)
+    everyone = gather(x)
+    assert everyone.flatten().tolist() == [1, 2, 2, 3]
+    assert gather(x.detach() > 1.5).flatten().tolist() == [False, True, True, True]
+    # The mean over ranks of what each computes from the gathered rows: its gradient, averaged as the trainer does.
+    weight = torch.tensor([1.0, 10.0, 100.0, 1000.0]) * (rank + 1)
+    ((everyone.flatten() * weight).sum() + total(x.sum() ** 2)).backward()
+    average_gradients([x])
+    # d/dx_i of mean over ranks: 3/2 of the base weight, and 2 Σ x of its own rank; then averaged over both ranks
+    own = [[1.5, 15.0], [150.0, 1500.0]]
+    sums = [2 * 3.0, 2 * 5.0]
+    expected = sum(torch.tensor(o) + s for o, s in zip(own, sums)) * 2 / 2
+    torch.testing.assert_close(x.grad.flatten(), expected)
+    assert share(torch.tensor(float(rank))).item() == 0.5  # one valid entry on two ranks
+    assert share(torch.tensor(0.0)).item() == 0.5  # none at all: a sum of 0 over any denominator is 0
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return str(write_clips(tmp_path_factory.mktemp("features") / "clips.h5"))
+
+
+def codebook_sums():
     """Each rank sees another cluster; the codes follow both."""
     book = Codebook(("audio",), 2, 2, mm_ema="off", reset="off")
     book.embedding.copy_(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]))
     book.weight.copy_(book.embedding)
-    z = {"audio": torch.full((3, 1, 2), -5.0 if rank == 0 else 5.0)}
+    z = {"audio": torch.full((3, 1, 2), -5.0 if dist.get_rank() == 0 else 5.0)}
     for _ in range(400):
         book.update(z, {"audio": book.quantize(z["audio"]).codes}, {"audio": torch.ones(3, 1, dtype=torch.bool)})
     torch.testing.assert_close(book.embedding, torch.tensor([[-5.0, -5.0], [5.0, 5.0]]), atol=0.3, rtol=0)
     torch.testing.assert_close(book.count, torch.tensor([3.0, 3.0]), atol=0.1, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def both_ranks(clips, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp("ranks") / "found")
+    mp.spawn(rank_of_two, (2, port(), clips, out), nprocs=2)
+    return out
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["small", "official"])
-def test_two_ranks_stay_identical(tmp_path, preset):
-    rng = np.random.default_rng(0)
-    path = str(tmp_path / "clips.h5")
-    with FeatureWriter(path, SHAPES, {}) as writer:
-        writer.append([str(i) for i in range(40)], {m: rng.standard_normal((40, *s)) for m, s in SHAPES.items()})
-    mp.spawn(worker, (2, port(), path, preset), nprocs=2)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_ranks_equal_one(clips, both_ranks, name):
+    """20 steps on 2 × 4 clips give the losses, gradient norms, weights and codes of 20 steps on 8.
+
+    A third of the clips has words missing, so ranks hold different numbers of valid steps; codes are reset on the way.
+    """
+    (losses, state), (others, twin) = (torch.load(f"{both_ranks}.{name}.{rank}", weights_only=True) for rank in (0, 1))
+    assert torch.equal(losses, others) and all(torch.equal(value, twin[key]) for key, value in state.items())
+    expected, alone = curve(clips, SETTINGS[name])
+    assert len(losses) == STEPS and int(alone["model.codebook.revived"]) > 0
+    torch.testing.assert_close(losses, expected, rtol=1e-9, atol=1e-9)
+    for key, value in state.items():
+        torch.testing.assert_close(value, alone[key], rtol=1e-7, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_run_and_another_number_resumes_it(clips, tmp_path):
+    out = tmp_path / "run"
+    argv = ["--data", clips, "--out", str(out), *SMALL, "--epochs", "40", "--save-every", "3"]
+    command, number = [sys.executable, "-m", "cmg.pretrain", *argv], port()
+    ranks = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(CODE), **environment(rank, 2, number)},
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
+    deadline = time.monotonic() + 120
+    while not (out / "latest.pt").exists() and ranks[0].poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ranks[1].send_signal(signal.SIGKILL)
+    _, said = ranks[0].communicate(timeout=60)
+    ranks[1].communicate()
+    assert ranks[0].returncode == 2
+    assert "process 0 of 2: another one was lost at step" in said.splitlines()[-1] and "latest.pt" in said
+    assert "Traceback" not in said
+
+    content = torch.load(out / "latest.pt", weights_only=True)
+    assert len(content["streams"]["cpu"]) == 2 and not torch.equal(*content["streams"]["cpu"])
+    stopped = content["position"]["step"]
+    main([*argv, "--resume", "auto", "--max-steps", str(stopped + 4)])
+    content = torch.load(out / "latest.pt", weights_only=True)
+    assert content["position"]["step"] == stopped + 4 and len(content["streams"]["cpu"]) == 1
+    with open(out / "metrics.csv", newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(stopped + 4))

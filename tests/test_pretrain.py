@@ -20,7 +20,8 @@ from cmg.errors import UserError
 from cmg.methods.base import available, build
 from cmg.presets import PRESETS
 from cmg.pretrain import main, parse
-from cmg.training.loop import Trainer, epoch_order, learning_rate
+from cmg.training.feed import epoch_order
+from cmg.training.loop import Trainer, learning_rate
 
 CODE = Path(__file__).parent.parent / "code"
 SHAPES = {"video": (6, 5, 5, 8), "audio": (6, 12), "text": (6, 10)}

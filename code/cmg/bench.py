@@ -77,7 +77,7 @@ def measure(args, device):
     """One record: what was run, and what it cost."""
     options = PRESETS[args.preset] | {
         "method": args.method, "epochs": 1, "max_steps": None, "batch_size": args.batch_size, "seed": 0,
-        "precision": args.precision, "compile": args.compile, "codebook_init": "uniform",
+        "accumulate": 1, "precision": args.precision, "compile": args.compile, "codebook_init": "uniform",
     }
     shapes = {m: SHAPES[args.shapes][m] for m in args.modalities}
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ import torch
 
 import cmg
 from cmg.cli import MODALITIES, Parser, command, git_commit, versions
-from cmg.data.features import FeatureSet
+from cmg.data.features import CACHES, FeatureSet
 from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
 from cmg.errors import UserError
 from cmg.methods.base import available, build
@@ -46,12 +46,15 @@ def parser():
     run.add_argument("--compile", action="store_true", help="torch.compile the forward pass")
     run.add_argument("--resume", help="auto: continue --out if it holds latest.pt; or the path of a latest.pt")
     run.add_argument("--workers", type=int, default=2, help="loader processes with --cache disk")
-    run.add_argument("--cache", default="host", choices=("host", "disk"), help="features in memory or read per batch")
+    run.add_argument("--cache", default="auto", choices=CACHES,
+                     help="features on the card, in memory, or read in blocks; auto: the first that has room")
     run.add_argument("--log-every", type=int, default=20, help="steps between rows of metrics.csv")
     run.add_argument("--checkpoint-epochs", type=int, default=1, help="epochs between epoch_XXX.pt files")
     run.add_argument("--save-every", type=int, default=0, help="also write latest.pt every N steps; 0 = epoch ends")
     optim = p.add_argument_group("optimisation")
     optim.add_argument("--batch-size", type=int, help="clips a step, over all processes")
+    optim.add_argument("--accumulate", type=int, default=1, metavar="N",
+                       help="split every batch into N parts, for less memory; clips are compared within their part")
     optim.add_argument("--optimizer", choices=("adam", "adamw"))
     optim.add_argument("--lr", type=float)
     optim.add_argument("--weight-decay", type=float)
@@ -95,7 +98,8 @@ def parse(argv=None):
     preset = p.parse_known_args(argv)[0].preset
     p.set_defaults(**PRESETS[preset])
     args = p.parse_args(argv)
-    for name in ("batch_size", "epochs", "dim", "codes", "log_every", "checkpoint_epochs", "cpc_steps", "layers"):
+    for name in ("batch_size", "epochs", "dim", "codes", "log_every", "checkpoint_epochs", "cpc_steps", "layers",
+                 "accumulate"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
     if args.max_steps is not None and args.max_steps < 1:
@@ -114,13 +118,13 @@ def parse(argv=None):
     return args
 
 
-def open_data(args):
+def open_data(args, device):
     paths = args.data
     if "synthetic" in paths:
         if len(paths) > 1:
             raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
         paths = [synthetic_files(spec=synthetic_spec(args)).pretrain]
-    features = FeatureSet(paths, args.modalities, args.cache)
+    features = FeatureSet(paths, args.modalities, args.cache, device)
     steps = {m: shape[0] for m, shape in features.shapes.items()}
     if len(set(steps.values())) > 1:
         raise UserError(f"--data: clips have {steps} steps; all modalities need the same number (extract text with "
@@ -163,9 +167,14 @@ def main(argv=None):
     if args.precision == "tf32":
         torch.set_float32_matmul_precision("high")
     content, source = prepare_folder(args)
-    features = open_data(args)
-    if args.batch_size % size:
-        raise UserError(f"--batch-size {args.batch_size}: expected a multiple of the {size} processes")
+    features = open_data(args, device)
+    if args.batch_size % (size * args.accumulate):
+        raise UserError(f"--batch-size {args.batch_size}: expected a multiple of {size} processes × --accumulate "
+                        f"{args.accumulate}")
+    if min(args.batch_size, len(features)) < 2 * args.accumulate:
+        raise UserError(f"--accumulate {args.accumulate}: leaves parts of one clip; the contrastive terms need two")
+    if len(features) < size * args.accumulate:
+        raise UserError(f"--data: {len(features)} clips; expected at least one for every process")
     out = Path(args.out)
     options = vars(args) | {"modalities": list(features.modalities)}
 
@@ -193,7 +202,13 @@ def main(argv=None):
         print(f"{args.method} ({args.preset}): {' '.join(features.modalities)}, {len(features)} clips, "
               f"{record['parameters'] / 1e6:.1f} M parameters ({record['parameters_kept'] / 1e6:.1f} M kept), "
               f"{trainer.total} steps on {device}" + (f", from step {trainer.step}" if content else ""))
-    trainer.run(recorder, progress=rank == 0)
+    try:
+        trainer.run(recorder, progress=rank == 0)
+    except RuntimeError as error:
+        if not distributed.lost_a_process(error):
+            raise
+        raise UserError(f"process {rank} of {size}: another one was lost at step {trainer.step}, the run ends; "
+                        f"{trainer.last_good()}; continue with --resume auto, on any number of processes") from None
     distributed.finish()
     if rank == 0:
         recorder.close()

@@ -1,5 +1,7 @@
 """One or several feature files as one data set: the only thing that training and the downstream tasks read."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ from cmg.cli import MODALITIES
 from cmg.data.feature_file import SCHEMA, FeatureFile, FeatureWriter, first_repeated
 from cmg.errors import UserError
 
-__all__ = ["SCHEMA", "FeatureFile", "FeatureSet", "FeatureWriter"]
+__all__ = ["CACHES", "SCHEMA", "FeatureFile", "FeatureSet", "FeatureWriter"]
+
+CACHES = ("device", "host", "disk", "auto")
 
 
 class FeatureSet(torch.utils.data.Dataset):
@@ -19,7 +23,10 @@ class FeatureSet(torch.utils.data.Dataset):
     ----------
     paths : one path or a list of paths
     modalities : which to read; all of the first file's if None
-    cache : "host" keeps everything in memory in the stored dtype; "disk" reads each batch from the files.
+    cache : "host" keeps everything in memory in the stored dtype, "device" in the memory of `device` (on a CPU the
+        same thing), "disk" reads each batch from the files; "auto" takes the first of device, host, disk that has
+        room (`place`). The attribute `cache` says what it became.
+    device : torch.device of "device" and "auto".
 
     Raises
     ------
@@ -30,12 +37,12 @@ class FeatureSet(torch.utils.data.Dataset):
     >>> loader = DataLoader(features, batch_sampler=batches, collate_fn=lambda batch: batch, num_workers=2)
     """
 
-    def __init__(self, paths, modalities=None, cache="host"):
+    def __init__(self, paths, modalities=None, cache="host", device="cpu"):
         paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
         if not paths:
             raise UserError("no feature file given")
-        if cache not in ("host", "disk"):
-            raise UserError(f"feature cache '{cache}' is unknown, expected host or disk")
+        if cache not in CACHES:
+            raise UserError(f"feature cache '{cache}' is unknown, expected one of {', '.join(CACHES)}")
         self.files = [FeatureFile(path) for path in paths]
         first = self.files[0]
         wanted = tuple(modalities or first.modalities)
@@ -51,8 +58,20 @@ class FeatureSet(torch.utils.data.Dataset):
             name = first_repeated(self.ids)
             where = " and in ".join(str(file.path) for file in self.files if name in file.ids)
             raise UserError(f"id '{name}' occurs twice: in {where}")
-        self.cache = cache
-        self._memory = {m: self._load(m) for m in self.modalities} if cache == "host" else {}
+        device = torch.device(device)
+        self.cache = place(self.nbytes, device) if cache == "auto" else cache
+        if self.cache == "device" and device.type == "cpu":
+            self.cache = "host"
+        self._device = device if self.cache == "device" else torch.device("cpu")
+        self._memory = {m: self._load(m) for m in self.modalities} if self.cache != "disk" else {}
+
+    @property
+    def nbytes(self):
+        """Size of all features in the stored dtype, in bytes."""
+        return sum(len(self.ids) * int(np.prod(shape)) * self._dtype(m).itemsize for m, shape in self.shapes.items())
+
+    def _dtype(self, modality):
+        return np.result_type(*(file.dtypes[modality] for file in self.files))
 
     def _check_fits(self, file, wanted):
         for m in wanted:
@@ -67,11 +86,13 @@ class FeatureSet(torch.utils.data.Dataset):
                     raise UserError(f"{file.path}: {name} is '{theirs}', but '{ours}' in {self.files[0].path}")
 
     def _load(self, modality):
-        """All rows of one modality: features [N, *shape], valid [N, T], and which rows are finite [N]."""
-        dtype = np.result_type(*(file.dtypes[modality] for file in self.files))
+        """All rows of one modality: features [N, *shape], valid [N, T], and which rows are finite [N].
+
+        The first two lie on the device; the last never does, since a look at it must not wait for one.
+        """
         shape = self.shapes[modality]
-        x = torch.empty((len(self.ids), *shape), dtype=getattr(torch, dtype.name))
-        valid = torch.empty((len(self.ids), shape[0]), dtype=torch.bool)
+        x = torch.empty((len(self.ids), *shape), dtype=getattr(torch, self._dtype(modality).name), device=self._device)
+        valid = torch.empty((len(self.ids), shape[0]), dtype=torch.bool, device=self._device)
         finite = torch.empty(len(self.ids), dtype=torch.bool)
         for file, start in zip(self.files, self._starts, strict=False):
             for row in range(0, len(file.ids), 256):  # in blocks, so that no second copy of the set is ever held
@@ -92,18 +113,24 @@ class FeatureSet(torch.utils.data.Dataset):
         dict : modality -> float32 Tensor[B, *shape], "valid/<modality>" -> bool Tensor[B, T],
             "index" -> int64 Tensor[B], the rows themselves.
         """
+        batch = self.stored(indices)
+        return batch | {m: batch[m].float() for m in self.modalities}
+
+    def stored(self, indices, pinned=False):
+        """The same in the stored dtype, for who converts it elsewhere; `pinned` puts it into page-locked memory."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = {"index": index}
         for m in self.modalities:
-            if self.cache == "host":
-                x, valid, finite = (part.index_select(0, index) for part in self._memory[m])
-            else:
+            if self.cache == "disk":
                 x, valid = self._read(m, index.numpy())
                 finite = _finite_rows(x)
+            else:
+                x, valid = (_pick(part, index, pinned) for part in self._memory[m][:2])
+                finite = self._memory[m][2][index]
             if not finite.all():
                 row = int(index[int(finite.int().argmin())])
                 raise UserError(f"{self._file_of(row).path}: '{m}' features of '{self.ids[row]}' are not finite")
-            batch[m], batch[f"valid/{m}"] = x.float(), valid
+            batch[m], batch[f"valid/{m}"] = x, valid
         return batch
 
     def _file_of(self, row):
@@ -111,13 +138,16 @@ class FeatureSet(torch.utils.data.Dataset):
 
     def _read(self, modality, index):
         """Rows from disk, file by file: x Tensor[B, *shape], valid Tensor[B, T]."""
-        x = torch.empty((len(index), *self.shapes[modality]), dtype=torch.float32)
-        valid = torch.empty((len(index), self.shapes[modality][0]), dtype=torch.bool)
+        if len(self.files) == 1:
+            return tuple(map(torch.from_numpy, self.files[0].read(modality, index)))
         owner = np.searchsorted(self._starts, index, side="right") - 1
+        dtype = getattr(torch, self._dtype(modality).name)
+        x = torch.empty((len(index), *self.shapes[modality]), dtype=dtype)
+        valid = torch.empty((len(index), self.shapes[modality][0]), dtype=torch.bool)
         for number in np.unique(owner):
             here = np.flatnonzero(owner == number)
             part, real = self.files[number].read(modality, index[here] - self._starts[number])
-            x[here], valid[here] = torch.from_numpy(part).float(), torch.from_numpy(real)
+            x[here], valid[here] = torch.from_numpy(part).to(dtype), torch.from_numpy(real)
         return x, valid
 
     def rows_of(self, ids):
@@ -130,6 +160,37 @@ class FeatureSet(torch.utils.data.Dataset):
         """
         rows = torch.tensor([self._row[name] for name in ids if name in self._row], dtype=torch.int64)
         return rows, [name for name in ids if name not in self._row]
+
+
+def place(nbytes, device):
+    """Where a feature set of this size should be kept: "device" where it fills at most half of the card's free
+    memory, "host" where the copies of all processes of this machine fill at most 60 % of what is available, "disk"
+    otherwise."""
+    if device.type == "cuda" and nbytes <= 0.5 * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    copies = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return "host" if copies * nbytes <= 0.6 * available_memory() else "disk"
+
+
+def available_memory():
+    """Memory in bytes that can be had without swapping: the machine's, or less in a container. Infinite if unknown."""
+    found = [float("inf")]
+    for path, pattern, unit in (("/proc/meminfo", r"MemAvailable:\s+(\d+)", 1024),
+                                ("/sys/fs/cgroup/memory.max", r"(\d+)", 1)):
+        try:
+            match = re.search(pattern, Path(path).read_text())
+        except OSError:
+            continue
+        if match:
+            found.append(int(match[1]) * unit)
+    return min(found)
+
+
+def _pick(x, index, pinned):
+    if pinned:
+        out = torch.empty((len(index), *x.shape[1:]), dtype=x.dtype, pin_memory=True)
+        return torch.index_select(x, 0, index, out=out)
+    return x.index_select(0, index.to(x.device, non_blocking=True))
 
 
 def _finite_rows(x):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cmg.models.semantic import masked_mean
+from cmg.training.distributed import first_row, gather, shared_permutation, total
 
 
 def mlp(in_dim, hidden, out_dim, last=None):
@@ -44,20 +45,25 @@ class CLUB(nn.Module):
     def upper_bound(self, x, y, valid, permutation=None):
         """The bound, a scalar, in nats per dimension of y ("released": in nats); about 0 where x, y are independent.
 
-        permutation : LongTensor[B], which clip gives each clip's negative ("released" only; drawn if None).
+        permutation : LongTensor[B], which clip of the whole batch, over all processes, gives each clip's negative
+            ("released" only; drawn if None).
         """
         mean, logvar = self.mean(x), self.logvar(x)
+        y = y.to(torch.promote_types(y.dtype, torch.float32))  # moments in half precision cancel to nothing
         if self.equations == "released":
+            everyone, begin = gather(y), first_row(y)
             if permutation is None:
-                permutation = torch.randperm(len(x), device=x.device)
+                permutation = shared_permutation(len(everyone), y.device)
+            negatives = everyone[permutation[begin : begin + len(y)]]
             variance = logvar.mean(1).exp()  # (B, Y)
             positive = -((mean - y) ** 2).mean(1) / variance
-            negative = -((mean - y[permutation]) ** 2).mean(1) / variance
+            negative = -((mean - negatives) ** 2).mean(1) / variance
             return (positive - negative).sum(-1).mean() / 2
         weight = valid.to(y.dtype).unsqueeze(-1)  # (B, T, 1)
-        count = weight.sum(0).clamp_min(1)  # (T, 1)
-        first = (weight * y).sum(0) / count  # (T, Y), E_j y_j of the same second
-        second = (weight * y**2).sum(0) / count  # (T, Y), E_j y_j²
+        # over all clips of all processes, of the same second: how many, Σ_j y_j and Σ_j y_j²
+        count, first, second = total(torch.stack([weight.sum(0).expand_as(y[0]), (weight * y).sum(0),
+                                                  (weight * y**2).sum(0)]))  # (T, Y) each
+        first, second = first / count.clamp_min(1), second / count.clamp_min(1)
         # E_j (mu - y_j)² - (mu - y)² = E y² - y² - 2 mu (E y - y): mu² cancels exactly
         gap = (second - y**2 - 2 * mean * (first - y)) / logvar.exp()  # (B, T, Y)
         return masked_mean(gap, valid) / 2

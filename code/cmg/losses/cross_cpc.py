@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.training.distributed import first_row, gather, share, shared_rand
+
 
 class CrossCPC(nn.Module):
     """Contrastive predictive coding across modalities on pre-quantised semantic vectors.
@@ -36,51 +38,66 @@ class CrossCPC(nn.Module):
         """One loss per ordered pair of modalities, keys "a2v", "v2t", … ("a2a" only in the released arithmetic).
 
         z : dict modality -> Tensor[B, T, D]; valid : dict modality -> BoolTensor[B, T].
-        t : int, last context step ("released" only; drawn if None).
+        t : int or LongTensor[1], last context step ("released" only; drawn if None).
         """
         T = next(iter(z.values())).shape[1]
-        if self.released and t is None:
-            t = int(torch.randint(1, T - self.steps, ()))
-        times = slice(t, t + 1) if self.released else slice(0, T)
-        context = {m: self.context[m](z[m])[0][:, times] for m in self.modalities}  # (B, T', D)
+        return self.of_one_step(z, T, t) if self.released else self.of_all_steps(z, valid, T)
+
+    def of_all_steps(self, z, valid, T):
+        """"paper": every t < T - k, negatives are the other clips' targets, those of all processes among them."""
+        context = {m: self.context[m](z[m][:, : T - 1])[0] for m in self.modalities}  # (B, T-1, D)
+        everyone = {m: gather(z[m]) for m in self.modalities}  # (N, T, D)
+        real = {m: gather(valid[m]) for m in self.modalities}  # (N, T)
         losses = {}
         for a in self.modalities:
             for b in self.modalities:
-                if a == b and not self.released:
+                if a == b:
                     continue
                 terms = []
                 for k in range(1, self.steps + 1):
-                    source = context[a] if self.released else context[a][:, :-k]
-                    target = z[b][:, t + k : t + k + 1] if self.released else z[b][:, k:]
-                    terms.append(self.info_nce(self.predict[a][k - 1](source), target, *self.pairs(valid, a, b, k, t)))
+                    prediction = self.predict[a][k - 1](context[a][:, : T - k])  # (B, T-k, D)
+                    logits, labels = self.scores(prediction, everyone[b][:, k:], first_row(prediction))
+                    columns = real[b][:, k:].t().unsqueeze(1)  # (T-k, 1, N): padded steps are nobody's negative
+                    logits = logits.masked_fill(~columns, float("-inf"))
+                    rows = (valid[a][:, : T - k] & valid[b][:, k:]).t()  # (T-k, B)
+                    # A row without a real target is all -inf; it is left out: finite logits keep gradients clean.
+                    logits = logits.masked_fill(~rows.unsqueeze(2), 0.0)
+                    loss = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none")
+                    rows = rows.flatten().to(loss.dtype)
+                    terms.append((loss * rows).sum() / share(rows.sum()))
+                losses[f"{a[0]}2{b[0]}"] = torch.stack(terms).mean()
+        return losses
+
+    def of_one_step(self, z, T, t):
+        """"released": one t, negatives are the other clips' predictions; nothing is masked."""
+        device = next(iter(z.values())).device
+        if t is None:
+            t = (1 + shared_rand(1, device) * (T - self.steps - 1)).long()
+        t = torch.as_tensor(t, device=device).view(1)
+        context = {m: self.context[m](z[m])[0].index_select(1, t) for m in self.modalities}  # (B, 1, D)
+        everyone = {(m, k): gather(self.predict[m][k - 1](context[m]))  # (N, 1, D)
+                    for m in self.modalities for k in range(1, self.steps + 1)}
+        losses = {}
+        for a in self.modalities:
+            for b in self.modalities:
+                terms = []
+                for k in range(1, self.steps + 1):
+                    target = z[b].index_select(1, t + k)  # (B, 1, D)
+                    logits, labels = self.scores(target, everyone[a, k], first_row(target))
+                    terms.append(F.cross_entropy(logits.flatten(0, 1), labels))
                 losses[f"{a[0]}2{b[0]}"] = torch.stack(terms).mean() * (0.1 if a == b else 1.0)
         return losses
 
-    def pairs(self, valid, a, b, k, t):
-        """Which contexts and which targets are real: BoolTensor[B, T'] each; None in the released arithmetic."""
-        if self.released:
-            return None, None
-        return valid[a][:, :-k], valid[b][:, k:]
+    def scores(self, rows, columns, first):
+        """Logits [T', B, N] of rows [B, T', D] against columns [N, T', D], and the right column of each, [T' · B].
 
-    def info_nce(self, prediction, target, source_valid, target_valid):
-        """Mean of -log softmax over the batch. prediction, target : Tensor[B, T', D]."""
+        first : the column that belongs to row 0.
+        """
         if self.temperature is not None:
-            prediction, target = F.normalize(prediction, dim=-1), F.normalize(target, dim=-1)
-        logits = torch.einsum("itd,jtd->tij", prediction, target)  # (T', B contexts, B targets)
+            rows, columns = F.normalize(rows, dim=-1), F.normalize(columns, dim=-1)
+        logits = torch.einsum("itd,jtd->tij", rows, columns)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.temperature is not None:
             logits = logits / self.temperature
-        if self.released:
-            logits = logits.transpose(1, 2)  # rows: targets, softmax over the contexts
         T, B, _ = logits.shape
-        labels = torch.arange(B, device=logits.device).repeat(T)
-        if target_valid is None:
-            return F.cross_entropy(logits.flatten(0, 1), labels)
-        columns = target_valid.t().unsqueeze(1)  # (T', 1, B): padded steps are nobody's negative
-        logits = logits.masked_fill(~columns, float("-inf"))
-        rows = (source_valid & target_valid).t()  # (T', B)
-        # A row without a real target is all -inf; it is left out, so give it finite logits to keep gradients clean.
-        logits = logits.masked_fill(~rows.unsqueeze(2), 0.0)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none")
-        rows = rows.flatten().to(loss.dtype)
-        return (loss * rows).sum() / rows.sum().clamp_min(1)
+        return logits, torch.arange(first, first + B, device=logits.device).repeat(T)

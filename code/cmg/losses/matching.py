@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.training.distributed import gather
+
 
 class CodeMatching(nn.Module):
     """L_cmcm over the code distributions of two modalities.
@@ -27,7 +29,8 @@ class CodeMatching(nn.Module):
         distances : dict modality -> Tensor[B, T, M], squared Euclidean distances to the codes, with gradient.
         valid : dict modality -> BoolTensor[B, T].
         """
-        usage = {m: self.distribution(d, valid[m]) for m, d in distances.items()}
+        # Every process compares all clips of all processes with each other: B² M operations are nothing beside Φ.
+        usage = {m: gather(self.distribution(d, valid[m])) for m, d in distances.items()}
         names = list(usage)
         return {
             f"{a[0]}{b[0]}": self.pair(usage[a], usage[b]) for i, a in enumerate(names) for b in names[i + 1 :]

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from cmg.errors import UserError
+from cmg.training.distributed import shared_permutation
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Method(nn.Module):
         state = State({m: batch[m] for m in model.modalities}, valid)
         T = next(iter(valid.values())).shape[1]
         if self.specific_steps and self.specific_steps < T:
-            state.steps = torch.randperm(T)[: self.specific_steps].to(model.codebook.embedding.device)
+            state.steps = shared_permutation(T, model.codebook.embedding.device)[: self.specific_steps]
         for m in model.modalities:
             encoder = model.semantic[m]
             state.front[m] = encoder.front(state.features[m])

@@ -9,7 +9,7 @@ from cmg.losses.cross_cpc import CrossCPC
 from cmg.losses.matching import CodeMatching
 from cmg.models.semantic import mse
 from cmg.models.specific import build_decoder
-from cmg.training.distributed import average_gradients
+from cmg.training.distributed import average_gradients, gather
 
 
 class Reconstruction(nn.Module):
@@ -141,12 +141,12 @@ class Alignment(nn.Module):
         return losses
 
     def side(self, z, valid, by_second):
-        """Unit vectors [T', B, D] and which of them exist, BoolTensor[T', B]."""
+        """Unit vectors [T', B, D] of all processes and which of them exist, BoolTensor[T', B]."""
         if not by_second:
             weight = valid.to(z.dtype).unsqueeze(-1)
             z = (z * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)  # (B, 1, D)
             valid = valid.any(1, keepdim=True)
-        return F.normalize(z, dim=-1).transpose(0, 1), valid.t()
+        return F.normalize(gather(z), dim=-1).transpose(0, 1), gather(valid).t()
 
     def info_nce(self, a, b):
         (za, va), (zb, vb) = a, b

@@ -6,6 +6,8 @@ figure here is per modality or per pair.
 
 import torch
 
+from cmg.training.distributed import all_reduce_sum
+
 
 def perplexity(counts):
     """exp of the entropy of code counts [.., M]: the number of codes in effective use."""
@@ -20,8 +22,9 @@ def overlap(a, b):
 
 
 def match_rate(a, b, valid):
-    """Share of steps, 0-100, in which two modalities pick the same code. a, b, valid : [B, T]."""
-    return 100 * ((a == b) & valid).sum() / valid.sum().clamp_min(1)
+    """Share of steps, 0-100, in which two modalities pick the same code. a, b, valid : [B, T], over all processes."""
+    same, steps = all_reduce_sum(torch.stack([((a == b) & valid).sum(), valid.sum()]))
+    return 100 * same / steps.clamp_min(1)
 
 
 def summary(codebook, state):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cmg.training.distributed import all_reduce_sum, broadcast
+from cmg.training.distributed import all_reduce_sum, broadcast, gather, shared_permutation, shared_rand
 
 
 class Quantized(NamedTuple):
@@ -111,8 +111,9 @@ class Codebook(nn.Module):
 
         z : dict modality -> Tensor[B, T, D]; valid : dict modality -> BoolTensor[B, T].
         """
-        points = torch.cat([self.target(m, z, valid)[valid[m]] for m in self.modalities])  # (n, D)
-        order = torch.randperm(len(points), device=points.device)
+        targets = {m: gather(self.target(m, z, valid)) for m in self.modalities}  # (N, T, D), of all processes
+        points = torch.cat([targets[m][gather(valid[m])] for m in self.modalities])  # (n, D)
+        order = shared_permutation(len(points), points.device)
         centres = points[order.repeat(-(-self.size // len(points)))[: self.size]]
         for _ in range(iterations if method == "kmeans" else 0):
             nearest = torch.cdist(points, centres).argmin(1)
@@ -133,7 +134,7 @@ class Codebook(nn.Module):
         sums, counts, candidates = [], [], []
         for m in self.modalities:
             target = self.target(m, z, valid)  # (B, T, D)
-            candidates.append(target.flatten(0, 1))
+            candidates.append(target)
             weight = valid[m].flatten().to(self.embedding.dtype)
             one_hot = torch.zeros(len(weight), self.size, dtype=self.embedding.dtype, device=target.device)
             one_hot.scatter_(1, codes[m].flatten().unsqueeze(1), weight.unsqueeze(1))  # (B·T, M)
@@ -151,7 +152,8 @@ class Codebook(nn.Module):
         self.usage.mul_(0.99).add_(counts.to(self.usage.dtype), alpha=0.01)
         self.idle.copy_(torch.where(counts > 0, 0, self.idle + 1))
         if self.reset != "off":
-            self.revive(torch.cat(candidates), torch.cat([valid[m].flatten() for m in self.modalities]), finite)
+            real = torch.cat([gather(valid[m]).flatten() for m in self.modalities])
+            self.revive(torch.cat([gather(c).flatten(0, 1) for c in candidates]), real, finite)
 
     def target(self, m, z, valid):
         """What one step of modality m contributes: (z + r) / 2, r the mean over the other modalities."""
@@ -186,16 +188,15 @@ class Codebook(nn.Module):
         "paper": to a random target (z + r) / 2 of this batch, a place between the modalities. "released": beside a
         random living code; such near-copies are told apart by what is specific to a modality, and sharing suffers.
 
-        targets : Tensor[n, D], real : BoolTensor[n], both of this batch; finite : 0-d BoolTensor.
+        targets : Tensor[n, D], real : BoolTensor[n], both of this batch on all processes; finite : 0-d BoolTensor.
         """
         recent = (self.idle <= self.reset_after).sum(0)  # (M,), by how many modalities
         dead = recent < (min(2, len(self.modalities)) if self.reset == "both" else 1)
         if self.equations == "paper":
             fresh, dead = targets[draw(real, self.size)], dead & finite
         else:
-            noise = torch.empty_like(self.embedding).uniform_(-self.jitter, self.jitter)
-            fresh = self.embedding[draw(~dead, self.size)] + noise
-        fresh = broadcast(fresh)
+            noise = (2 * shared_rand(self.embedding.numel(), dead.device) - 1) * self.jitter
+            fresh = self.embedding[draw(~dead, self.size)] + noise.view_as(self.embedding).to(self.embedding.dtype)
         self.embedding.copy_(torch.where(dead.unsqueeze(1), fresh, self.embedding))
         self.weight.copy_(torch.where(dead.unsqueeze(1), fresh, self.weight))
         self.count.copy_(torch.where(dead, torch.ones_like(self.count), self.count))
@@ -209,4 +210,4 @@ def draw(allowed, n):
     By inverse CDF, because `multinomial` would read the weights back to the host.
     """
     cdf = (allowed.double() + 1e-12).cumsum(0)
-    return torch.searchsorted(cdf, torch.rand(n, device=cdf.device).double() * cdf[-1]).clamp_max(len(cdf) - 1)
+    return torch.searchsorted(cdf, shared_rand(n, cdf.device) * cdf[-1]).clamp_max(len(cdf) - 1)

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.training.distributed import share
+
 
 class GridPooling(nn.Module):
     """Channel attention, then spatial attention, over the grid of a second: [B, T, H, W, C] -> [B, T, C].
@@ -111,8 +113,11 @@ class SemanticEncoder(nn.Module):
         return self.temporal(self.grid(x) if self.grid else x, valid)
 
 
-def masked_mean(value, valid, dim=None):
+def masked_mean(value, valid):
     """Mean of `value` over the positions that `valid` marks; 0 where there is none (never NaN).
+
+    Where there are several processes, the mean over all of them is that of the whole batch: ranks may hold different
+    numbers of valid positions.
 
     value : Tensor of the shape of `valid`, or with further trailing axes, which are averaged first.
     valid : BoolTensor[B, T].
@@ -120,7 +125,7 @@ def masked_mean(value, valid, dim=None):
     if value.dim() > valid.dim():
         value = value.flatten(valid.dim()).mean(-1)
     weight = valid.to(value.dtype)
-    return (value * weight).sum(dim) / weight.sum(dim).clamp_min(1)
+    return (value * weight).sum() / share(weight.sum())
 
 
 def mse(prediction, target, valid):

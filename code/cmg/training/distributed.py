@@ -1,26 +1,59 @@
-"""One process or many (torchrun): the few collectives that training needs, no-ops when there is one process."""
+"""One process or many (torchrun): the few collectives that training needs, identities when there is one process.
+
+Several processes compute what one would have computed on the whole batch. Two conventions make it so:
+
+* A loss on one rank is normalised such that the *mean over ranks* is the loss of the whole batch (`share` gives the
+  denominators), and gradients are averaged over ranks.
+* What compares clips with each other (negatives, moments over the batch) first gathers them from all ranks, with
+  gradient: `gather`, `total`. Every rank holds an equal slice of the batch, in rank order.
+
+Every rank must call these functions in the same order, whatever its data. Draws that all ranks must make alike (which
+seconds, which clip a code is reset to) come from `shared_rand`, all others (dropout) from torch's own stream, which
+differs between ranks.
+"""
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional as differentiable
 
 from cmg.errors import UserError
+
+PATIENCE = timedelta(minutes=10)  # a rank may write a checkpoint meanwhile, not more
+
+_shared = torch.Generator()
 
 
 def start(device_type):
     """Join the process group if torchrun started us; returns (rank, number of processes)."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)
     return rank, size
 
 
 def finish():
     """Leave the process group together: a rank that goes first can take the others' connections down."""
-    if dist.is_available() and dist.is_initialized():
+    if several():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def lost_a_process(error):
+    """Whether a RuntimeError is what a collective raises when another process has died."""
+    return several() and (isinstance(error, dist.DistError) or any(s in str(error) for s in ("gloo", "Gloo", "NCCL")))
+
+
+def several():
+    """Whether there is more than this one process."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def world():
+    """(rank, number of processes)."""
+    return (dist.get_rank(), dist.get_world_size()) if several() else (0, 1)
 
 
 def choose_device(name):
@@ -41,31 +74,108 @@ def choose_device(name):
     return device
 
 
+# -- draws that all ranks make alike ---------------------------------------------------------------------------------
+
+
+def shared_rand(n, device):
+    """n uniform numbers in [0, 1), float64 Tensor[n], the same on every rank as long as all of them draw alike."""
+    return torch.rand(n, generator=_shared, dtype=torch.float64).to(device, non_blocking=True)
+
+
+def shared_permutation(n, device):
+    """A random order of 0 … n-1, the same on every rank."""
+    return shared_rand(n, device).argsort()
+
+
+def seed_shared(seed, step):
+    """Begin a step's shared draws: a function of (seed, step), so that a resumed run draws what it would have drawn."""
+    _shared.manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+# -- collectives -----------------------------------------------------------------------------------------------------
+
+
+def gather(x):
+    """Tensor[B, …] of every rank, one below the other: Tensor[size · B, …], with gradient."""
+    return Gather.apply(x) if several() else x
+
+
+class Gather(torch.autograd.Function):
+    """All ranks' rows forward, the sum of all ranks' gradients of this rank's rows backward.
+
+    `torch.distributed.nn.functional.all_gather` does the same, but gives wrong gradients on gloo where they come in
+    with transposed strides.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        everyone = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
+        dist.all_gather_into_tensor(everyone, x.contiguous())
+        return everyone
+
+    @staticmethod
+    def backward(ctx, gradient):
+        mine = gradient.new_empty(len(gradient) // dist.get_world_size(), *gradient.shape[1:])
+        dist.reduce_scatter_tensor(mine, gradient.contiguous())
+        return mine
+
+
+def first_row(x):
+    """Where this rank's rows begin in what `gather(x)` returns."""
+    return world()[0] * len(x)
+
+
+def total(x):
+    """Sum over all ranks, with gradient; the argument stays as it is."""
+    return differentiable.all_reduce(x) if several() else x
+
+
+def share(count):
+    """A count of this rank's valid entries as the denominator whose mean over ranks gives the whole batch's mean.
+
+    Σ over all ranks / number of ranks, and never below what a single entry gives: an empty batch has the mean 0.
+    """
+    if not several():
+        return count.clamp_min(1)
+    count = count.clone()
+    dist.all_reduce(count)
+    return count.clamp_min(1) / dist.get_world_size()
+
+
 def all_reduce_sum(tensor):
     """Sum over all processes, in place where there are several. Every rank must call it, always."""
-    if dist.is_available() and dist.is_initialized():
+    if several():
         dist.all_reduce(tensor)
     return tensor
 
 
+def mean_over_ranks(values):
+    """0-d tensors by name -> their means over ranks, without gradient, in one collective."""
+    if not several():
+        return {name: value.detach() for name, value in values.items()}
+    stacked = all_reduce_sum(torch.stack([value.detach() for value in values.values()]))
+    return dict(zip(values, (stacked / dist.get_world_size()).unbind()))
+
+
 def broadcast(tensor):
     """Rank 0's tensor on every rank."""
-    if dist.is_available() and dist.is_initialized():
+    if several():
         dist.broadcast(tensor, 0)
     return tensor
 
 
 @torch.no_grad()
 def average_gradients(parameters):
-    """Mean of the gradients over processes, in one flat collective; parameters without gradient count as zero."""
-    if not (dist.is_available() and dist.is_initialized()):
+    """Mean of the gradients over processes, in one flat collective.
+
+    All ranks run the same program: a parameter that has no gradient here has none anywhere, and is left alone, as an
+    optimiser would.
+    """
+    if not several():
         return
-    parameters = list(parameters)
-    for p in parameters:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    flat = torch._utils._flatten_dense_tensors([p.grad for p in parameters])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch._utils._flatten_dense_tensors(gradients)
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for p, g in zip(parameters, torch._utils._unflatten_dense_tensors(flat, [p.grad for p in parameters])):
-        p.grad.copy_(g)
+    for g, mean in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients)):
+        g.copy_(mean)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,19 +11,8 @@ from tqdm import tqdm
 from cmg.errors import UserError
 from cmg.metrics import codebook as codebook_metrics
 from cmg.training import checkpoint
-from cmg.training.distributed import average_gradients
-
-
-def epoch_order(n, batch_size, seed, epoch, rank=0, size=1):
-    """Batches of one epoch, a list of lists of rows: a pure function of (seed, epoch), so that a resumed run sees
-    the same batches. Every process takes its slice of every batch; the last incomplete batch is left out, unless it
-    is the only one."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    order = torch.randperm(n, generator=generator)
-    full = max(1, n // batch_size)
-    share = math.ceil(min(batch_size, n) / size)
-    batches = [order[i * batch_size : (i + 1) * batch_size] for i in range(full)]
-    return [b[rank * share : (rank + 1) * share].tolist() for b in batches]
+from cmg.training.distributed import average_gradients, gather, mean_over_ranks, seed_shared
+from cmg.training.feed import BLOCKS, epoch_order, feed
 
 
 def learning_rate(step, total, options):
@@ -52,12 +42,13 @@ class Trainer:
         self.parameters = method.trained_parameters()
         self.optimizer = kind(
             self.parameters, lr=options["lr"], weight_decay=options["weight_decay"],
-            fused=device.type == "cuda",
+            fused=True,
         )
         if options["compile"]:
             method.compile_parts()
         self.epoch = self.batch = self.step = 0
-        self.per_epoch = len(epoch_order(len(features), options["batch_size"], 0, 0))
+        self.blocks = features.cache == "disk" and len(features) > BLOCKS * options["batch_size"]
+        self.per_epoch = len(self.order())
         self.total = options["epochs"] * self.per_epoch
         if options["max_steps"] is not None:
             self.total = min(self.total, options["max_steps"])
@@ -66,23 +57,39 @@ class Trainer:
     # -- one step ------------------------------------------------------------------------------------------------
 
     def train_step(self, batch):
-        """Run the four phases on one batch. Returns (losses, state); nothing is read back from the device."""
+        """One optimiser step on this rank's clips of a batch. Returns (losses, state, gradient norm), the losses as
+        means over ranks and parts; nothing is read back from the device.
+
+        `--accumulate` N splits the batch into N parts whose gradients are averaged: clips are compared with those of
+        their own part only, Ψ's vCLUB estimators take their steps on every part, and the codebook moves once, by the
+        statistics of all parts together.
+        """
         method, options = self.method, self.options
+        seed_shared(options["seed"], self.step)
         if self.step == 0 and options["codebook_init"] != "uniform":
             self.initialise(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = options["lr"] * learning_rate(self.step, self.total, options)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=options["precision"] == "bf16"):
-            state = method.encode(batch)
-            method.fit(state)
-            losses = method.losses(state)
         self.optimizer.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
+        parts = options["accumulate"]
+        found = [self.backward(part, 1 / parts) for part in split(batch, parts)]
         average_gradients(self.parameters)
         norms = [torch.nn.utils.clip_grad_norm_(g, options["clip_grad"] or math.inf) for g in self.groups]
         self.optimizer.step()
+        state = joined([state for _, state in found])
         method.update(state)
-        return losses, state, torch.stack(norms).norm()
+        losses = {name: sum(values[name].detach() for values, _ in found) / parts for name in found[0][0]}
+        return mean_over_ranks(losses), state, torch.stack(norms).norm()
+
+    def backward(self, batch, weight):
+        """Encode, fit, add the gradients of the weighted losses; returns (losses, state)."""
+        method = self.method
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options["precision"] == "bf16"):
+            state = method.encode(batch)
+            method.fit(state)
+            losses = method.losses(state)
+        (weight * sum(losses.values())).backward()
+        return losses, state
 
     @torch.no_grad()
     def initialise(self, batch):
@@ -94,16 +101,14 @@ class Trainer:
 
     # -- the run -------------------------------------------------------------------------------------------------
 
+    def order(self):
+        """This rank's batches of the current epoch."""
+        return epoch_order(len(self.features), self.options["batch_size"], self.options["seed"], self.epoch,
+                           self.rank, self.size, self.blocks)
+
     def loader(self):
-        batches = epoch_order(len(self.features), self.options["batch_size"], self.options["seed"], self.epoch,
-                              self.rank, self.size)[self.batch :]
-        workers = self.options["workers"] if self.features.cache == "disk" else 0
-        return torch.utils.data.DataLoader(
-            self.features, batch_sampler=batches, collate_fn=keep, num_workers=workers,
-            pin_memory=self.device.type == "cuda", prefetch_factor=4 if workers else None,
-            # A loader draws a seed when it is opened; from the global stream, a resumed run would draw once more.
-            generator=torch.Generator(),
-        )
+        """What is left of the current epoch: batches on the device."""
+        return feed(self.features, self.order()[self.batch :], self.device, self.options["workers"])
 
     def run(self, recorder, progress=True):
         """Train to the end, recording on rank 0 and writing checkpoints. `recorder` is None on other ranks."""
@@ -119,7 +124,6 @@ class Trainer:
         """The rest of the current epoch, or less if the run ends inside it."""
         options, begin, seen = self.options, time.monotonic(), 0
         for batch in self.loader():
-            batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items() if k != "index"}
             losses, state, norm = self.train_step(batch)
             seen += options["batch_size"]
             # On a CPU reading a loss costs nothing; on a GPU it would drain the queue, so there only when logging.
@@ -143,20 +147,22 @@ class Trainer:
     def check(self, losses, norm):
         """Stop on a loss or a gradient that is not finite, naming the term; what is on disk is still good."""
         values = losses | {"(gradient norm)": norm}
-        finite = torch.stack([value.detach() for value in values.values()]).isfinite().tolist()
+        finite = torch.stack(list(values.values())).isfinite().tolist()
         if not all(finite):
             bad = ", ".join(n for n, ok in zip(values, finite) if not ok)
-            kept = self.folder / "latest.pt"
-            where = f"last good state: {kept}" if kept.exists() else "no checkpoint was written yet"
-            raise UserError(f"loss term {bad} is not finite at step {self.step}; {where}")
+            raise UserError(f"loss term {bad} is not finite at step {self.step}; {self.last_good()}")
+
+    def last_good(self):
+        kept = self.folder / "latest.pt"
+        return f"last good state: {kept}" if kept.exists() else "no checkpoint was written yet"
 
     def log(self, recorder, losses, state, norm, rate, bar):
-        if recorder is None:
-            return
-        values = {f"loss/{k}": v.detach() for k, v in losses.items()}
+        values = {f"loss/{k}": v for k, v in losses.items()}
         values["loss/total"] = sum(values.values())
         values["train/grad_norm"] = norm
-        values |= codebook_metrics.summary(self.method.model.codebook, state)
+        values |= codebook_metrics.summary(self.method.model.codebook, state)  # a collective: all ranks come here
+        if recorder is None:
+            return
         numbers = torch.stack([v.float() for v in values.values()]).tolist()  # the one read-back
         values = dict(zip(values, numbers))
         values["train/lr"] = self.optimizer.param_groups[0]["lr"]
@@ -169,6 +175,9 @@ class Trainer:
 
     def save(self, epoch_end):
         """Write `latest.pt`, and at the end of every `checkpoint_epochs`-th epoch and of the run `epoch_XXX.pt`."""
+        streams = {"cpu": gather(torch.get_rng_state()[None].to(self.device)).cpu()}  # a row for every rank
+        if self.device.type == "cuda":
+            streams["cuda"] = gather(torch.cuda.get_rng_state(self.device)[None].to(self.device)).cpu()
         if self.rank:
             return
         number = self.epoch if self.batch else self.epoch - 1  # the epoch that these weights belong to
@@ -178,20 +187,22 @@ class Trainer:
         if epoch_end and due:
             checkpoint.save(self.folder / f"epoch_{number:03d}.pt", part)
         rest = {k: v for k, v in self.method.state_dict().items() if not k.startswith("model.")}
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
         checkpoint.save(self.folder / "latest.pt", {
             **part,
             "method": rest,
             "optimizer": self.optimizer.state_dict(),
             "inner": {name: o.state_dict() for name, o in self.method.inner_optimizers().items()},
-            "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step},
-            "rng": rng,
+            "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step,
+                         "blocks": self.blocks},
+            "streams": streams,
         })
 
     def restore(self, content, path):
-        """Continue from the content of a `latest.pt`."""
+        """Continue from the content of a `latest.pt`: to the same bits on as many processes as wrote it.
+
+        On another number the batches, the weights and the draws that processes share are the same; only dropout
+        starts on fresh streams.
+        """
         if "optimizer" not in content:
             raise UserError(f"{path}: holds no training state to resume from (expected a latest.pt)")
         if {m: tuple(s) for m, s in content["shapes"].items()} != self.features.shapes:
@@ -203,12 +214,34 @@ class Trainer:
         for name, optimizer in self.method.inner_optimizers().items():
             optimizer.load_state_dict(content["inner"][name])
         position = content["position"]
+        if position["batch"] and position.get("blocks", False) != self.blocks:
+            raise UserError(f"{path}: stopped inside an epoch that {'was' if not self.blocks else 'was not'} shuffled "
+                            f"in blocks for --cache disk; expected --cache {'host' if self.blocks else 'disk'}")
         self.epoch, self.batch, self.step = position["epoch"], position["batch"], position["step"]
-        torch.set_rng_state(content["rng"]["cpu"])
-        if "cuda" in content["rng"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(content["rng"]["cuda"], self.device)
+        streams = content.get("streams", {"cpu": ()})
+        if len(streams["cpu"]) == self.size:
+            torch.set_rng_state(streams["cpu"][self.rank])
+            if "cuda" in streams and self.device.type == "cuda":
+                torch.cuda.set_rng_state(streams["cuda"][self.rank], self.device)
+        else:
+            torch.manual_seed(self.options["seed"] + 1_000_003 * self.step + self.rank)
 
 
-def keep(batch):
-    """The feature set hands out whole batches: nothing to collate."""
-    return batch
+def split(batch, parts):
+    """A batch in equal parts along its clips."""
+    pieces = {k: v.tensor_split(parts) for k, v in batch.items()}
+    return [{k: v[i] for k, v in pieces.items()} for i in range(parts)]
+
+
+def joined(states):
+    """The states of a batch's parts as one, without gradients: what the codebook's update and the log read."""
+    if len(states) == 1:
+        return states[0]
+
+    def cat(name):
+        return {m: torch.cat([getattr(s, name)[m].detach() for s in states]) for m in states[0].valid}
+
+    quantized = {m: q._make(torch.cat([p.detach() for p in parts]) for parts in zip(*(s.quantized[m] for s in states)))
+                 for m, q in states[0].quantized.items()}
+    return replace(states[0], features={}, front={}, specific={}, pooled={}, valid=cat("valid"),
+                   semantic=cat("semantic"), quantized=quantized)
