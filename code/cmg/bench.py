@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmg.cli import MODALITIES, Parser, command, git_commit, versions
 from cmg.downstream.results import markdown_table, write_atomically
-from cmg.methods.base import build
+from cmg.methods.base import build, defaults
 from cmg.presets import PRESETS
 from cmg.training.distributed import choose_device
 from cmg.training.loop import Trainer
@@ -75,7 +75,7 @@ def matmul_ceiling(device, dtype):
 
 def measure(args, device):
     """One record: what was run, and what it cost."""
-    options = PRESETS[args.preset] | {
+    options = defaults(args.preset, args.method) | {
         "method": args.method, "epochs": 1, "max_steps": None, "batch_size": args.batch_size, "seed": 0,
         "accumulate": 1, "precision": args.precision, "compile": args.compile, "codebook_init": "uniform",
     }

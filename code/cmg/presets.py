@@ -1,4 +1,5 @@
-"""Presets: named sets of defaults for `cmg.pretrain`. A flag given by the user always wins.
+"""Presets: named sets of defaults for `cmg.pretrain`. A method takes those that it has a use for, see
+`methods.base.defaults`; a flag given by the user always wins.
 
 paper     the paper's equations. Where the paper is silent (N_re, initialisation, K) the choice is ours, see README.
 official  the arithmetic of the released code, defects that shape its results included; pinned by the parity tests.
@@ -10,6 +11,7 @@ PAPER = {
     "equations": "paper",
     "dim": 256,
     "layers": 2,
+    "transformer": "own",
     "input_dropout": 0.0,
     "specific_dim": 0,
     "specific_steps": 0,
@@ -17,6 +19,7 @@ PAPER = {
     "decay": 0.99,
     "codebook_init": "kmeans",
     "mm_ema": "attention",
+    "commitment": "cross",
     "reset": "both",
     "reset_after": 100,
     "text_alignment": "step",

@@ -2,6 +2,7 @@
 
     python -m cmg.pretrain --data synthetic --preset small --out checkpoint/first
     python -m cmg.pretrain --data features.h5 more.h5 --modalities video audio --out checkpoint/av
+    python -m cmg.pretrain --data features.h5 --method dcid+smit --out checkpoint/smit
     torchrun --standalone --nproc_per_node 4 -m cmg.pretrain --data features.h5 --out checkpoint/av4
 
 Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--resume auto` continues it.
@@ -19,7 +20,7 @@ from cmg.cli import MODALITIES, Parser, command, git_commit, versions
 from cmg.data.features import CACHES, FeatureSet
 from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
 from cmg.errors import UserError
-from cmg.methods.base import available, build
+from cmg.methods.base import available, build, defaults, flags, refuse_foreign
 from cmg.presets import PRESETS
 from cmg.training import checkpoint, distributed
 from cmg.training.loop import Trainer
@@ -36,8 +37,10 @@ def parser():
     run.add_argument("--data", nargs="+", required=True, help="feature files, or: synthetic")
     run.add_argument("--out", required=True, help="run folder; must be empty or absent unless --resume is given")
     run.add_argument("--modalities", nargs="+", choices=MODALITIES, help="default: all that the data holds")
-    run.add_argument("--method", default="unicode", help="one of: " + ", ".join(available()))
-    run.add_argument("--preset", default="paper", choices=sorted(PRESETS), help="sets every default below")
+    run.add_argument("--method", default="unicode",
+                     help=f"one of: {', '.join(available())}; or several at once: dcid+smit")
+    run.add_argument("--preset", default="paper", choices=sorted(PRESETS),
+                     help="sets every default below, as far as the method has the flag")
     run.add_argument("--epochs", type=int)
     run.add_argument("--max-steps", type=int, default=None, help="stop after this many steps")
     run.add_argument("--seed", type=int, default=0)
@@ -71,33 +74,25 @@ def parser():
     model.add_argument("--codes", type=int, help="M, size of the codebook")
     model.add_argument("--decay", type=float, help="γ of the EMA")
     model.add_argument("--codebook-init", choices=("uniform", "data", "kmeans"))
-    model.add_argument("--mm-ema", choices=("attention", "aligned", "off"), help="what a code learns from the others")
     model.add_argument("--reset", choices=("both", "any", "off"), help="codes unused by which modalities are reset")
     model.add_argument("--reset-after", type=int, help="batches a code may stay unused (N_re)")
-    terms = p.add_argument_group("terms (weight 0 removes the term and its cost)")
-    terms.add_argument("--w-rec", type=float, help="reconstruction")
-    terms.add_argument("--w-commit", type=float, help="commitment, eq. 8")
-    terms.add_argument("--w-club", type=float, help="vCLUB between Φ and Ψ, eq. 5")
-    terms.add_argument("--w-cpc", type=float, help="Cross-CPC, eq. 6")
-    terms.add_argument("--w-cmcm", type=float, help="code matching")
-    terms.add_argument("--w-align", type=float, help="InfoNCE in the shared space (not in the paper)")
-    terms.add_argument("--text-alignment", choices=("step", "clip"),
+    model.add_argument("--text-alignment", choices=("step", "clip"),
                        help="word t belongs to second t (paper), or words belong to the clip as a whole")
-    terms.add_argument("--club-steps", type=int, help="likelihood steps a batch")
-    terms.add_argument("--club-lr", type=float)
-    terms.add_argument("--cpc-steps", type=int, help="K, steps predicted ahead")
-    terms.add_argument("--cpc-temperature", type=float, help="cosine / temperature; unset = raw dot products (paper)")
-    terms.add_argument("--align-temperature", type=float)
+    for name, own in flags().items():
+        group = p.add_argument_group(f"method {name} (weight 0 removes a term and its cost)")
+        for flag, spec in own.items():
+            group.add_argument(f"--{flag.replace('_', '-')}", type=spec.type, choices=spec.choices, help=spec.help)
     add_synthetic_flags(p)
     return p
 
 
 def parse(argv=None):
-    """Flags with the chosen preset's values as defaults; a flag that the user gives wins."""
+    """Flags with the chosen preset's and method's values as defaults; a flag that the user gives wins."""
     p = parser()
-    preset = p.parse_known_args(argv)[0].preset
-    p.set_defaults(**PRESETS[preset])
+    first = p.parse_known_args(argv)[0]
+    p.set_defaults(**defaults(first.preset, first.method))
     args = p.parse_args(argv)
+    refuse_foreign(vars(args))
     for name in ("batch_size", "epochs", "dim", "codes", "log_every", "checkpoint_epochs", "cpc_steps", "layers",
                  "accumulate"):
         if getattr(args, name) < 1:
@@ -113,7 +108,7 @@ def parse(argv=None):
     if args.text_alignment == "clip" and args.mm_ema == "aligned":
         raise UserError("--mm-ema aligned: pairs word t with second t; expected attention or off with "
                         "--text-alignment clip")
-    if not args.w_commit and not args.w_rec and not args.w_cpc and not args.w_cmcm and not args.w_align:
+    if not any(value for name, value in vars(args).items() if name.startswith("w_") and name != "w_club"):
         raise UserError("--w-*: all weights are 0, there is nothing to learn")
     return args
 
@@ -148,11 +143,13 @@ def prepare_folder(args):
     latest = out / "latest.pt" if args.resume in (None, "auto") else Path(args.resume)
     if args.resume and (args.resume != "auto" or latest.exists()):
         content = checkpoint.read(latest)
+        # A checkpoint may be older than a flag: it was trained with what is the default today.
+        before = defaults(args.preset, args.method) | content["args"]
         for name, value in vars(args).items():
             unset = name == "modalities" and value is None  # the data decided, and still does
-            if name not in FREE_ON_RESUME and not unset and content["args"].get(name) != value:
+            if name not in FREE_ON_RESUME and not unset and before.get(name) != value:
                 raise UserError(f"--{name.replace('_', '-')} {value}: {latest} was trained with "
-                                f"{content['args'].get(name)}; expected the same, or another --out")
+                                f"{before.get(name)}; expected the same, or another --out")
         return content, latest
     if args.resume is None and out.exists() and any(out.iterdir()):
         raise UserError(f"--out {out}: the folder is not empty; expected a new one, or --resume auto")

@@ -4,21 +4,50 @@
     method.fit(state)                 alternating steps of terms that hold an estimator of their own (vCLUB)
     losses = method.losses(state)     dict of weighted scalars, slash keys "cpc/a2v" = TensorBoard tags = CSV columns
     … backward, clip, optimiser step …
-    method.update(state)              the codebook, once, from what was quantised before the step
+    method.update(state)              the codebook, once, from what was quantised before the step; momentum teachers
 
-A method is one file in this folder with `build(shapes, options) -> Method`; `--method NAME` imports it. It picks terms
-(see `terms.py`) and, if it must, overrides a phase. The loop never changes.
+A method is one file in this folder, and `--method NAME` takes it. `--method a+b` takes the terms of both. It declares
+
+    PARTS     other methods that it holds; `baseline` comes first in every method without being named
+    TERMS     dict term -> `make(frame)`, which returns a module, or None where the data leave it nothing to do
+    FLAGS     dict flag -> Flag: those that only methods which hold this one take; term `x` has its weight in `w_x`
+    DEFAULTS  dict flag -> value that it sets against the preset
+    KEEPS     flags that take the preset's value again, where `baseline` sets another
+    PAIRED    True: meaningless with a single modality
+
+all but the docstring optional. The loop never changes.
 """
 
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from cmg.errors import UserError
+from cmg.presets import PRESETS
 from cmg.training.distributed import shared_permutation
+
+
+class Flag(NamedTuple):
+    """A flag of `cmg.pretrain` that belongs to a method. `default` holds where the preset says nothing."""
+
+    help: str
+    default: object = None
+    type: type = float
+    choices: tuple | None = None
+
+
+class Frame(NamedTuple):
+    """What terms are made from: model (UnifiedModel), specific (ModuleDict modality -> Ψ, or None), options (dict),
+    timed (list of the modalities whose step t is second t)."""
+
+    model: nn.Module
+    specific: nn.ModuleDict | None
+    options: dict
+    timed: list
 
 
 @dataclass
@@ -44,15 +73,16 @@ class Method(nn.Module):
     model : UnifiedModel, the part that downstream tasks load.
     specific : ModuleDict modality -> Ψ, or None if no term needs one.
     terms : dict name -> module with `forward(state) -> dict[str, Tensor]`, and optionally `fit(state)` together with
-        an `optimizer` attribute that the checkpoint carries along.
+        an `optimizer` attribute that the checkpoint carries along, or `update(model)` to follow the model's step.
     weights : dict name -> float. A term of weight 0 should not be built at all.
     specific_steps : Ψ and what reads it run at this many random steps of every batch, an unbiased estimate of the
         same terms at a fraction of their cost; 0 = at every step.
+    clip_by_module : clip the gradients of biLSTMs, encoders and every term apart, as the released code does.
     """
 
-    def __init__(self, model, specific, terms, weights, specific_steps=0):
+    def __init__(self, model, specific, terms, weights, specific_steps=0, clip_by_module=False):
         super().__init__()
-        self.specific_steps = specific_steps
+        self.specific_steps, self.clip_by_module = specific_steps, clip_by_module
         self.model, self.specific = model, specific
         self.terms = nn.ModuleDict(terms)
         self.weights = weights
@@ -89,15 +119,17 @@ class Method(nn.Module):
     def update(self, state):
         z = {m: x.detach() for m, x in state.semantic.items()}
         self.model.codebook.update(z, {m: q.codes for m, q in state.quantized.items()}, state.valid)
+        for term in self.terms.values():
+            if hasattr(term, "update"):
+                term.update(self.model)
 
     def inner_optimizers(self):
         """dict name -> optimiser of every term that has one."""
         return {name: term.optimizer for name, term in self.terms.items() if hasattr(term, "optimizer")}
 
     def trained_parameters(self):
-        """Parameters of the main optimiser: all but the terms' own estimators."""
-        inner = {p for o in self.inner_optimizers().values() for g in o.param_groups for p in g["params"]}
-        return [p for p in self.parameters() if p not in inner]
+        """Parameters of the main optimiser: all but the terms' own estimators and momentum teachers."""
+        return [p for p in self.parameters() if p.requires_grad]
 
     def compile_parts(self):
         """`torch.compile` every Φ, Ψ and term in place; the names in the checkpoint stay as they are."""
@@ -105,19 +137,89 @@ class Method(nn.Module):
             part.compile()
 
     def clip_groups(self):
-        """Lists of parameters whose gradient norm is clipped together; one group unless a method says otherwise."""
-        return [self.trained_parameters()]
+        """Lists of parameters whose gradient norm is clipped together."""
+        if not self.clip_by_module:
+            return [self.trained_parameters()]
+        words = [p for e in self.model.semantic.values() if e.words for p in e.words.parameters()]
+        ours = set(words)
+        encoder = [p for part in (self.model, self.specific) if part is not None for p in part.parameters()]
+        groups = [words, [p for p in encoder if p not in ours], *(term.parameters() for term in self.terms.values())]
+        groups = [[p for p in group if p.requires_grad] for group in groups]
+        return [group for group in groups if group]
 
 
 def available():
-    """Names that `--method` takes."""
+    """Names that `--method` takes, and joins with +."""
     here = importlib.import_module("cmg.methods")
     return sorted(m.name for m in pkgutil.iter_modules(here.__path__) if m.name not in ("base", "terms"))
 
 
+def load(name):
+    return importlib.import_module(f"cmg.methods.{name}")
+
+
+def declared(module, name, default):
+    return getattr(module, name, default)
+
+
+def parts(method):
+    """dict name -> module of all that a method holds, `baseline` first; `UserError` where the name makes no sense."""
+    held = {"baseline": load("baseline")}
+
+    def add(name):
+        if name not in available():
+            raise UserError(f"--method {method}: expected one of {', '.join(available())}, or several joined with +")
+        if name in held:
+            raise UserError(f"--method {method}: {name} is part of it already; expected every part once")
+        module = load(name)
+        for part in declared(module, "PARTS", ()):
+            add(part)
+        held[name] = module
+
+    for name in method.split("+") if method != "baseline" else ():
+        add(name)
+    return held
+
+
+def flags():
+    """dict name of a method -> its dict flag -> Flag."""
+    return {name: declared(load(name), "FLAGS", {}) for name in available()}
+
+
+def defaults(preset, method):
+    """Every option that a preset or a method sets. The weight of a term that the method does not hold is 0."""
+    held = parts(method)
+    values = {flag: spec.default for own in flags().values() for flag, spec in own.items()} | PRESETS[preset]
+    for name, own in flags().items():
+        values |= {flag: 0.0 for flag in own if flag.startswith("w_") and name not in held}
+    for module in held.values():
+        values |= declared(module, "DEFAULTS", {})
+        values |= {flag: PRESETS[preset][flag] for flag in declared(module, "KEEPS", ())}
+    return values
+
+
+def refuse_foreign(options):
+    """`UserError` for a flag that differs from its default although the method does not have it."""
+    method = options["method"]
+    held, values = parts(method), defaults(options["preset"], method)
+    for name, own in flags().items():
+        for flag in own if name not in held else ():
+            if options[flag] != values[flag]:
+                raise UserError(f"--{flag.replace('_', '-')} {options[flag]}: belongs to {name}, which is not part of "
+                                f"--method {method}")
+
+
 def build(shapes, options):
     """The method that `options["method"]` names, for features of these shapes."""
-    if options["method"] not in available():
-        raise UserError(f"--method {options['method']}: expected one of {', '.join(available())}")
-    return importlib.import_module(f"cmg.methods.{options['method']}").build(shapes, options)
-
+    held = parts(options["method"])
+    for name in options["method"].split("+"):
+        if declared(held[name], "PAIRED", False) and len(shapes) < 2:
+            raise UserError(f"--method {options['method']}: {name} aligns modalities; expected two or three, not only "
+                            f"{', '.join(shapes)}")
+    frame = held["baseline"].frame(shapes, options)
+    makers = {name: make for module in held.values() for name, make in declared(module, "TERMS", {}).items()}
+    weights = {name: options[f"w_{name}"] for name in makers}
+    terms = {name: make(frame) for name, make in makers.items() if weights[name]}
+    terms = {name: term for name, term in terms.items() if term is not None}
+    return Method(frame.model, frame.specific, terms, weights, options["specific_steps"],
+                  clip_by_module=options["equations"] == "released")

@@ -1,15 +1,17 @@
 """The terms that methods are put together from: each reads a `State` and returns named, unweighted scalars."""
 
+from itertools import combinations
+
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from cmg.losses.club import CLUB
 from cmg.losses.cross_cpc import CrossCPC
+from cmg.losses.info_nce import contrast
 from cmg.losses.matching import CodeMatching
-from cmg.models.semantic import mse
+from cmg.models.semantic import clip_vectors, mse
 from cmg.models.specific import build_decoder
-from cmg.training.distributed import average_gradients, gather
+from cmg.training.distributed import average_gradients
 
 
 class Reconstruction(nn.Module):
@@ -117,6 +119,20 @@ class Matching(CodeMatching):
         return super().forward({m: q.distances for m, q in state.quantized.items()}, state.valid)
 
 
+def pairs(modalities):
+    """Unordered pairs of names, each with the key that its losses carry: ("audio", "video", "av"), …"""
+    return [(a, b, f"{a[0]}{b[0]}") for a, b in combinations(modalities, 2)]
+
+
+def seconds_or_clip(z, valid, timed):
+    """What one side of a pair is compared on, and which of it exists: z [B, T, D] and valid [B, T] as they are where
+    both sides are timed (step t is second t), else the clip's mean over valid steps, [B, 1, D] and [B, 1]."""
+    if timed:
+        return z, valid
+    mean, exists = clip_vectors(z, valid)
+    return mean.unsqueeze(1), exists.unsqueeze(1)
+
+
 class Alignment(nn.Module):
     """Symmetric InfoNCE between two modalities in the shared space itself, cosine / temperature.
 
@@ -132,31 +148,9 @@ class Alignment(nn.Module):
         self.temperature, self.timed = temperature, tuple(timed)
 
     def forward(self, state):
-        names, losses = list(state.semantic), {}
-        for i, a in enumerate(names):
-            for b in names[i + 1 :]:
-                by_second = a in self.timed and b in self.timed
-                sides = [self.side(state.semantic[m], state.valid[m], by_second) for m in (a, b)]
-                losses[f"{a[0]}{b[0]}"] = self.info_nce(*sides)
+        losses = {}
+        for a, b, key in pairs(state.semantic):
+            timed = a in self.timed and b in self.timed
+            (za, va), (zb, vb) = (seconds_or_clip(state.semantic[m], state.valid[m], timed) for m in (a, b))
+            losses[key] = (contrast(za, va, zb, vb, self.temperature) + contrast(zb, vb, za, va, self.temperature)) / 2
         return losses
-
-    def side(self, z, valid, by_second):
-        """Unit vectors [T', B, D] of all processes and which of them exist, BoolTensor[T', B]."""
-        if not by_second:
-            weight = valid.to(z.dtype).unsqueeze(-1)
-            z = (z * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1)  # (B, 1, D)
-            valid = valid.any(1, keepdim=True)
-        return F.normalize(gather(z), dim=-1).transpose(0, 1), gather(valid).t()
-
-    def info_nce(self, a, b):
-        (za, va), (zb, vb) = a, b
-        logits = za @ zb.transpose(1, 2) / self.temperature  # (T', B, B)
-        T, B, _ = logits.shape
-        labels = torch.arange(B, device=logits.device).repeat(T)
-        both = va & vb
-        total = 0
-        for x, columns in ((logits, vb), (logits.transpose(1, 2), va)):
-            x = x.masked_fill(~columns.unsqueeze(1), float("-inf")).masked_fill(~both.unsqueeze(2), 0.0)
-            loss = F.cross_entropy(x.flatten(0, 1), labels, reduction="none")
-            total = total + (loss * both.flatten()).sum() / both.sum().clamp_min(1)
-        return total / 2

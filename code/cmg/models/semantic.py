@@ -128,6 +128,12 @@ def masked_mean(value, valid):
     return (value * weight).sum() / share(weight.sum())
 
 
+def clip_vectors(z, valid):
+    """Mean of z, Tensor[B, T, D], over valid steps, [B, D] (0 where there is none), and BoolTensor[B]: is there any."""
+    weight = valid.to(z.dtype).unsqueeze(-1)  # (B, T, 1)
+    return (z * weight).sum(1) / weight.sum(1).clamp_min(1), valid.any(1)
+
+
 def mse(prediction, target, valid):
     """Mean squared error per element over valid steps: the paper's ‖·‖² as a mean, so that no term grows with D."""
     return masked_mean(F.mse_loss(prediction, target, reduction="none"), valid)

@@ -8,6 +8,7 @@ from torch import nn
 from cmg.errors import UserError
 from cmg.models.codebook import Codebook
 from cmg.models.semantic import SemanticEncoder
+from cmg.models.shared import share_transformer
 
 
 class Tokens(NamedTuple):
@@ -38,6 +39,8 @@ class UnifiedModel(nn.Module):
                                options["input_dropout"])
             for m in self.modalities
         })
+        if options.get("transformer") == "shared":  # a checkpoint may be older than this option
+            share_transformer(self.semantic, options["layers"])
         self.codebook = Codebook(
             self.modalities, options["codes"], options["dim"], options["decay"], options["equations"],
             options["mm_ema"], options["reset"], options["reset_after"],

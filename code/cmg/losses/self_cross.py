@@ -1,0 +1,16 @@
+"""Self-cross reconstruction (TURN, Zhao et al., NeurIPS 2022): rebuild what is hidden of one modality from another."""
+
+import torch
+from torch.nn import functional as F
+
+from cmg.models.semantic import masked_mean
+
+
+def draw_hidden(valid, share):
+    """BoolTensor[B, T]: each valid step is hidden with probability `share`."""
+    return valid & (torch.rand(valid.shape, device=valid.device) < share)
+
+
+def hidden_l1(prediction, target, hidden):
+    """Mean absolute error per element over the hidden steps; 0 if none is. prediction, target : Tensor[B, T, C]."""
+    return masked_mean(F.l1_loss(prediction, target, reduction="none"), hidden)

@@ -1,0 +1,109 @@
+"""CODIS (Duan et al., CVPR 2022, arXiv 2203.00048): prototypes by optimal transport, taught by a momentum teacher.
+
+Per pair of modalities, with the teacher's vectors assigned to prototypes C by a transport plan T, and the student's
+code distribution P = softmax(cos(z, C) / τ):
+
+    L = L_recon + L_commit + [<T_a, 1 - cos_a> + <T_b, 1 - cos_b>] + [H(T_b, P_a) + H(T_a, P_b)] + L_inter + L_intra
+
+L_inter and L_intra are InfoNCE of the student's clips with the teacher's clips of the other and of the own modality.
+Choices of this project: C are parameters of their own, as many as there are codes, for the shared codebook itself is
+moved by EMA; points are steps, step t of one modality with step t of the other, where both are timed, else clips; 50
+Sinkhorn iterations at ε = 0.05, teacher momentum 0.995, τ = 0.07 throughout, no queue of negatives at this batch size,
+no masked language model and no matching head; directions of InfoNCE and pairs of modalities are averaged.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cmg.losses.info_nce import contrast
+from cmg.losses.transport import code_prediction, sinkhorn, transport_cost
+from cmg.methods.base import Flag
+from cmg.methods.terms import pairs, seconds_or_clip
+
+PAIRED = True
+
+FLAGS = {
+    "w_codis": Flag("transport, code prediction and InfoNCE with the teacher", 1.0),
+    "codis_temperature": Flag("of both", 0.07),
+}
+
+
+class TaughtPrototypes(nn.Module):
+    """The three terms, the prototypes and the teacher: a copy of every Φ that follows with momentum, without dropout.
+
+    Parameters
+    ----------
+    model : UnifiedModel to copy Φ from.
+    size, dim : of the prototypes. timed : modalities whose step t is second t.
+    """
+
+    momentum = 0.995
+
+    def __init__(self, model, size, dim, timed, temperature):
+        super().__init__()
+        self.timed, self.temperature = tuple(timed), temperature
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(size, dim), dim=-1))
+        self.teacher = copy.deepcopy(model.semantic).requires_grad_(False).eval()
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    @torch.no_grad()
+    def update(self, model):
+        for slow, fast in zip(self.teacher.parameters(), model.semantic.parameters()):
+            slow.lerp_(fast, 1 - self.momentum)
+
+    def forward(self, state):
+        with torch.no_grad():
+            taught = {m: f(f.front(state.features[m]), state.valid[m]).float() for m, f in self.teacher.items()}
+        plans, losses, both = {}, {}, pairs(state.semantic)
+        for a, b, key in both:
+            timed = a in self.timed and b in self.timed
+            for m in (a, b):
+                if (m, timed) not in plans:
+                    plans[m, timed] = self.assign(state.semantic[m], taught[m], state.valid[m], timed)
+            losses |= {f"{name}_{key}": loss / len(both) for name, loss in
+                       {**self.code(*plans[a, timed], *plans[b, timed]), **self.clips(state, taught, a, b)}.items()}
+        return losses
+
+    def assign(self, z, taught, valid, timed):
+        """(student's cosines, teacher's cosines, plan: Tensor[n, K]; which points are real, BoolTensor[n])."""
+        with torch.autocast(z.device.type, enabled=False):
+            prototypes = F.normalize(self.prototypes, dim=-1)
+            points, real = seconds_or_clip(z, valid, timed)
+            student = F.normalize(points.flatten(0, 1).float(), dim=-1) @ prototypes.t()
+            teacher = F.normalize(seconds_or_clip(taught, valid, timed)[0].flatten(0, 1), dim=-1) @ prototypes.t()
+            real = real.flatten()
+            return student, teacher, sinkhorn(1 - teacher.detach(), real), real
+
+    def code(self, student_a, teacher_a, plan_a, real_a, student_b, teacher_b, plan_b, real_b):
+        """The transport costs and both code predictions of a pair."""
+        real = real_a & real_b
+        return {
+            "ot": transport_cost(plan_a, teacher_a) + transport_cost(plan_b, teacher_b),
+            "code": code_prediction(student_a / self.temperature, plan_b, real)
+            + code_prediction(student_b / self.temperature, plan_a, real),
+        }
+
+    def clips(self, state, taught, a, b):
+        """InfoNCE of the student's clips with the teacher's, across modalities and within."""
+        students = {m: seconds_or_clip(state.semantic[m], state.valid[m], timed=False) for m in (a, b)}
+        teachers = {m: seconds_or_clip(taught[m], state.valid[m], timed=False) for m in (a, b)}
+
+        def mean(*directions):
+            return sum(contrast(*students[x], *teachers[y], self.temperature) for x, y in directions) / 2
+
+        return {"inter": mean((a, b), (b, a)), "intra": mean((a, a), (b, b))}
+
+
+def prototypes(frame):
+    options = frame.options
+    return TaughtPrototypes(frame.model, options["codes"], options["dim"], frame.timed, options["codis_temperature"])
+
+
+TERMS = {"codis": prototypes}

@@ -1,0 +1,47 @@
+"""MST, the modality-shared transformer (MS-CLIP, You et al., ECCV 2022): one transformer encodes all modalities, and
+InfoNCE with a learnt temperature pairs their clips.
+
+L = L_recon + L_commit + ½ [CE(s·ẑ_a ẑ_bᵀ) + CE(s·ẑ_b ẑ_aᵀ)], ẑ the normalised mean over a clip's steps, s ≤ 100 and
+1/0.07 at the start, as in CLIP. Choices of this project: what is shared is the temporal transformer of Φ, its
+LayerNorms and projections in and out stay the modality's own (`models/shared.py`); the light parallel convolutions of
+MS-CLIP-S are left out; the vectors that are compared are those that are quantised; three modalities take the mean over
+their pairs. `--w-mst 0` keeps the transformer and drops the loss.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from cmg.losses.info_nce import contrast
+from cmg.methods.base import Flag
+from cmg.methods.terms import pairs, seconds_or_clip
+
+PAIRED = True
+DEFAULTS = {"transformer": "shared"}
+
+FLAGS = {
+    "w_mst": Flag("InfoNCE between clips", 1.0),
+    "mst_temperature": Flag("of that term, at the start", 0.07),
+}
+
+
+class ClipContrast(nn.Module):
+    """Symmetric InfoNCE of clip means, one learnt temperature for all pairs."""
+
+    def __init__(self, temperature):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+
+    def forward(self, state):
+        temperature = torch.exp(-self.log_scale.clamp(max=math.log(100)))
+        clips = {m: seconds_or_clip(z, state.valid[m], timed=False) for m, z in state.semantic.items()}
+        both = pairs(clips)
+        return {
+            key: (contrast(*clips[a], *clips[b], temperature) + contrast(*clips[b], *clips[a], temperature))
+            / (2 * len(both))
+            for a, b, key in both
+        }
+
+
+TERMS = {"mst": lambda frame: ClipContrast(frame.options["mst_temperature"])}
