@@ -1,0 +1,306 @@
+"""Methods and their composition: what each is made of, that it trains, resumes, loads, and what it refuses."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_pretrain import SHAPES, SMALL, interrupt_after, refused, rows, run, same_weights, write_clips
+from torch.testing import assert_close
+
+import cmg
+from cmg.data.features import FeatureSet
+from cmg.errors import UserError
+from cmg.methods.base import available, build, defaults
+from cmg.pretrain import parse
+from cmg.training.loop import Trainer
+
+RIVALS = ("smit", "mst", "codis", "turn", "cmcm")
+METHODS = ("baseline", *RIVALS, "dcid", *(f"dcid+{name}" for name in RIVALS), "unicode")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return str(write_clips(tmp_path_factory.mktemp("features") / "clips.h5"))
+
+
+def options_of(method, *flags):
+    return vars(parse(["--data", "x", "--out", "x", *SMALL, "--preset", "paper", "--method", method, *flags]))
+
+
+def made(method, *flags, modalities=("video", "audio"), seed=0):
+    torch.manual_seed(seed)
+    return build({m: SHAPES[m] for m in modalities}, options_of(method, *flags))
+
+
+def batch_of(clips, modalities, n=8):
+    return FeatureSet(clips, list(modalities)).__getitems__(list(range(n)))
+
+
+def losses_of(method, batch, seed=0):
+    torch.manual_seed(seed)
+    return method.losses(method.encode(batch))
+
+
+# -- what a method is made of ----------------------------------------------------------------------------------------
+
+
+def test_every_file_is_a_method():
+    assert set(available()) == set(METHODS) - {name for name in METHODS if "+" in name}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_dcid_adds_its_terms_and_nothing_else(name):
+    plain, composed = made(name), made(f"dcid+{name}")
+    assert set(plain.terms) == {"rec", "commit", name}
+    assert set(composed.terms) == {"rec", "commit", "club", "cpc", name}
+    assert plain.model.state_dict().keys() == composed.model.state_dict().keys()
+    for method, reset in ((plain, "any"), (composed, "both")):
+        book = method.model.codebook
+        assert (book.mm_ema, book.reset) == ("off", reset) and method.terms["commit"].timed == ()
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_term_is_worth_the_same_in_any_company(clips, name):
+    """On the same weights, X's losses in `dcid+X` are those in `X`."""
+    plain, composed = made(name).eval(), made(f"dcid+{name}", seed=1).eval()
+    composed.load_state_dict(plain.state_dict(), strict=False)
+    batch = batch_of(clips, SHAPES.keys() - {"text"})
+    a, b = losses_of(plain, batch), losses_of(composed, batch)
+    assert b.keys() - a.keys() == {"club/audio", "club/video", "cpc/a2v", "cpc/v2a"}
+    for key in a:
+        if not key.startswith("turn/"):  # there, which steps are hidden is drawn after other draws
+            assert_close(a[key], b[key], rtol=1e-6, atol=1e-7)
+
+
+def test_dcid_with_cmcm_is_unicode_without_mm_ema(clips, tmp_path):
+    """As in the paper, whose two rows are equal in every cell: here to the last bit, over two epochs."""
+    a = run(clips, tmp_path / "a", "--method", "dcid+cmcm", "--preset", "paper")
+    b = run(clips, tmp_path / "b", "--preset", "paper", "--mm-ema", "off", "--commitment", "own")
+    same_weights(a, b)
+    assert [row["loss/total"] for row in rows(a)] == [row["loss/total"] for row in rows(b)]
+
+
+def test_presets_set_what_a_method_has():
+    small = defaults("small", "smit")
+    assert small["codes"] == 128 and small["text_alignment"] == "clip" and small["w_smit"] == 1
+    assert {k for k, v in small.items() if k.startswith("w_") and v} == {"w_rec", "w_commit", "w_smit"}
+    composed = defaults("small", "dcid+smit")
+    assert composed["cpc_temperature"] == 0.1 and composed["w_align"] == 0 and composed["mm_ema"] == "off"
+    assert composed["reset"] == "both" and defaults("official", "dcid+smit")["reset"] == "any"
+    assert defaults("official", "unicode")["mm_ema"] == "aligned" and defaults("paper", "unicode")["w_align"] == 0
+    assert defaults("paper", "mst")["transformer"] == "shared" and composed["transformer"] == "own"
+    assert options_of("mst", "--reset", "off")["reset"] == "off"
+
+
+# -- what runs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("modalities", [("audio", "video"), ("audio", "text"), ("video", "text"), tuple(SHAPES)],
+                         ids=lambda m: "".join(x[0] for x in m))
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "unicode"])
+def test_steps_are_finite_and_reach_every_parameter(clips, method, modalities):
+    batch = batch_of(clips, modalities)
+    for text in ("step", "clip"):
+        options = options_of(method, "--text-alignment", text, "--reset-after", "1")
+        torch.manual_seed(0)
+        built = build({m: SHAPES[m] for m in modalities}, options).train()
+        trainer = Trainer(built, FeatureSet(clips, list(modalities)), options, ".", torch.device("cpu"))
+        for trainer.step in range(2):
+            losses, _, norm = trainer.train_step(batch)
+            assert all(v.isfinite() for v in losses.values()) and norm.isfinite()
+        without = {n for n, p in built.named_parameters() if p.requires_grad and p.grad is None}
+        # the last LSTM step of a context that is not asked for, and nothing else
+        assert not without, without
+        assert built.model.codebook.embedding.isfinite().all() and int(built.model.codebook.skipped) == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_descend_in_twenty_steps(clips, method):
+    modalities = ("video", "audio")
+    options = options_of(method, "--lr", "3e-3", "--specific-steps", "0")
+    torch.manual_seed(0)
+    built = build({m: SHAPES[m] for m in modalities}, options).train()
+    trainer = Trainer(built, FeatureSet(clips, list(modalities)), options, ".", torch.device("cpu"))
+    batch, history = batch_of(clips, modalities), []
+    for trainer.step in range(21):
+        history.append({k: v.item() for k, v in trainer.train_step(batch)[0].items()})
+    first, last = (sum(v for k, v in h.items() if not k.startswith(("commit", "club"))) for h in
+                   (history[0], history[-1]))
+    assert last < first
+    aligning = [name for name in RIVALS if name in built.terms]
+    for name in aligning:
+        first, last = (sum(v for k, v in h.items() if k.startswith(f"{name}/")) for h in (history[0], history[-1]))
+        assert last < (0.999 if name == "cmcm" else 0.9) * first, name  # cmcm starts on a plateau
+
+
+@pytest.mark.parametrize("method", ["dcid+smit", "mst", "codis", "turn", "cmcm"])
+def test_padding_is_seen_by_no_loss(clips, method):
+    built, modalities = made(method).eval(), ("video", "audio")
+    batch = batch_of(clips, modalities)
+    batch["valid/audio"][:3, 4:] = False
+    batch["valid/audio"][5] = False
+    batch["valid/video"][2, 5:] = False
+    other = {k: v.clone() for k, v in batch.items()}
+    for m in modalities:
+        other[m][~other[f"valid/{m}"]] = 50.0
+    for key, value in losses_of(built, batch).items():
+        # A clip without any step attends to what there is; nothing may come of it.
+        assert_close(losses_of(built, other)[key], value, rtol=1e-5, atol=1e-6, msg=key)
+    sum(losses_of(built, batch).values()).backward()
+    assert all(p.grad.isfinite().all() for p in built.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("method", ["smit", "mst", "codis", "turn"])
+def test_three_modalities_take_the_mean_over_pairs(clips, method):
+    """The three pairs alone, on the same weights, average to what all three together give."""
+    names = ("audio", "video", "text")
+    built = made(method, modalities=names).eval()
+    term, batch = built.terms[method], batch_of(clips, names)
+    state = built.encode(batch)
+    torch.manual_seed(3)
+    together = sum(term(state).values())
+    alone = []
+    for left_out in names:
+        part = copy.copy(state)
+        kept = [m for m in names if m != left_out]
+        for field in ("features", "semantic", "quantized", "valid"):
+            setattr(part, field, {m: v for m, v in getattr(state, field).items() if m in kept})
+        lone = copy.deepcopy(term)
+        for held in ("heads", "teacher", "fillers"):
+            if hasattr(lone, held):
+                setattr(lone, held, torch.nn.ModuleDict({m: v for m, v in getattr(lone, held).items() if m in kept}))
+        torch.manual_seed(3)
+        alone.append(sum(lone(part).values()))
+    tolerance = 0.2 if method == "turn" else 1e-5  # which steps are hidden is drawn anew
+    assert together.item() == pytest.approx(sum(alone).item() / 3, rel=tolerance)
+
+
+def test_codis_does_not_pair_words_with_seconds(clips):
+    names = ("audio", "text")
+    built = made("codis", "--text-alignment", "clip", modalities=names).eval()
+    state = built.encode(batch_of(clips, names))
+    before = built.terms["codis"](state)
+    order = torch.tensor([3, 0, 5, 1, 2, 4])
+    taught = built.terms["codis"].teacher["text"]
+    built.terms["codis"].teacher["text"] = Reordered(taught, order)
+    state.semantic["text"], state.valid["text"] = state.semantic["text"][:, order], state.valid["text"][:, order]
+    for key, value in built.terms["codis"](state).items():
+        assert_close(value, before[key], rtol=1e-5, atol=1e-6)
+
+
+class Reordered(torch.nn.Module):
+    """A Φ whose steps come in another order."""
+
+    def __init__(self, inner, order):
+        super().__init__()
+        self.inner, self.order = inner, order
+
+    def front(self, x):
+        return self.inner.front(x)
+
+    def forward(self, x, valid):
+        return self.inner(x, valid[:, self.order.argsort()])[:, self.order]
+
+
+# -- state -----------------------------------------------------------------------------------------------------------
+
+
+def test_teacher_follows_with_momentum(clips):
+    built = made("codis+mst").train()
+    term, batch = built.terms["codis"], batch_of(clips, ("video", "audio"))
+    before = [p.clone() for p in term.teacher.parameters()]
+    assert len(before) == len(list(built.model.semantic.parameters()))  # shared weights are one there, too
+    assert not term.teacher.training and term.training
+    assert not {id(p) for p in term.teacher.parameters()} & {id(p) for p in built.trained_parameters()}
+    with torch.no_grad():
+        for p in built.model.semantic.parameters():
+            p.add_(1.0)
+    built.update(built.encode(batch))
+    for old, new in zip(before, term.teacher.parameters()):
+        assert_close(new, old + (1 - term.momentum), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["codis", "dcid+turn", "mst"])
+def test_resume_is_bit_exact(clips, tmp_path, method):
+    flags = ["--method", method, "--save-every", "3"]
+    whole = run(clips, tmp_path / "whole", *flags)
+    interrupt_after(clips, tmp_path / "part", 4, flags)
+    run(clips, tmp_path / "part", *flags, "--resume", "auto")
+    same_weights(whole, tmp_path / "part")
+
+
+def test_shared_transformer_is_shared_and_loads(clips, tmp_path):
+    out = run(clips, tmp_path / "run", "--method", "dcid+mst", "--epochs", "1")
+    model = cmg.load_pretrained(out)
+    audio, video = (model.semantic[m].temporal for m in ("audio", "video"))
+    for a, v in zip(audio.encoder.layers, video.encoder.layers):
+        assert a.self_attn is v.self_attn and a.linear1 is v.linear1 and a.linear2 is v.linear2
+        assert a.norm1 is not v.norm1 and not torch.equal(a.norm1.weight, v.norm1.weight)
+    own = cmg.load_pretrained(run(clips, tmp_path / "own", "--method", "dcid", "--epochs", "1"))
+    sizes = [sum(p.numel() for p in m.semantic.parameters()) for m in (model, own)]
+    layer = 4 * 16 * 16 + 4 * 16 + 2 * 16 * 1024 + 1024 + 16  # attention and feed-forward of a layer
+    assert sizes[1] - sizes[0] == 2 * layer - 3 * (16 * 16 + 16)  # two copies saved, three projections added
+    record = json.loads((out / "args.json").read_text())
+    assert record["parameters_kept"] == sizes[0] and record["flags"]["transformer"] == "shared"
+
+    batch = batch_of(clips, SHAPES)
+    built = build(SHAPES, record["flags"]).eval()
+    content = torch.load(out / "latest.pt", weights_only=True)
+    built.load_state_dict({f"model.{k}": v for k, v in content["model"].items()} | content["method"])
+    state = built.encode(batch)
+    for m in SHAPES:
+        assert torch.equal(model.encode_modality(m, batch[m], batch[f"valid/{m}"]).codes, state.quantized[m].codes)
+
+
+def test_checkpoints_from_before_methods_load_and_resume(clips, tmp_path):
+    """Their flags lack those that came later, which then hold what they always did."""
+    out = run(clips, tmp_path / "run", "--epochs", "1")
+    content = torch.load(out / "latest.pt", weights_only=True)
+    later = {k for k in content["args"] if k.endswith(("smit", "mst", "codis", "turn")) or k in
+             ("transformer", "commitment", "smit_temperature", "mst_temperature", "codis_temperature",
+              "turn_temperature")}
+    for name in later:
+        del content["args"][name]
+    torch.save(content, out / "latest.pt")
+    assert cmg.load_pretrained(out / "latest.pt").modalities == ("audio", "video", "text")
+    run(clips, out, "--resume", "auto")
+    same_weights(out, run(clips, tmp_path / "whole"))
+
+
+def test_released_arithmetic_takes_other_methods_too(clips):
+    built = made("dcid+turn", "--preset", "official")
+    ids = [id(p) for group in built.clip_groups() for p in group]
+    assert len(ids) == len(set(ids)) and set(ids) == {id(p) for p in built.trained_parameters()}
+    losses = losses_of(built, batch_of(clips, ("video", "audio")))
+    assert all(v.isfinite() for v in losses.values()) and "turn/a2v" in losses
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--method", "mst", "--w-club", "1"], ["--w-club 1.0", "dcid", "not part of --method mst"]),
+    (["--method", "smit", "--mm-ema", "attention"], ["--mm-ema attention", "unicode", "--method smit"]),
+    (["--method", "dcid+turn", "--commitment", "cross"], ["--commitment cross", "unicode"]),
+    (["--w-smit", "1"], ["--w-smit 1.0", "belongs to smit"]),
+    (["--method", "codis", "--cpc-steps", "2"], ["--cpc-steps 2", "dcid"]),
+    (["--method", "turn", "--modalities", "audio"], ["turn", "two or three", "audio"]),
+    (["--method", "dcid+nothing"], ["--method dcid+nothing", "expected one of baseline, cmcm"]),
+    (["--method", "dcid+dcid"], ["dcid is part of it already"]),
+    (["--method", "unicode+cmcm"], ["cmcm is part of it already"]),
+    (["--method", "baseline+smit"], ["baseline is part of it already"]),
+    (["--method", "smit", "--w-smit", "0", "--w-rec", "0", "--w-commit", "0"], ["nothing to learn"]),
+    (["--method", "smit+"], ["expected one of baseline"]),
+])
+def test_impossible_combinations_are_one_line(clips, tmp_path, capsys, flags, words):
+    line = refused(capsys, "--data", clips, "--out", str(tmp_path / "x"), *SMALL, *flags)
+    assert all(word in line for word in words), line
+    assert not Path(tmp_path / "x").exists()
+
+
+def test_a_foreign_flag_at_its_own_value_is_no_error():
+    assert options_of("smit", "--w-club", "0", "--mm-ema", "off")["w_club"] == 0
+    with pytest.raises(UserError, match="w-align"):
+        options_of("dcid+smit", "--w-align", "1")
