@@ -17,7 +17,7 @@ from cmg.pretrain import parse
 from cmg.training.loop import Trainer
 
 RIVALS = ("smit", "mst", "codis", "turn", "cmcm")
-METHODS = ("baseline", *RIVALS, "dcid", *(f"dcid+{name}" for name in RIVALS), "unicode")
+COMPOSED = tuple(f"dcid+{name}" for name in RIVALS)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def losses_of(method, batch, seed=0):
 
 
 def test_every_file_is_a_method():
-    assert set(available()) == set(METHODS) - {name for name in METHODS if "+" in name}
+    assert set(available()) == {"baseline", *RIVALS, "dcid", "unicode"}
 
 
 @pytest.mark.parametrize("name", RIVALS)
@@ -97,12 +97,12 @@ def test_presets_set_what_a_method_has():
 # -- what runs -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("modalities", [("audio", "video"), ("audio", "text"), ("video", "text"), tuple(SHAPES)],
+@pytest.mark.parametrize("modalities", [("audio", "video"), ("video", "text"), tuple(SHAPES)],
                          ids=lambda m: "".join(x[0] for x in m))
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "unicode"])
+@pytest.mark.parametrize("method", ["baseline", *COMPOSED])
 def test_steps_are_finite_and_reach_every_parameter(clips, method, modalities):
     batch = batch_of(clips, modalities)
-    for text in ("step", "clip"):
+    for text in ("step", "clip") if "text" in modalities else ("step",):
         options = options_of(method, "--text-alignment", text, "--reset-after", "1")
         torch.manual_seed(0)
         built = build({m: SHAPES[m] for m in modalities}, options).train()
@@ -110,13 +110,11 @@ def test_steps_are_finite_and_reach_every_parameter(clips, method, modalities):
         for trainer.step in range(2):
             losses, _, norm = trainer.train_step(batch)
             assert all(v.isfinite() for v in losses.values()) and norm.isfinite()
-        without = {n for n, p in built.named_parameters() if p.requires_grad and p.grad is None}
-        # the last LSTM step of a context that is not asked for, and nothing else
-        assert not without, without
+        assert all(p.grad is not None for p in built.trained_parameters())
         assert built.model.codebook.embedding.isfinite().all() and int(built.model.codebook.skipped) == 0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["baseline", *COMPOSED, "unicode"])
 def test_losses_descend_in_twenty_steps(clips, method):
     modalities = ("video", "audio")
     options = options_of(method, "--lr", "3e-3", "--specific-steps", "0")

@@ -37,7 +37,7 @@ class Filler(nn.Module):
         self.embed, self.out = nn.Linear(channels, dim), nn.Linear(dim, channels)
         self.blank = nn.Parameter(0.02 * torch.randn(dim))
         self.position = nn.Parameter(0.02 * torch.randn(2, steps, dim))  # of steps, of codes
-        self.layer = nn.TransformerDecoderLayer(dim, 4, 4 * dim, 0.1, batch_first=True)
+        self.layer = nn.TransformerDecoderLayer(dim, 4, 2 * dim, 0.1, batch_first=True)
 
     def forward(self, x, hidden, valid, codes, exists):
         """x : Tensor[B, T, C]; codes : Tensor[B, T, D]; hidden, valid (of x), exists (of codes) : BoolTensor[B, T]."""
