@@ -99,6 +99,9 @@ def parse(argv=None):
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
     if args.max_steps is not None and args.max_steps < 1:
         raise UserError(f"--max-steps {args.max_steps}: expected at least 1")
+    for name, value in vars(args).items():
+        if name.endswith("_temperature") and value is not None and value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected above 0")
     if not 0 <= args.input_dropout < 1:
         raise UserError(f"--input-dropout {args.input_dropout}: expected at least 0 and below 1")
     if not 0 < args.decay < 1:

@@ -7,7 +7,7 @@ from cmg.training.distributed import first_row, gather, share
 
 
 def candidates(keys, exists):
-    """(keys, exists, index of the first query's own key): what a query is compared with, the clips of all ranks."""
+    """What a query is compared with, of all ranks: (keys, exists, index of the first query's own key)."""
     return gather(keys), gather(exists), first_row(keys)
 
 

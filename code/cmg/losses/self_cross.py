@@ -1,4 +1,7 @@
-"""Self-cross reconstruction (TURN, Zhao et al., NeurIPS 2022): rebuild what is hidden of one modality from another."""
+"""Self-cross reconstruction (TURN, Zhao et al., NeurIPS 2022): rebuild what is hidden of one modality from another.
+
+L_rec = 1/|H| Σ_{(i,t) in H} ‖ f_it - D(visible f_i, codes of the other modality) ‖₁ / C, H the hidden steps.
+"""
 
 import torch
 from torch.nn import functional as F
