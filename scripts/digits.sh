@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
-# The README's table: digit clips as .mp4 → features → pretraining, several recipes and three seeds → AVE, strict.
+# The README's tables: digit clips as .mp4 → features → pretraining, several recipes and three seeds → downstream tasks.
 #
-#   ./scripts/digits.sh FOLDER           the folder that holds render_media.py; or set CMG_DIGITS
+#   ./scripts/digits.sh FOLDER                         the folder that holds render_media.py; or set CMG_DIGITS
 #   ./scripts/digits.sh FOLDER --seeds 0 --rows "recommended AVT"
+#   TABLES="tasks pair" ./scripts/digits.sh FOLDER     other tables of scripts/tables/, one after another
+#
+#   digits   recipes, on AVE
+#   tasks    the recommended recipe and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the
+#            unlabelled clips of AVVP as well, for only these show small digits in the quarters of a frame
+#   pair     the same two between two data sets that share only their classes, in the form of UCF101 ↔ VGGSound (see
+#            digit_pair.py); pretrained on clips of other speakers
 #
 # Further flags go to `python -m cmg.tables`. Every step that is done is not done again; an interrupted one continues.
 set -euo pipefail
@@ -15,18 +22,35 @@ if [[ $# -gt 0 && "$1" != --* ]]; then CMG_DIGITS="$1"; shift; fi
   exit 2
 }
 media="$root/data/digits"
+export PYTHONDONTWRITEBYTECODE=1  # the folder of clips may be read-only
 
-PYTHONDONTWRITEBYTECODE=1 "$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain ave
-for part in pretrain ave; do
-  [[ -f "$media/$part.h5" ]] && continue
-  modalities=(video audio)
-  if [[ $part == pretrain ]]; then
-    modalities+=(text --captions "$media/annotations/pretrain_captions.csv")
-  fi
-  "$python" -m cmg.extract --videos "$media/videos" --select "${part:0:3}_*" --modalities "${modalities[@]}" \
-    --video-backbone pixels --audio-backbone logmel --text-backbone hash --out "$media/$part.h5"
+# extract NAME FLAGS…: features of clips, once
+extract() {
+  local out="$media/$1.h5"; shift
+  [[ -f "$out" ]] || "$python" -m cmg.extract --video-backbone pixels --audio-backbone logmel --text-backbone hash \
+    "$@" --out "$out"
+}
+"$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain ave avvp
+"$python" "$root/scripts/digit_pair.py" "$CMG_DIGITS" "$media"
+
+# The unlabelled clips of AVVP have no captions: their text is missing.
+text=(--modalities video audio text --captions "$media/annotations/pretrain_captions.csv")
+extract pretrain --videos "$media/videos" --select "pre_*" "${text[@]}"
+extract avvp_train --videos "$media/videos" --select "avvp_train_*" "${text[@]}"
+extract other_speakers --videos "$media/pair/other_speakers.txt" "${text[@]}"
+extract ave --videos "$media/videos" --select "ave_*"
+extract avvp --videos "$media/videos" --select "avvp_val_*" "avvp_test_*"
+extract pair_video --videos "$media/pair/videos" --select "v_*" --modalities video
+extract pair_audio --videos "$media/pair/videos" --select "a_*" --modalities audio
+
+for table in ${TABLES:-digits}; do
+  case "$table" in
+    digits) data=("$media/pretrain.h5") ;;
+    pair) data=("$media/other_speakers.h5") ;;
+    *) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
+  esac
+  "$python" -m cmg.tables "$root/scripts/tables/$table.txt" --data "${data[@]}" \
+    --set ave="$media/ave.h5" avvp="$media/avvp.h5" annotations="$media/annotations" \
+    pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair" \
+    --seeds 0 1 2 --jobs "${JOBS:-$(nproc)}" --out "$root/checkpoint/$table" "$@"
 done
-
-exec "$python" -m cmg.tables "$root/scripts/tables/digits.txt" \
-  --data "$media/pretrain.h5" --eval-data "$media/ave.h5" --annotations "$media/annotations" \
-  --seeds 0 1 2 --jobs "${JOBS:-$(nproc)}" --out "$root/checkpoint/digits" "$@"

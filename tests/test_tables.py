@@ -2,85 +2,268 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
 
+from cmg import tables
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
 from cmg.errors import UserError
-from cmg.tables import main, read_table, summarise
+from cmg.table_file import fill, read_settings, read_table
+from cmg.table_report import columns, markdown, summarise
+from cmg.tables import main
 
 TABLES = Path(__file__).parent.parent / "scripts" / "tables"
+AVE = "@ave: cmg.downstream.ave --probe-epochs 2 --data {ave} --annotations {annotations}\n"
+AVVP = "@avvp: cmg.downstream.avvp --data {avvp} --annotations {annotations}\n"
 
 
 def test_table_files_of_the_repository_parse():
+    import importlib
+    import string
+
     from cmg.pretrain import parse
 
-    for path in TABLES.glob("*.txt"):
-        for name, flags in read_table(path).items():
-            parse(["--data", "x.h5", "--out", "x", *flags]), name
+    for path in sorted(TABLES.glob("*.txt")):
+        table = read_table(path)
+        text = path.read_text()
+        names = {name for _, name, _, _ in string.Formatter().parse(text) if name}
+        settings = {name: ["x"] for name in names}
+        for name, flags in table.rows.items():
+            parse(["--data", "x.h5", "--out", "x", *fill(flags, settings, name)])
+        for one in table.evaluations:
+            parser = importlib.import_module(one.module).parser()
+            args = parser.parse_args(["--checkpoint", "x", *fill(one.arguments, settings, one.name)])
+            assert one.chooses == (one.module.endswith(".ave") and args.protocol == "strict")
 
 
-def test_common_flags_come_first_and_comments_go(tmp_path):
+def test_table_file(tmp_path):
+    """Common flags first, comments go, AVE's strict evaluation comes first, a broken line is named."""
     file = tmp_path / "t.txt"
-    file.write_text("# head\n*: --epochs 3   # all\nfirst row: --w-cpc 0\nsecond:\n")
-    assert read_table(file) == {"first row": ["--epochs", "3", "--w-cpc", "0"], "second": ["--epochs", "3"]}
-    file.write_text("a: --x\na: --y\n")
-    with pytest.raises(UserError, match="line 2"):
-        read_table(file)
-    file.write_text("no colon here\n")
-    with pytest.raises(UserError, match="line 1"):
-        read_table(file)
+    file.write_text("# head\n@avvp paper [precision]: cmg.downstream.avvp --protocol paper\n" + AVE
+                    + "*: --epochs 3   # all\nfirst row: --w-cpc 0\nsecond:\n")
+    table = read_table(file)
+    assert table.rows == {"first row": ["--epochs", "3", "--w-cpc", "0"], "second": ["--epochs", "3"]}
+    assert [(one.name, one.metrics, one.chooses) for one in table.evaluations] == [
+        ("ave", (), True), ("avvp paper", ("precision",), False)]
+    for text, said in [("a: --x\na: --y\n", "line 2: a second row 'a'"), ("no colon here\n", "line 1: expected"),
+                       ("@ave: cmg.pretrain\n", "line 1: cmg.pretrain is no task"),
+                       ("@x: cmg.downstream.nothing\n", "cmg.downstream.nothing is no task"),
+                       (AVE + AVE, "a second evaluation 'ave'"), (AVE, "no rows"), ("a: --x\n", "no evaluations")]:
+        file.write_text(text)
+        with pytest.raises(UserError, match=said):
+            read_table(file)
+
+
+def test_placeholders():
+    settings = read_settings(["ave=a.h5", "ave=b.h5", "classes=same"])
+    filled = fill(["--data", "{ave}", "--classes={classes}"], settings, "x")
+    assert filled == ["--data", "a.h5", "b.h5", "--classes=same"]
+    with pytest.raises(UserError, match="--set avvp=…: missing; evaluation 'avvp' needs it"):
+        fill(["{avvp}"], settings, "evaluation 'avvp'")
+    with pytest.raises(UserError, match="2 values"):
+        fill(["{ave}/x"], settings, "x")
+    for bad in ("ave", "=x", "ave=", "run=x"):
+        with pytest.raises(UserError, match="expected name=value"):
+            read_settings([bad])
+
+
+def row(metric, value, target="audio", protocol="strict", source="video"):
+    return {"metric": metric, "source": source, "target": target, "value": value, "source_value": value + 1,
+            "protocol": protocol, "chance": 10.0, "match_rate": 40.0, "code_overlap": None, "n_test": 60,
+            "commit": "abc"}
 
 
 class Finished:
     """A cell whose results are given."""
 
-    def __init__(self, name, seed, values):
-        self.name, self.seed, self.values = name, seed, values
+    def __init__(self, name, seed, results):
+        self.name, self.seed, self._results = name, seed, results
 
     def results(self):
-        rows = [{"metric": metric, "source": "video", "target": "audio", "value": value, "source_value": value + 1,
-                 "chance": 10.0, "match_rate": 40.0, "code_overlap": 0.5, "commit": "abc"}
-                for metric, value in self.values.items()]
-        return 1.5, rows
+        return self._results
+
+    def account(self):
+        return {"name": self.name, "minutes": 1.5, "commit": "abc"}
 
 
-def test_summary_is_mean_and_std_over_seeds():
+def test_summary_is_mean_and_std_over_seeds(tmp_path):
     values = [70.0, 80.0, 84.0]
-    cells = [Finished("row", seed, {"accuracy": v, "segment_accuracy": v / 2}) for seed, v in enumerate(values)]
-    (line,) = summarise(cells)
-    assert line["direction"] == "v2a" and line["seeds"] == 3 and line["minutes"] == 1.5
-    assert line["transfer"] == pytest.approx(mean(values)) and line["transfer std"] == pytest.approx(stdev(values))
-    assert line["own modality"] == pytest.approx(mean(values) + 1)
-    assert line["segment transfer"] == pytest.approx(mean(values) / 2)
+    cells = [Finished("row", seed, {"ave": [row("accuracy", v), row("segment_accuracy", v / 2)]})
+             for seed, v in enumerate(values)]
+    cells[0].results()["avvp"] = [row("precision", 30.0, "video", "paper", "audio"), row("f1", 20.0, "video", "paper")]
+    summary = summarise(cells)
+    line = summary[0]
+    assert (line["task"], line["direction"], line["metric"], line["seeds"]) == ("ave", "v2a", "accuracy", [0, 1, 2])
+    assert line["value"] == pytest.approx(mean(values)) and line["value_std"] == pytest.approx(stdev(values))
+    assert line["own"] == pytest.approx(mean(values) + 1) and line["values"] == values
+    assert (line["chance"], line["match_rate"], line["code_overlap"]) == (10.0, 40.0, None)
+    file = tmp_path / "t.txt"
+    file.write_text("@ave [segment_accuracy accuracy]: cmg.downstream.ave\n@avvp: cmg.downstream.avvp\nrow:\n")
+    evaluations = read_table(file).evaluations
+    assert columns(summary, evaluations) == [
+        ("ave", "v2a", "segment_accuracy"), ("ave", "v2a", "accuracy"), ("avvp", "a2v", "precision")]
+    header, _, own, chance, _, _, _, *details = markdown(summary, evaluations, cells).splitlines()
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == [
+        "transfer", "ave segment_accuracy v2a", "ave accuracy v2a", "avvp a2v (paper)", "seeds", "minutes",
+        "pretrained at"]
+    assert [cell.strip() for cell in own.split("|")[1:-1]] == [
+        "row", "39.0 ± 3.6", "78.0 ± 7.2", "30.0 ± 0.0", "3", "1.5", "abc"]
+    assert [cell.strip() for cell in chance.split("|")[1:5]] == ["chance", "10.0", "10.0", "10.0"]
+    assert details[1].split("|")[7].strip() == "79.0 ± 7.2"  # own modality
+    assert [line.split("|")[-3].strip() for line in details] == ["3", "3", "1"]  # seeds
+
+
+class Processes:
+    """Stands in for the processes of a table: notes who was called and leaves behind what they would."""
+
+    def __init__(self):
+        self.calls, self.fails = [], set()
+
+    def __call__(self, workers, log, module, *arguments):
+        task = module.rpartition(".")[2]
+        self.calls.append(task)
+        given = {flag: value for flag, value in zip(arguments, arguments[1:]) if flag.startswith("--")}
+        if task in self.fails:
+            log.write(f"{task} says why\n")
+            log.flush()
+            return 2
+        folder = Path(given["--out"])
+        folder.mkdir(parents=True, exist_ok=True)
+        if task == "pretrain":
+            (folder / "args.json").write_text(json.dumps({"commit": "c0", "flags": {"batch_size": 10}}))
+            # 20 steps of 10 clips at 10 clips a second, 20 at 20
+            (folder / "metrics.csv").write_text("step,train/clips_per_s\n0,1\n20,10\n40,20\n")
+        else:
+            (folder / "results.json").write_text(json.dumps([row("accuracy", 50.0 + float(given.get("--seed", 0)))]))
+        return 0
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    stand_in = Processes()
+    monkeypatch.setattr(tables.Workers, "call", lambda *args: stand_in(*args))
+    return stand_in
+
+
+def run(tmp_path, text, *flags):
+    file = tmp_path / "t.txt"
+    file.write_text(text)
+    main([str(file), "--data", "x.h5", "--set", "ave=a.h5", "avvp=v.h5", "annotations=some/where", "--seeds", "0",
+          "--out", str(tmp_path / "o"), *flags])
+    return json.loads((tmp_path / "o" / "table.json").read_text())
+
+
+def test_only_what_is_missing_is_run(tmp_path, processes, capsys):
+    made = run(tmp_path, AVE + "a: --lr 1\n")
+    assert processes.calls == ["pretrain", "ave"]
+    assert made["cells"][0]["minutes"] == pytest.approx((20 + 10) / 60, abs=1e-3) and made["cells"][0]["commit"] == "c0"
+    run(tmp_path, AVVP + AVE + "a: --lr 1\n")  # a task more
+    assert processes.calls[2:] == ["avvp"]
+    made = run(tmp_path, AVVP + AVE + "a: --lr 1\nb: --lr 2\n")  # a row more
+    assert processes.calls[3:] == ["pretrain", "ave", "avvp"]
+    assert {(line["name"], line["task"]) for line in made["lines"]} == {(n, t) for n in "ab" for t in ("ave", "avvp")}
+    run(tmp_path, AVVP + AVE + "a: --lr 1\nb: --lr 2\n", "--set", "ave=moved/a.h5", "--tasks", "avvp")
+    assert len(processes.calls) == 6
+    with pytest.raises(SystemExit):
+        run(tmp_path, AVE + "a: --lr 3\n")
+    assert "row 'a':" in capsys.readouterr().err and len(processes.calls) == 6
+
+
+def test_other_arguments_are_another_evaluation_and_a_new_choice_outdates_the_rest(tmp_path, processes):
+    run(tmp_path, AVE + AVVP + "a:\n")
+    run(tmp_path, AVE + AVVP.replace("--data", "--batch-size 4 --data") + "a:\n")
+    assert processes.calls == ["pretrain", "ave", "avvp", "avvp"]
+    run(tmp_path, AVE.replace("--data", "--seed 1 --data") + AVVP.replace("--data", "--batch-size 4 --data") + "a:\n")
+    assert processes.calls[4:] == ["ave", "avvp"]
+
+
+def test_a_failure_is_told_and_the_others_go_on(tmp_path, processes, capsys):
+    retrieval = "@retrieval: cmg.downstream.retrieval\n"
+    processes.fails = {"avvp"}
+    with pytest.raises(SystemExit):
+        run(tmp_path, AVE + AVVP + retrieval + "a:\n")
+    assert processes.calls == ["pretrain", "ave", "avvp", "retrieval"]
+    assert "row 'a', seed 0: avvp says why (all of it: " in capsys.readouterr().err
+    processes.fails = {"ave"}
+    with pytest.raises(SystemExit):
+        run(tmp_path, AVE + AVVP + retrieval + "b:\n")
+    assert processes.calls[4:] == ["pretrain", "ave"]  # without its choice there is nothing to evaluate
+    processes.fails = set()
+    run(tmp_path, AVE + AVVP + retrieval + "a:\nb:\n")
+    assert processes.calls[6:] == ["avvp", "ave", "avvp", "retrieval"]
+
+
+def test_two_tables_do_not_fill_the_same_cell(tmp_path, processes, capsys):
+    import fcntl
+
+    (tmp_path / "o").mkdir()
+    with open(tmp_path / "o" / "a-seed0.log", "a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit):
+            run(tmp_path, AVE + "a:\n")
+    assert "another process is at work" in capsys.readouterr().err and not processes.calls
 
 
 @pytest.mark.slow
 def test_cells_run_once_and_make_a_table(tmp_path, capsys):
     files = synthetic_files(tmp_path, SyntheticSpec(clips=48, ave_clips=(12, 12, 12), classes=3))
     table = tmp_path / "t.txt"
-    table.write_text("*: --preset small --epochs 1 --batch-size 16 --dim 16 --codes 16\n"
-                     "full:\nno cpc: --w-cpc 0\nbroken: --w-cpc nonsense\n")
-    argv = [str(table), "--data", str(files.pretrain), "--eval-data", str(files.ave), "--annotations",
-            str(files.annotations), "--seeds", "0", "1", "--jobs", "2", "--device", "cpu", "--out", str(tmp_path / "o")]
+    table.write_text(AVE + "*: --preset small --w-rec 0 --w-club 0 --epochs 1 --batch-size 16 --dim 16 --codes 16\n"
+                     "full:\nbroken: --w-cpc nonsense\n")
+    argv = [str(table), "--data", str(files.pretrain), "--set", f"ave={files.ave}", f"annotations={files.annotations}",
+            "--seeds", "0", "1", "--jobs", "2", "--device", "cpu", "--out", str(tmp_path / "o")]
     with pytest.raises(SystemExit) as stop:
         main(argv)
     assert stop.value.code == 2
     told = capsys.readouterr()
-    assert "2 of 6 cells failed" in told.err and "--w-cpc" in told.err  # the other rows went on
+    assert "2 of 4 cells failed" in told.err and "--w-cpc" in told.err  # the other rows went on
     with open(tmp_path / "o" / "table.csv", newline="") as file:
         lines = list(csv.DictReader(file))
-    assert {(line["name"], line["direction"]) for line in lines} >= {("full", "v2a"), ("no cpc", "a2v")}
-    assert all(line["seeds"] == "2" for line in lines)
-    first = json.loads((tmp_path / "o" / "full-seed0" / "results.json").read_text())
-    v2a = [float(line["transfer"]) for line in lines if (line["name"], line["direction"]) == ("full", "v2a")]
-    second = json.loads((tmp_path / "o" / "full-seed1" / "results.json").read_text())
-    by_hand = [row["value"] for rows in (first, second) for row in rows
+    assert {(line["name"], line["direction"]) for line in lines} >= {("full", "v2a"), ("full", "a2v")}
+    assert all(line["seeds"] == "0 1" for line in lines)
+    by_hand = [row["value"] for seed in (0, 1)
+               for row in json.loads((tmp_path / "o" / f"full-seed{seed}" / "ave" / "results.json").read_text())
                if (row["source"], row["target"], row["metric"]) == ("video", "audio", "accuracy")]
+    v2a = [float(line["value"]) for line in lines if (line["name"], line["direction"], line["metric"])
+           == ("full", "v2a", "accuracy")]
     assert v2a == [pytest.approx(mean(by_hand))]
+    assert (tmp_path / "o" / "full-seed0" / "best.pt").exists() and (tmp_path / "o" / "table.png").exists()
     stamp = (tmp_path / "o" / "full-seed0" / "latest.pt").stat().st_mtime_ns
     main([*argv, "--rows", "full"])
     assert "2 cells, 2 finished before" in capsys.readouterr().err
     assert (tmp_path / "o" / "full-seed0" / "latest.pt").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.slow
+def test_an_interrupted_table_leaves_no_process_and_goes_on(tmp_path):
+    files = synthetic_files(tmp_path, SyntheticSpec(clips=48, ave_clips=(12, 12, 12), classes=3))
+    table = tmp_path / "t.txt"
+    table.write_text(AVE + "*: --preset small --w-rec 0 --w-club 0 --batch-size 16 --dim 16 --codes 16\n"
+                     "row: --modalities audio text --epochs 900 --checkpoint-epochs 999\n")
+    package = str(Path(tables.__file__).parents[1])
+    argv = [sys.executable, "-m", "cmg.tables", str(table), "--data", str(files.pretrain), "--set", f"ave={files.ave}",
+            f"annotations={files.annotations}", "--seeds", "0", "1", "--device", "cpu", "--out", str(tmp_path / "o")]
+    process = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": package}, stderr=subprocess.DEVNULL)
+    latest, log = tmp_path / "o" / "row-seed0" / "latest.pt", tmp_path / "o" / "row-seed0.log"
+    while not latest.exists():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 130
+    import fcntl
+
+    with open(log, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it: the pretraining has ended as well
+    assert not (tmp_path / "o" / "row-seed1").exists()
+    table.write_text(table.read_text().replace("900", "60"))
+    again = subprocess.run([*argv, "--seeds", "0"], env={**os.environ, "PYTHONPATH": package}, capture_output=True,
+                           text=True)
+    assert again.returncode == 0, again.stderr
+    assert ", from step" in log.read_text()

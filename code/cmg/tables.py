@@ -1,221 +1,255 @@
 """Tables of results as commands: run what is missing, then print mean ± std over seeds.
 
-    python -m cmg.tables scripts/tables/digits.txt --data pretrain.h5 --eval-data ave.h5 --annotations AVE/ \
+    python -m cmg.tables scripts/tables/digits.txt --data pretrain.h5 --set ave=ave.h5 annotations=AVE/ \
         --seeds 0 1 2 --jobs 2 --out checkpoint/digits
 
-A table file has a line per row, `name: flags of cmg.pretrain`; a row named `*` is put before all others' flags; `#`
-begins a comment. Every cell is a run folder OUT/<name>-seed<seed>, pretrained and validated on AVE (strict) in
-processes of their own. A finished cell is not run again, an interrupted one continues. Writes table.md, table.csv and
-table.json into OUT.
+The table file names the rows, which are flags of cmg.pretrain, and the tasks that every row is evaluated on (see
+cmg/table_file.py). A cell is a run folder OUT/<row>-seed<seed>, pretrained and evaluated in processes of their own; all
+that they print is in OUT/<row>-seed<seed>.log. What is finished is not done again, neither a pretraining nor a single
+evaluation: a task added to the table file runs alone. An interrupted pretraining continues. A cell that another commit
+made is kept, and the table says so.
+
+Writes table.md, table.csv, table.json and table.png into OUT.
 """
 
 import argparse
 import csv
-import io
+import fcntl
 import json
 import os
-import re
-import shlex
+import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
 
 from cmg.cli import Parser, command
-from cmg.downstream.results import markdown_table, write_atomically
+from cmg.downstream.results import write_atomically
 from cmg.errors import UserError
-
-# header, metric of results.json, its field
-COLUMNS = [
-    ("transfer", "accuracy", "value"),
-    ("own modality", "accuracy", "source_value"),
-    ("segment transfer", "segment_accuracy", "value"),
-    ("segment own", "segment_accuracy", "source_value"),
-]
-
-
-def read_table(path):
-    """Rows of a table file: dict name -> list of flags, in order; `UserError` names the line that is broken."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such table file")
-    rows, common = {}, []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        line = line.split("#")[0].strip()
-        if not line:
-            continue
-        name, colon, flags = line.partition(":")
-        name = name.strip()
-        if not colon or not name or name in rows:
-            raise UserError(f"{path}, line {number}: expected `name: flags`, every name once")
-        if name == "*":
-            common = shlex.split(flags)
-        else:
-            rows[name] = common + shlex.split(flags)
-    if not rows:
-        raise UserError(f"{path}: no rows; expected lines `name: flags`")
-    return rows
-
-
-def slug(name):
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+from cmg.table_file import fill, read_settings, read_table, slug
+from cmg.table_report import markdown, summarise, write_table
 
 
 class Cell:
-    """One run of a row: its folder, and the two commands that fill it."""
+    """One run of a row: its folder, and the commands that fill it.
 
-    def __init__(self, name, flags, seed, args):
-        self.name, self.seed = name, seed
+    `cell.json` is written after every step, so it tells what is done: the flags that were pretrained with, and the
+    arguments and minutes of every evaluation.
+    """
+
+    def __init__(self, name, flags, seed, evaluations, args):
+        self.name, self.seed, self.args = name, seed, args
         self.folder = Path(args.out) / f"{slug(name)}-seed{seed}"
-        self.flags, self.args = flags, args
+        settings = read_settings(args.set) | {"run": [str(self.folder)]}
+        self.flags = fill(flags, settings, f"row {name!r}")
+        self.evaluations = evaluations
+        self.calls = {one.name: fill(one.arguments, settings, f"evaluation {one.name!r}") for one in evaluations}
+        try:
+            self.record = json.loads((self.folder / "cell.json").read_text())
+        except FileNotFoundError:
+            self.record = None
+        except ValueError:
+            raise UserError(f"{self.folder / 'cell.json'}: no record of a cell; expected another --out") from None
+        if self.record and names_only(self.record["flags"]) != names_only(self.flags):
+            raise UserError(f"row {name!r}: {self.folder} was pretrained with other flags; expected the same, or "
+                            "another name or --out")
+
+    @property
+    def pretrained(self):
+        return self.record is not None
+
+    def missing(self):
+        """Evaluations that have not been made, or were made with other arguments."""
+        done = self.record.get("evaluations", {}) if self.record else {}
+        return [one for one in self.evaluations
+                if one.name not in done or done[one.name]["arguments"] != names_only(self.calls[one.name])]
 
     @property
     def finished(self):
-        return (self.folder / "cell.json").exists()
+        return self.pretrained and not self.missing()
 
-    def run(self, threads):
-        """Pretrain and validate. Output goes to cell.log in the folder's place; raises with its last line."""
-        synthetic = self.args.data == ["synthetic"]
-        where = [] if synthetic else ["--annotations", self.args.annotations]
-        self.call(threads, "cmg.pretrain", "--data", *self.args.data, *self.flags, "--seed", str(self.seed),
-                  "--out", str(self.folder), "--resume", "auto", "--device", self.args.device)
-        self.call(threads, "cmg.downstream.ave", "--checkpoint", str(self.folder), "--data",
-                  *(self.args.data if synthetic else self.args.eval_data), *where, "--device", self.args.device)
-        record = {"name": self.name, "seed": self.seed, "flags": self.flags}
+    def run(self, workers):
+        """Pretrain and evaluate, as far as it is not done. Raises with the last line of what failed first."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.log = self.folder.parent / f"{self.folder.name}.log"
+        with open(self.log, "a") as log:
+            try:
+                # The children inherit the open file, and with it the lock: it holds as long as any of them lives.
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"row {self.name!r}, seed {self.seed}: another process is at work in {self.folder}") \
+                    from None
+            if not self.pretrained:
+                self.call(workers, log, "cmg.pretrain", "--data", *self.args.data, *self.flags,
+                          "--seed", str(self.seed), "--out", str(self.folder), "--resume", "auto",
+                          "--device", self.args.device)
+                self.note({"name": self.name, "seed": self.seed, "flags": self.flags, "evaluations": {}})
+            failures = {}
+            while todo := [one for one in self.missing() if one.name not in failures]:
+                try:
+                    self.evaluate(todo[0], workers, log)
+                except UserError as error:
+                    failures[todo[0].name] = error
+                    if todo[0].chooses:  # the others would read another checkpoint than the one that it chooses
+                        break
+            for error in failures.values():
+                raise error
+
+    def evaluate(self, one, workers, log):
+        start = time.monotonic()
+        # Rows of an outdated evaluation that this one has no row for would stay.
+        (self.folder / slug(one.name) / "results.json").unlink(missing_ok=True)
+        self.call(workers, log, one.module, "--checkpoint", str(self.folder), *self.calls[one.name],
+                  "--out", str(self.folder / slug(one.name)), "--device", self.args.device)
+        # A new choice of the checkpoint outdates what was measured on the old one.
+        kept = {} if one.chooses else self.record.get("evaluations", {})
+        entry = {"arguments": names_only(self.calls[one.name]), "minutes": round((time.monotonic() - start) / 60, 3)}
+        self.note(self.record | {"evaluations": kept | {one.name: entry}})
+
+    def call(self, workers, log, module, *arguments):
+        returncode = workers.call(log, module, *arguments)
+        if returncode:
+            told = self.log.read_text(errors="replace").strip().splitlines()
+            last = told[-1] if told else f"{module} ended with status {returncode}"
+            raise UserError(f"row {self.name!r}, seed {self.seed}: {last} (all of it: {self.log})")
+
+    def note(self, record):
+        self.record = record
         write_atomically(self.folder / "cell.json", json.dumps(record, indent=1) + "\n")
 
-    def call(self, threads, module, *arguments):
-        package = str(Path(__file__).resolve().parents[1])  # the children find this very package, installed or not
-        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        log = self.folder.with_suffix(".log")
-        with open(log, "a") as file:
-            done = subprocess.run([sys.executable, "-m", module, *arguments], env=env, stdout=file, stderr=file)
-        if done.returncode:
-            last = log.read_text(errors="replace").strip().splitlines()[-1]
-            raise UserError(f"row {self.name!r}, seed {self.seed}: {last} (all of it: {log})")
+    # -- what there is to report -----------------------------------------------------------------------------------
 
     def results(self):
-        """(minutes of pretraining, rows of results.json that belong to this table)."""
-        rows = json.loads((self.folder / "results.json").read_text())
-        rows = [row for row in rows if row["task"] == "ave" and row["protocol"] == "strict"]
-        return self.minutes(), rows
+        """dict evaluation -> rows of its results.json, of all evaluations that are done."""
+        missing = self.missing()
+        return {one.name: json.loads((self.folder / slug(one.name) / "results.json").read_text())
+                for one in self.evaluations if one not in missing}
 
-    def minutes(self):
+    def account(self):
+        """Who made this cell, and how long it took: minutes and commit of the pretraining and of every evaluation."""
+        made = json.loads((self.folder / "args.json").read_text())
+        done = self.record.get("evaluations", {})
+        return {"name": self.name, "seed": self.seed, "folder": str(self.folder), "commit": made["commit"],
+                "minutes": round(self.minutes(made["flags"]["batch_size"]), 3),
+                "evaluations": {name: {"commit": rows[0]["commit"], "minutes": done[name]["minutes"]}
+                                for name, rows in self.results().items()}}
+
+    def minutes(self, batch):
         """Training time from the logged rates, so that interruptions and idle time between them do not count."""
-        batch = json.loads((self.folder / "args.json").read_text())["flags"]["batch_size"]
         with open(self.folder / "metrics.csv", newline="") as file:
             rows = [(int(row["step"]), float(row["train/clips_per_s"])) for row in csv.DictReader(file)]
         return sum((b - a) * batch / rate for (a, _), (b, rate) in zip(rows, rows[1:])) / 60
 
 
-def spread(values):
-    """Mean and sample standard deviation (0 for one value)."""
-    return mean(values), stdev(values) if len(values) > 1 else 0.0
+def names_only(arguments):
+    """Arguments with every path reduced to its last part: a folder that moved holds the same results."""
+    return [Path(word).name if "/" in word else word for word in arguments]
 
 
-def summarise(cells):
-    """One record per (row, direction): mean and std over seeds of every column, and what the codebook shares."""
-    groups = {}
-    for cell in cells:
-        minutes, rows = cell.results()
-        for row in rows:
-            group = groups.setdefault((cell.name, f"{row['source'][0]}2{row['target'][0]}"), [])
-            group.append((cell.seed, minutes, row))
-    table = []
-    for (name, direction), found in groups.items():
-        line = {"name": name, "direction": direction, "seeds": len({seed for seed, _, _ in found})}
-        for header, metric, field in COLUMNS:
-            values = [row[field] for _, _, row in found if row["metric"] == metric]
-            if values:
-                line[header], line[f"{header} std"] = spread(values)
-        clip = [(minutes, row) for _, minutes, row in found if row["metric"] == "accuracy"]
-        for header, field in (("chance", "chance"), ("match rate", "match_rate"), ("overlap", "code_overlap")):
-            values = [row[field] for _, row in clip if row[field] is not None]
-            line[header] = mean(values) if values else None
-        line["minutes"] = mean(minutes for minutes, _ in clip)
-        line["commit"] = ", ".join(sorted({row["commit"] for _, row in clip}))
-        table.append(line)
-    return table
+class Workers:
+    """The processes that cells run in, `jobs` at once, each with its share of the cores."""
+
+    def __init__(self, jobs):
+        self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+        self.running, self.stopped, self.lock = set(), False, threading.Lock()
+
+    def call(self, log, module, *arguments):
+        """Run a module to its end -> exit status."""
+        package = str(Path(__file__).resolve().parents[1])  # the children find this very package, installed or not
+        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": path}
+        with self.lock:
+            if self.stopped:
+                raise UserError("interrupted")
+            child = subprocess.Popen([sys.executable, "-m", module, *arguments], env=env, stdout=log, stderr=log)
+            self.running.add(child)
+        try:
+            return child.wait()
+        finally:
+            with self.lock:
+                self.running.discard(child)
+
+    def stop(self):
+        """End all processes and start no more."""
+        with self.lock:
+            self.stopped = True
+            for child in self.running:
+                child.terminate()
 
 
-def markdown(table):
-    def cell(line, header, digits=1):
-        value = line.get(header)
-        if value is None:
-            return "–"
-        spread_ = f" ± {line[f'{header} std']:.1f}" if f"{header} std" in line else ""
-        return f"{value:.{digits}f}{spread_}"
+def fill_in(cells, jobs):
+    """Run what the cells lack -> one line for every cell that failed. An interrupt ends the processes."""
+    workers, failures = Workers(jobs), []
 
-    headers = [header for header, _, _ in COLUMNS]
-    return markdown_table(
-        ["pretraining", "direction", *headers, "chance", "match rate", "overlap", "seeds", "minutes"],
-        [[line["name"], line["direction"], *(cell(line, h) for h in headers), cell(line, "chance"),
-          cell(line, "match rate"), cell(line, "overlap", 2), str(line["seeds"]), cell(line, "minutes")]
-         for line in table],
-    )
+    def run(cell):
+        cell.run(workers)
+        print(f"done: {cell.name}, seed {cell.seed}", file=sys.stderr)
 
-
-def write_table(out, table):
-    buffer = io.StringIO()
-    fields = list(dict.fromkeys(key for line in table for key in line))
-    writer = csv.DictWriter(buffer, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_atomically(Path(out) / "table.csv", buffer.getvalue())
-    write_atomically(Path(out) / "table.json", json.dumps(table, indent=1) + "\n")
-    write_atomically(Path(out) / "table.md", markdown(table) + "\n")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: take the processes along
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(run, cell) for cell in cells]
+        try:
+            for future in futures:
+                try:
+                    future.result()
+                except UserError as error:  # the other cells go on
+                    failures.append(str(error))
+                    print(f"failed: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            workers.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return failures
 
 
 def parser():
     p = Parser(prog="cmg.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("table", help="table file")
     p.add_argument("--data", nargs="+", required=True, help="feature files to pretrain on, or: synthetic")
-    p.add_argument("--eval-data", nargs="+", help="feature files of AVE; not needed with synthetic")
-    p.add_argument("--annotations", help="AVE's annotation folder; not needed with synthetic")
+    p.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+                   help="what stands for {NAME} in the table file, feature files and annotation folders say")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--rows", nargs="+", help="only the rows of these names")
+    p.add_argument("--tasks", nargs="+", help="only the evaluations of these names")
     p.add_argument("--jobs", type=int, default=1, help="runs side by side; the cores are shared out among them")
     p.add_argument("--device", default="auto")
     p.add_argument("--out", required=True, help="folder of the runs and of the table")
     return p
 
 
+def chosen(flag, wanted, named, path):
+    """Those of `named` (dict or list with .name) that the flag asks for, all by default."""
+    unknown = [name for name in wanted or () if name not in named]
+    if unknown:
+        raise UserError(f"{flag} {unknown[0]!r}: not in {path}, which has {', '.join(named)}")
+    return [name for name in named if not wanted or name in wanted]
+
+
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    rows = read_table(args.table)
-    unknown = [name for name in args.rows or () if name not in rows]
-    if unknown:
-        raise UserError(f"--rows {unknown[0]!r}: not in {args.table}, which has {', '.join(rows)}")
-    if args.data != ["synthetic"] and not (args.eval_data and args.annotations):
-        raise UserError("--eval-data and --annotations: expected AVE's features and annotation folder")
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: expected at least 1")
-    rows = {name: flags for name, flags in rows.items() if not args.rows or name in args.rows}
-    cells = [Cell(name, flags, seed, args) for seed in args.seeds for name, flags in rows.items()]
-    missing = [cell for cell in cells if not cell.finished]
+    table = read_table(args.table)
+    rows = chosen("--rows", args.rows, list(table.rows), args.table)
+    tasks = chosen("--tasks", args.tasks, [one.name for one in table.evaluations], args.table)
+    evaluations = [one for one in table.evaluations if one.name in tasks]
+    cells = {(name, seed): Cell(name, table.rows[name], seed, evaluations, args) for name in rows
+             for seed in dict.fromkeys(args.seeds)}
+    # Seed by seed, so that a table that is stopped early has all of its rows.
+    missing = [cell for cell in cells.values() if not cell.finished]
+    missing.sort(key=lambda cell: args.seeds.index(cell.seed))
     print(f"{len(cells)} cells, {len(cells) - len(missing)} finished before", file=sys.stderr)
-    threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
-
-    def fill(cell):
-        cell.run(threads)
-        print(f"done: {cell.name}, seed {cell.seed}", file=sys.stderr)
-
-    failures = []
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for future in [pool.submit(fill, cell) for cell in missing]:
-            try:
-                future.result()
-            except UserError as error:  # the other cells go on
-                failures.append(str(error))
-    finished = [cell for name in rows for cell in cells if cell.name == name and cell.finished]
-    if finished:
-        table = summarise(finished)
-        write_table(args.out, table)
-        print(markdown(table) + f"\n\n{Path(args.out) / 'table.md'}")
+    failures = fill_in(missing, args.jobs)
+    present = [cell for cell in cells.values() if cell.pretrained]
+    if any(cell.results() for cell in present):
+        summary = summarise(present)
+        write_table(args.out, summary, evaluations, present)
+        print(markdown(summary, evaluations, present) + f"\n{Path(args.out) / 'table.md'}")
     if failures:
         raise UserError(f"{len(failures)} of {len(cells)} cells failed; first: {failures[0]}")
 

@@ -1,0 +1,138 @@
+"""What `cmg.tables` makes of finished cells: mean ± std over seeds as Markdown, CSV, JSON and a figure."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from statistics import mean, stdev
+
+from cmg.downstream.charts import Series, draw_bars, draw_lines
+from cmg.downstream.results import markdown_table, write_atomically
+
+
+def spread(values):
+    """Mean and sample standard deviation (0 for one value)."""
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def summarise(cells) -> list[dict]:
+    """A line for every row, evaluation, direction and metric of the cells.
+
+    `value`, `own` (the same probe on its own modality, the upper bound) and their `_std` are over the seeds that have
+    a figure; `chance`, `match_rate` and `code_overlap` are means. `commits` are those that measured.
+    """
+    groups = {}
+    for cell in cells:
+        for task, rows in cell.results().items():
+            for row in rows:
+                direction = f"{row['source'][0]}2{row['target'][0]}"
+                groups.setdefault((cell.name, task, direction, row["metric"]), []).append((cell.seed, row))
+    lines = []
+    for (name, task, direction, metric), found in groups.items():
+        rows = [row for _, row in found]
+        line = {"name": name, "task": task, "protocol": rows[0]["protocol"], "direction": direction, "metric": metric,
+                "seeds": [seed for seed, _ in found], "values": [row["value"] for row in rows]}
+        for key, field in (("value", "value"), ("own", "source_value")):
+            values = [row[field] for row in rows if row.get(field) is not None]
+            line[key], line[f"{key}_std"] = spread(values) if values else (None, None)
+        for field in ("chance", "match_rate", "code_overlap"):
+            values = [row[field] for row in rows if row.get(field) is not None]
+            line[field] = mean(values) if values else None
+        line["n_test"] = rows[0]["n_test"]
+        line["commits"] = sorted({row["commit"] for row in rows})
+        lines.append(line)
+    return lines
+
+
+def columns(summary, evaluations) -> list[tuple[str, str, str]]:
+    """(evaluation, direction, metric) of every column, in the order of the table file."""
+    shown = []
+    for one in evaluations:
+        metrics = one.metrics or tuple(line["metric"] for line in summary if line["task"] == one.name)[:1]
+        for metric in metrics:
+            shown += dict.fromkeys((line["task"], line["direction"], line["metric"]) for line in summary
+                                   if (line["task"], line["metric"]) == (one.name, metric))
+    return shown
+
+
+def headers(shown, summary):
+    """Names of columns; the metric where a task has several, the protocol where it is not strict."""
+    several = {task for task, _, metric in shown if any(t == task and m != metric for t, _, m in shown)}
+    protocol = {line["task"]: line["protocol"] for line in summary}
+    return [f"{task}{f' {metric}' if task in several else ''} {direction}"
+            + (" (paper)" if protocol[task] == "paper" and "paper" not in task else "")
+            for task, direction, metric in shown]
+
+
+def plus_minus(value, deviation):
+    return "–" if value is None else f"{value:.1f} ± {deviation:.1f}"
+
+
+def markdown(summary, evaluations, cells) -> str:
+    """Transfer of every row in every column, then own modalities, chance and sharing line by line."""
+    shown = columns(summary, evaluations)
+    lines = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
+    names = list(dict.fromkeys(line["name"] for line in summary))
+    accounts = [cell.account() for cell in cells]
+    body = []
+    for name in names:
+        own = [account for account in accounts if account["name"] == name]
+        found = [lines.get((name, *column)) for column in shown]
+        body.append([name, *("–" if line is None else plus_minus(line["value"], line["value_std"]) for line in found),
+                     str(len(own)), f"{mean(account['minutes'] for account in own):.1f}",
+                     ", ".join(sorted({account["commit"] for account in own}))])
+    chance = [[line["chance"] for line in summary if (line["task"], line["direction"], line["metric"]) == column]
+              for column in shown]
+    body.append(["chance", *(f"{mean(values):.1f}" for values in chance), "", "", ""])
+    wide = markdown_table(["transfer", *headers(shown, summary), "seeds", "minutes", "pretrained at"], body)
+    order = [lines[(name, *column)] for name in names for column in shown if (name, *column) in lines]
+    details = markdown_table(
+        ["row", "task", "protocol", "direction", "metric", "transfer", "own modality", "chance", "match rate",
+         "code overlap", "clips", "seeds", "measured at"],
+        [[line["name"], line["task"], line["protocol"], line["direction"], line["metric"],
+          plus_minus(line["value"], line["value_std"]), plus_minus(line["own"], line["own_std"]),
+          f"{line['chance']:.1f}", "–" if line["match_rate"] is None else f"{line['match_rate']:.1f}",
+          "–" if line["code_overlap"] is None else f"{line['code_overlap']:.2f}", str(line["n_test"]),
+          str(len(line["seeds"])), ", ".join(line["commits"])] for line in order])
+    return f"{wide}\n\n{details}\n"
+
+
+def write_table(out, summary, evaluations, cells):
+    """table.md, table.csv (a line for every figure), table.json (the same, and every cell) and table.png."""
+    out = Path(out)
+    flat = [line | {key: " ".join(map(str, line[key])) for key in ("seeds", "values", "commits")} for line in summary]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_atomically(out / "table.csv", buffer.getvalue())
+    content = {"lines": summary, "cells": [cell.account() for cell in cells]}
+    write_atomically(out / "table.json", json.dumps(content, indent=1) + "\n")
+    write_atomically(out / "table.md", markdown(summary, evaluations, cells))
+    draw(out / "table.png", summary, evaluations)
+
+
+def draw(path, summary, evaluations):
+    """Bars for every column, or lines where all rows are named by a number (`AV 256`, `AV 400`): a sweep."""
+    shown = [column for column in columns(summary, evaluations) if "rank" not in column[2]]  # ranks are no percentages
+    titles = headers(shown, summary)
+    lines = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
+    names = list(dict.fromkeys(line["name"] for line in summary))
+    numbers = [re.fullmatch(r"(.*?)\s*(\d+)", name) for name in names]
+
+    def figures(name, column):
+        line = lines.get((name, *column), {})
+        return line.get("value"), line.get("value_std")
+
+    if len(names) > 1 and all(numbers):
+        families = dict.fromkeys(match[1] for match in numbers)
+        series = [Series(f"{family} {title}".strip(), [
+            (int(match[2]), *figures(match[0], column)) for match in numbers if match[1] == family])
+            for family in families for column, title in zip(shown, titles)]
+        draw_lines(path, series, "transfer, %")
+        return
+    chance = [mean(line["chance"] for line in summary if (line["task"], line["direction"], line["metric"]) == column)
+              for column in shown]
+    draw_bars(path, titles, [(name, [figures(name, column) for column in shown]) for name in names], chance,
+              "transfer, %")
