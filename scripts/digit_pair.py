@@ -8,7 +8,7 @@ audio is of two speakers, theo and yweweler. Writes
 
     OUT/pair/videos/*.mp4            500 silent clips `v_<digit>_g<group>_c<clip>`, 400 dark ones `a_<digit>_<number>`
     OUT/pair/*.txt, *.csv            the four lists that `cmg.downstream.ucf_vggsound` reads
-    OUT/pair/other_speakers.txt      the unlabelled clips of OUT/videos in which neither of the two speaks: for a
+    OUT/pair/other_speakers.txt      the pretraining clips of OUT/videos in which neither of the two speaks: for a
                                      pretraining that has heard none of the voices and seen none of the images
 """
 
@@ -108,10 +108,10 @@ def main():
     lines = [f"saying {name},{row['id']},{split}\n" for name, split, row in sounds]
     (pair / "vggsound2ucf.csv").write_text("category,video_id,split\n" + "".join(lines))
     material = (json.loads(line) for line in (args.source / "compositions.jsonl").read_text().splitlines())
-    unlabelled = [row for row in material if row["kind"] in ("pretrain", "avvp") and row["split"] == "train"]
-    names = [row["id"] for row in unlabelled if not any(event["speaker"] in SPEAKERS for event in row["audio"])]
+    names = [row["id"] for row in material if row["kind"] == "pretrain"
+             and not any(event["speaker"] in SPEAKERS for event in row["audio"])]
     (pair / "other_speakers.txt").write_text("".join(f"../videos/{name}.mp4\n" for name in names))
-    print(f"{pair}: {len(videos)} videos, {len(sounds)} sounds; {len(names)} unlabelled clips of other speakers")
+    print(f"{pair}: {len(videos)} videos, {len(sounds)} sounds; {len(names)} pretraining clips of other speakers")
 
 
 if __name__ == "__main__":

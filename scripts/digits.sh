@@ -33,10 +33,9 @@ extract() {
 "$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain ave avvp
 "$python" "$root/scripts/digit_pair.py" "$CMG_DIGITS" "$media"
 
-# The unlabelled clips of AVVP have no captions: their text is missing.
 text=(--modalities video audio text --captions "$media/annotations/pretrain_captions.csv")
 extract pretrain --videos "$media/videos" --select "pre_*" "${text[@]}"
-extract avvp_train --videos "$media/videos" --select "avvp_train_*" "${text[@]}"
+extract avvp_train --videos "$media/videos" --select "avvp_train_*"  # these have no captions
 extract other_speakers --videos "$media/pair/other_speakers.txt" "${text[@]}"
 extract ave --videos "$media/videos" --select "ave_*"
 extract avvp --videos "$media/videos" --select "avvp_val_*" "avvp_test_*"

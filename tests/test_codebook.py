@@ -105,6 +105,19 @@ def test_cross_attention_of_identical_steps_is_that_step():
     assert_close(cross_attention(torch.randn(3, 4, 8), other, valid), other[:, 2:3].expand(3, 4, 8))
 
 
+@pytest.mark.parametrize("mm_ema", ["attention", "aligned"])
+def test_a_modality_that_a_clip_lacks_has_no_say(mm_ema):
+    """Targets of a clip without words are those of a codebook without text; alone, a step stands for itself."""
+    z, valid = batch((*AV, "text"))
+    valid["text"][0], valid["text"][1], valid["audio"][1] = False, False, False
+    book, without = Codebook((*AV, "text"), 4, 8, mm_ema=mm_ema), Codebook(AV, 4, 8, mm_ema=mm_ema)
+    target = book.target("video", z, valid)
+    assert_close(target[0], without.target("video", z, valid)[0])
+    assert_close(target[1], z["video"][1])
+    r = [cross_attention(z["video"], z[n], valid[n]) if mm_ema == "attention" else z[n] for n in ("audio", "text")]
+    assert_close(target[2:], (z["video"] / 2 + r[0] / 4 + r[1] / 4)[2:])
+
+
 def test_order_of_modalities_does_not_matter():
     """The joint update is symmetric; a sequential one is not."""
     z, valid = batch(("audio", "video", "text"))

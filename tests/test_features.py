@@ -280,7 +280,10 @@ def test_files_that_do_not_fit_together(tmp_path):
     with one_line(r"wide.h5: 'audio' clips have shape \(4, 6\), but \(4, 5\) in .*a.h5"):
         FeatureSet([a, tmp_path / "wide.h5"])
     with one_line("av.h5: has no 'text' features, only video, audio"):
-        FeatureSet([a, tmp_path / "av.h5"])
+        FeatureSet([tmp_path / "av.h5", a], modalities=["audio", "text"])
+    write(tmp_path / "at.h5", ["c"], shapes={m: SHAPES[m] for m in ("audio", "text")})
+    with one_line("at.h5: has no 'video' features, only audio, text"):
+        FeatureSet([a, tmp_path / "at.h5"])
     with one_line("vgg.h5: backbone/video is 'vgg19', but 'pixels' in .*a.h5"):
         FeatureSet([a, tmp_path / "vgg.h5"])
     assert len(FeatureSet([a, tmp_path / "av.h5"], modalities=["audio"])) == 3
@@ -288,3 +291,17 @@ def test_files_that_do_not_fit_together(tmp_path):
         FeatureSet([])
     with one_line("cache 'gpu' is unknown"):
         FeatureSet(a, cache="gpu")
+
+
+@pytest.mark.parametrize("cache", ["host", "disk"])
+def test_a_later_file_may_lack_text(tmp_path, capsys, cache):
+    """Clips without captions join captioned ones: zeros without a valid step, the other modalities as they are."""
+    write(tmp_path / "a.h5", ["a", "b"])
+    held, _ = write(tmp_path / "av.h5", ["c", "d", "e"], shapes={m: SHAPES[m] for m in ("video", "audio")})
+    features = FeatureSet([tmp_path / "a.h5", tmp_path / "av.h5"], cache=cache)
+    assert "av.h5 holds no text: 3 clips without words" in capsys.readouterr().err
+    batch = features.__getitems__([3, 0, 2, 2])
+    assert batch["text"].shape == (4, *SHAPES["text"])
+    assert batch["valid/text"].any(1).tolist() == [False, True, False, False]
+    assert not batch["text"][[0, 2, 3]].any() and batch["text"][1].any()
+    np.testing.assert_array_equal(batch["audio"][0].numpy(), held["audio"][1].astype(np.float32))

@@ -180,6 +180,20 @@ def test_matching_of_equal_distributions_is_log_batch():
         assert value.item() == pytest.approx(math.log(5), abs=1e-5)
 
 
+def test_matching_leaves_out_clips_that_lack_a_modality():
+    """The loss of five clips, two of which have no words, is the loss of the other three."""
+    torch.manual_seed(6)
+    squared = {m: (4 * torch.rand(5, 3, 7)).double().requires_grad_() for m in ("audio", "text")}
+    valid = {m: all_valid(5, 3) for m in squared}
+    valid["text"][1], valid["text"][4] = False, False
+    loss = CodeMatching()(squared, valid)["at"]
+    kept = [0, 2, 3]
+    alone = CodeMatching()({m: d[kept] for m, d in squared.items()}, {m: v[kept] for m, v in valid.items()})["at"]
+    assert_close(loss, alone, rtol=1e-12, atol=0)
+    loss.backward()
+    assert squared["audio"].grad.isfinite().all() and not squared["audio"].grad[[1, 4]].any()
+
+
 # -- commitment and alignment ----------------------------------------------------------------------------------------
 
 

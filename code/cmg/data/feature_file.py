@@ -136,7 +136,7 @@ class FeatureFile:
 
     def __init__(self, path):
         self.path = Path(path)
-        self._h5, self._pid = None, None
+        self._h5, self._pid, self._absent = None, None, set()
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such feature file")
         try:
@@ -182,6 +182,11 @@ class FeatureFile:
             steps = f"{self.shapes['video'][0]} steps of video but {self.shapes['audio'][0]} of audio"
             raise UserError(f"{self.path}: {steps} per clip")
 
+    def stand_in(self, modality, shape, dtype):
+        """From now on, answer for a modality that the file lacks: zeros, none of their steps valid."""
+        self._absent.add(modality)
+        self.shapes[modality], self.dtypes[modality] = shape, dtype
+
     def __getstate__(self):
         return {**self.__dict__, "_h5": None, "_pid": None}
 
@@ -204,6 +209,9 @@ class FeatureFile:
         x : ndarray [n, *shape] in the stored dtype
         valid : bool ndarray [n, T]
         """
+        if modality in self._absent:
+            shape = self.shapes[modality]
+            return np.zeros((len(rows), *shape), self.dtypes[modality]), np.zeros((len(rows), shape[0]), bool)
         wanted, back = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         # A run of neighbouring rows is one slice: h5py reads a list of rows many times slower than the slices.
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if len(wanted) else []

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ class FeatureSet(torch.utils.data.Dataset):
     Parameters
     ----------
     paths : one path or a list of paths
-    modalities : which to read; all of the first file's if None
+    modalities : which to read; all of the first file's if None. Of these a later file may lack text: its clips count
+        as clips without words, and a note says so.
     cache : "host" keeps everything in memory in the stored dtype, "device" in the memory of `device` (on a CPU the
         same thing), "disk" reads each batch from the files; "auto" takes the first of device, host, disk that has
         room (`place`). The attribute `cache` says what it became.
@@ -75,6 +77,10 @@ class FeatureSet(torch.utils.data.Dataset):
 
     def _check_fits(self, file, wanted):
         for m in wanted:
+            if m == "text" and m not in file.modalities and m in self.shapes:
+                file.stand_in(m, self.shapes[m], self.files[0].dtypes[m])
+                print(f"note: {file.path} holds no text: {len(file.ids)} clips without words", file=sys.stderr)
+                continue
             if m not in file.modalities:
                 raise UserError(f"{file.path}: has no '{m}' features, only {', '.join(file.modalities)}")
             if file.shapes[m] != self.shapes[m]:

@@ -48,7 +48,11 @@ class CodeMatching(nn.Module):
         similarity = a @ log_b.t()  # (B, B)
         similarity = similarity + (b @ log_a.t() if self.released else log_a @ b.t())
         if not self.released:
-            return F.cross_entropy(similarity, torch.arange(len(a), device=a.device))
+            # A clip that lacks either modality, a caption say, is neither asked nor an answer to choose from.
+            there = (a.sum(1) > 0) & (b.sum(1) > 0)  # (B,)
+            similarity = similarity.masked_fill(~there, float("-inf")).masked_fill(~there.unsqueeze(1), 0.0)
+            loss = F.cross_entropy(similarity, torch.arange(len(a), device=a.device), reduction="none")
+            return (loss * there).sum() / there.sum().clamp_min(1)
         # The released code shifts by the smallest entry and adds 1e-5 to the denominator. logsumexp gives the same
         # numbers without its overflow.
         offset = (-similarity).max()

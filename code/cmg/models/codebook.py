@@ -156,7 +156,10 @@ class Codebook(nn.Module):
             self.revive(torch.cat([gather(c).flatten(0, 1) for c in candidates]), real, finite)
 
     def target(self, m, z, valid):
-        """What one step of modality m contributes: (z + r) / 2, r the mean over the other modalities."""
+        """What one step of modality m contributes: (z + r) / 2, r the mean over the other modalities that the clip has.
+
+        A caption that is missing has no say; where nothing else is there, the step stands for itself.
+        """
         own = z[m].to(self.embedding.dtype)
         others = [n for n in self.modalities if n != m]
         if self.mm_ema == "off" or not others:
@@ -164,7 +167,10 @@ class Codebook(nn.Module):
         cross = [z[n].to(own.dtype) for n in others]
         if self.mm_ema == "attention":
             cross = [cross_attention(own, c, valid[n]) for c, n in zip(cross, others)]
-        return own / 2 + sum(cross) / (2 * len(others))
+        weight = torch.stack([valid[n].any(1) for n in others]).to(own.dtype)[..., None, None]  # (others, B, 1, 1)
+        count = weight.sum(0)
+        r = sum(w * c for w, c in zip(weight, cross)) / count.clamp_min(1)
+        return torch.where(count > 0, (own + r) / 2, own)
 
     def moved(self, sums, counts):
         """(embedding, weight, count) after one update with per-modality sums [m, M, D] and counts [m, M]."""
