@@ -1,11 +1,13 @@
 """Extract a feature file from media files and captions, one step per second.
 
     python -m cmg.extract --videos clips/ --captions captions.csv --modalities video audio text --out clips.h5
-    python -m cmg.extract --videos clips/ --modalities video audio --select 'train_*' --workers 8 --out train.h5
+    python -m cmg.extract --videos clips/ --video-backbone vgg19 --video-weights vgg19-dcbb9e9d.pth \\
+        --audio-backbone vggish --audio-weights vggish-10086976.pth --device cuda --workers 8 --out paper.h5
 
 A clip's id is its file's name without suffix; captions are a CSV with the columns id and caption. Clips longer than
---seconds are cut, shorter ones padded and marked so. Backbones without weights need no download. A killed run goes on
-where it was when started again. Bad files are listed in OUT.failed.csv and do not stop the run.
+--seconds are cut, shorter ones padded and marked so. A killed run goes on where it was when started again. Bad files
+are listed in OUT.failed.csv and do not stop the run. Backbones without weights need no download; weights of the others
+come from the file, folder or hub name given, and their sha256 is kept with the features.
 """
 
 import argparse
@@ -13,17 +15,18 @@ import csv
 import fnmatch
 import os
 import sys
-import time
 from pathlib import Path
-
-from tqdm import tqdm
 
 from cmg.cli import MODALITIES, Parser, command
 from cmg.errors import UserError
-from cmg.extract.backbones import BACKBONES
+from cmg.extract.backbones import BACKBONES, Choice
+from cmg.extract.captions import read_captions
 from cmg.extract.hashed import words_of
-from cmg.extract.media import SUFFIXES
-from cmg.extract.shards import Job, Parts, Recipe, extract_all
+from cmg.extract.media import FRAMES_PER_SECOND, SUFFIXES
+from cmg.extract.progress import Progress
+from cmg.extract.shards import Parts
+from cmg.extract.workers import Job, Recipe, extract_all
+from cmg.training.distributed import choose_device
 
 
 def parse(argv):
@@ -31,10 +34,17 @@ def parse(argv):
     parser = Parser(prog="cmg.extract", description=__doc__.splitlines()[0])
     parser.add_argument("--videos", help="folder of media files (searched recursively), or a text file that lists them")
     parser.add_argument("--captions", help="CSV with the columns id and caption; needed for text")
+    parser.add_argument("--prompts", help="CSV with the columns label and prompt; --captions then has id and category")
     parser.add_argument("--modalities", nargs="+", choices=MODALITIES, default=["video", "audio"], help="to extract")
     for m in MODALITIES:
         default = next(iter(BACKBONES[m]))
         parser.add_argument(f"--{m}-backbone", choices=sorted(BACKBONES[m]), default=default, help=f"encoder of {m}")
+        parser.add_argument(f"--{m}-weights", nargs="+", default=(), metavar="PATH|NAME|random:SEED",
+                            help="of the encoder: a file, a transformers folder or hub name, or a random start")
+    parser.add_argument("--device", nargs="+", default=["auto"], metavar="DEVICE",
+                        help="auto, cpu, cuda, cuda:N; processes are dealt to several in turn")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the encoders with weights")
+    parser.add_argument("--frames", type=_count(1), default=FRAMES_PER_SECOND, help="of each second of video, at most")
     parser.add_argument("--seconds", type=_count(1), default=10, help="steps of video and audio per clip (T)")
     parser.add_argument("--words", type=_count(1), default=10, help="steps of text per clip (L)")
     parser.add_argument("--select", nargs="+", default=["*"], metavar="GLOB", help="only clips whose id matches one")
@@ -46,6 +56,8 @@ def parse(argv):
     args.modalities = [m for m in MODALITIES if m in args.modalities]
     if "text" in args.modalities and args.captions is None:
         parser.error("--captions is needed to extract text: a CSV with the columns id and caption")
+    if args.prompts and "text" not in args.modalities:
+        parser.error("--prompts is about text, which is not in --modalities")
     if args.modalities != ["text"] and args.videos is None:
         parser.error("--videos is needed to extract video or audio: a folder, or a text file that lists media files")
     return args
@@ -83,28 +95,9 @@ def find_media(where):
     return found
 
 
-def read_captions(path):
-    """Captions of a CSV file with the columns id and caption: id -> caption."""
-    captions = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"id", "caption"} <= set(rows.fieldnames or ()):
-                raise UserError(f"--captions {path}: expected the columns id and caption, found {rows.fieldnames}")
-            for row in rows:
-                if row["id"] in captions:
-                    raise UserError(f"--captions {path}: id '{row['id']}' occurs twice (line {rows.line_num})")
-                captions[row["id"]] = row["caption"] or ""
-    except OSError as error:
-        raise UserError(f"--captions {path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--captions {path}: not a UTF-8 CSV file ({error})") from None
-    return captions
-
-
 def list_jobs(args):
     """The clips to extract, sorted by id."""
-    captions = read_captions(args.captions) if "text" in args.modalities else {}
+    captions = read_captions(args.captions, args.prompts) if "text" in args.modalities else {}
     media = {name: "" for name in captions} if args.modalities == ["text"] else find_media(args.videos)
     jobs = [
         Job(name, str(media[name]), tuple(words_of(captions.get(name, ""))))
@@ -137,39 +130,47 @@ def main(argv=None):
         raise UserError(f"--out {out}: is a folder, expected the name of a file (.h5)")
     if out.exists() and not args.overwrite:
         raise UserError(f"--out {out}: exists already; pass --overwrite to replace it")
+    for device in args.device:
+        choose_device(device)  # or a worker would say it
     jobs = list_jobs(args)
-    backbones = tuple((m, getattr(args, f"{m}_backbone")) for m in args.modalities)
-    recipe = Recipe(backbones, args.seconds, args.words)
+    backbones = tuple(
+        Choice(m, getattr(args, f"{m}_backbone"), tuple(getattr(args, f"{m}_weights"))) for m in args.modalities
+    )
+    recipe = Recipe(backbones, args.seconds, args.words, args.frames, args.precision)
     source = " ".join(str(path) for path in (args.videos, "text" in args.modalities and args.captions) if path)
     parts = Parts(out, recipe, {"source": source}, args.overwrite)
     failed_csv = out.with_name(out.name + ".failed.csv")
 
-    start, done, failed = time.monotonic(), parts.ids(), []
+    done, failed = parts.ids(), []
     pending = [job for job in jobs if job.id not in done]
     if len(pending) < len(jobs):
         print(f"resuming: {len(jobs) - len(pending)} of {len(jobs)} clips are done", file=sys.stderr)
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(pending), unit="clip", disable=None)
+    progress = Progress(len(jobs), len(jobs) - len(pending), args.workers)
     try:
-        for outcome in extract_all(pending, recipe, args.workers):
+        for outcome in extract_all(pending, recipe, args.workers, args.device):
             if outcome.reason:
                 failed.append(outcome)
-                bar.write(f"bad clip {outcome.job.id}: {outcome.reason}", file=sys.stderr)
+                progress.say(f"bad clip {outcome.job.id}: {outcome.reason}")
             else:
-                parts.add(outcome)
-            bar.update()
+                with progress.writes():
+                    parts.add(outcome)
+            progress.finished(outcome)
     finally:
-        bar.close()
-        parts.flush()
+        progress.close()
+        with progress.writes():
+            parts.flush()
 
     write_failed(failed_csv, failed)
     good = {job.id for job in jobs} - {outcome.job.id for outcome in failed}
     if not good:
         parts.discard()
         raise UserError(f"none of the {len(jobs)} clips could be read; reasons in {failed_csv}")
-    parts.merge(good)
+    with progress.writes():
+        parts.merge(good)
     shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in parts.shapes.items())
     bad = f"{len(failed)} bad (listed in {failed_csv})" if failed else "0 bad"
-    print(f"{out}: {len(good)} clips ({shapes}), {bad}, {time.monotonic() - start:.0f} s")
+    print(f"{out}: {len(good)} clips ({shapes}), {bad}, {progress.seconds():.0f} s")
+    print(progress)
 
 
 if __name__ == "__main__":

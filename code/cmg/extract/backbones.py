@@ -1,31 +1,71 @@
 """The backbones that `cmg.extract` can use, and what a backbone is.
 
-A backbone is a class in a module of its own and a line in `BACKBONES`. It is constructed without arguments, once in
-each worker process, and called once a clip:
+A backbone is a class in a module of its own and a line in `BACKBONES`. One is constructed in each worker process, and
+called once a clip:
 
-    name      str, as on the command line and in the feature file
+    expects   tuple of str, what its weights are, one for each value of `--<modality>-weights`; () if it has none
+    name      str, as in the feature file
     modality  "video", "audio" or "text"
     sha256    str, of the file of its weights; "" if it has none
     shape     tuple, features of one step: a second of video or audio, a word of text
+    __init__(weights, device, precision), where weights are as many str as it expects and precision is "fp32" or "bf16";
+        without arguments if it has no weights (those run in float32 on the CPU)
     __call__(steps) -> float ndarray [n, *shape]
 
 where `steps` are the n steps that the clip really has (padding is not the backbone's business):
 
     video     iterable over seconds: uint8 ndarray [frames, H, W, 3], RGB, 1 to 16 frames, all of one size
     audio     float32 Tensor[n, 16000], mono at 16 kHz
-    text      list of n words, lower case, without punctuation
+    text      list of n words, lower case, without punctuation; of a long caption, the result may have fewer rows
 """
 
 import importlib
+from typing import NamedTuple
+
+from cmg.errors import UserError
 
 BACKBONES = {
-    "video": {"pixels": "cmg.extract.pixels:Pixels"},
-    "audio": {"logmel": "cmg.extract.logmel:LogMel"},
-    "text": {"hash": "cmg.extract.hashed:HashedWords"},
+    "video": {
+        "pixels": "cmg.extract.pixels:Pixels",
+        "vgg19": "cmg.extract.vgg19:VGG19",
+        "hf": "cmg.extract.hf:ImageEncoder",
+    },
+    "audio": {
+        "logmel": "cmg.extract.logmel:LogMel",
+        "vggish": "cmg.extract.vggish:VGGish",
+        "vggish-pca": "cmg.extract.vggish:VGGishPCA",
+        "hf": "cmg.extract.hf:SoundEncoder",
+    },
+    "text": {
+        "hash": "cmg.extract.hashed:HashedWords",
+        "bert": "cmg.extract.hf:Bert",
+        "hf": "cmg.extract.hf:TextEncoder",
+    },
 }
 
 
-def load_backbone(modality, name):
-    """The backbone of that name; its module, with what it depends on, is imported only now."""
-    module, _, kind = BACKBONES[modality][name].partition(":")
-    return getattr(importlib.import_module(module), kind)()
+class Choice(NamedTuple):
+    """A backbone as the command line names it."""
+
+    modality: str
+    name: str
+    weights: tuple = ()
+
+
+def load_backbone(choice, device="cpu", precision="fp32"):
+    """The backbone of that choice; its module, with what it depends on, is imported only now.
+
+    Raises
+    ------
+    UserError : a package is missing; too few or too many weights; what the backbone says of them.
+    """
+    module, _, kind = BACKBONES[choice.modality][choice.name].partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), kind)
+    except ImportError as error:
+        raise UserError(f"--{choice.modality}-backbone {choice.name} needs {error.name}: install this project with its "
+                        "extra [extract]") from None
+    if len(choice.weights) != len(kind.expects):
+        wanted = " and ".join(kind.expects) or "none: it has no weights"
+        raise UserError(f"--{choice.modality}-weights: {len(choice.weights)} given, {choice.name} expects {wanted}")
+    return kind(choice.weights, device, precision) if kind.expects else kind()

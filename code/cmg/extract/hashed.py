@@ -34,6 +34,7 @@ class HashedWords:
     name = "hash"
     modality = "text"
     sha256 = ""
+    expects = ()
     shape = (WIDTH,)
 
     def __call__(self, steps):

@@ -27,6 +27,7 @@ class LogMel:
     name = "logmel"
     modality = "audio"
     sha256 = ""
+    expects = ()
     shape = (BINS * MELS,)
 
     def __init__(self):

@@ -32,11 +32,13 @@ def covered_seconds(end, seconds):
     return min(max(1, math.floor(end + 0.5)), seconds)
 
 
-def video_seconds(path, seconds):
+def video_seconds(path, seconds, most=FRAMES_PER_SECOND):
     """Yield the frames of second 0, 1, … of a video, for as many of the first `seconds` seconds as it has.
 
-    Second s has the frames with s <= pts < s + 1, at most `FRAMES_PER_SECOND` of them, evenly chosen. A second
-    without a frame of its own (a slide show) has the frame that was still on screen.
+    Second s has the frames with s <= pts < s + 1, at most `most` of them, evenly chosen: their time stamps count, not
+    their number, whatever the frame rate does. A second without a frame of its own (a slide show) has the frame that
+    was still on screen. Frames are turned upright as the file says (telephones film sideways). Of several video tracks
+    the first is read.
 
     Yields
     ------
@@ -55,7 +57,7 @@ def video_seconds(path, seconds):
         for frame, time in _frames(container, tracks[0], _origin(container)):
             second = min(math.floor(time), seconds)
             while yielded < second:
-                yield _pictures(own or [last or frame])
+                yield _pictures(own or [last or frame], most)
                 yielded, own = yielded + 1, []
             if second == seconds:
                 return
@@ -64,14 +66,15 @@ def video_seconds(path, seconds):
         if last is None:
             raise BadClip("no frame could be decoded")
         while yielded < covered_seconds(end, seconds):
-            yield _pictures(own or [last])
+            yield _pictures(own or [last], most)
             yielded, own = yielded + 1, []
 
 
 def audio_seconds(path, seconds):
     """The sound of a file at 16 kHz mono, cut into seconds, for as many of the first `seconds` seconds as it has.
 
-    Channels are averaged. What is missing of a half-covered last second is silence.
+    Channels are averaged. What is missing of a half-covered last second is silence. Of several audio tracks the first
+    is read.
 
     Returns
     -------
@@ -148,9 +151,11 @@ def _length(frame, track):
     return float(1 / track.average_rate) if track.average_rate else 0.0
 
 
-def _pictures(frames):
-    """At most `FRAMES_PER_SECOND` evenly chosen frames as uint8 ndarray [n, H, W, 3], of the first one's size."""
-    n = min(len(frames), FRAMES_PER_SECOND)
+def _pictures(frames, most):
+    """At most `most` evenly chosen frames as uint8 ndarray [n, H, W, 3], of the first one's size, upright."""
+    n = min(len(frames), most)
     chosen = [frames[(2 * i + 1) * len(frames) // (2 * n)] for i in range(n)]
     size = {"width": chosen[0].width, "height": chosen[0].height}
-    return np.stack([frame.reformat(format="rgb24", **size).to_ndarray() for frame in chosen])
+    pictures = np.stack([frame.reformat(format="rgb24", **size).to_ndarray() for frame in chosen])
+    quarters = round(chosen[0].rotation / 90) % 4  # counterclockwise
+    return np.ascontiguousarray(np.rot90(pictures, quarters, axes=(1, 2))) if quarters else pictures

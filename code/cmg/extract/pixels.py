@@ -29,6 +29,7 @@ class Pixels:
     name = "pixels"
     modality = "video"
     sha256 = ""
+    expects = ()
     shape = (GRID, GRID, 3 * PATCH * PATCH + GRID * GRID * ORIENTATIONS)
 
     def __call__(self, steps):
