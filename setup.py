@@ -15,11 +15,11 @@ REQUIRED = [
     "tensorboard>=2.16",
 ]
 EXTRAS = {
-    "extract": ["av>=14.0", "transformers>=4.48", "pillow>=10.0"],
+    "extract": ["av>=14.0", "transformers>=5.0", "pillow>=10.0"],
     "avs": ["timm>=1.0", "av>=14.0", "pillow>=10.0"],
     "dev": [
         "pytest>=8.0", "ruff>=0.9", "vector-quantize-pytorch>=1.20", "av>=14.0", "pillow>=10.0", "scipy>=1.11",
-        "timm>=1.0",
+        "timm>=1.0", "transformers>=5.0",
     ],
 }
 
