@@ -8,10 +8,14 @@ if it is there, compares `labels.h5` with the annotations. The split files stay 
 `zips` reads folders of `<id>.zip`, each one pickled array [seconds, …], as VGGSound-AVEL, AVVP, UCF and AVSBench
 features come; an id must be in every folder given. Longer clips are cut, shorter ones repeat their last second and are
 marked as shorter. Pickles are read without running what is in them.
+
+Released features do not say which weights made them, so `sha256/<modality>` stays empty, and such a file joins no file
+of `cmg.extract`: they may be of other weights. Who knows better says so with --video-sha256 and --audio-sha256.
 """
 
 import multiprocessing
 import os
+import re
 import sys
 from itertools import chain
 from pathlib import Path
@@ -29,6 +33,7 @@ from cmg.errors import UserError
 
 BLOCK = 32  # clips converted and written together
 AVE_FILES = {"video": "visual_feature.h5", "audio": "audio_feature.h5"}
+JOINED = "only files of the same weights are joined"
 
 
 class Rounding:
@@ -227,11 +232,16 @@ def parse(argv):
     for kind in (ave, zips):
         kind.add_argument("--video-backbone", default="vgg19", help="name to note in the file")
         kind.add_argument("--audio-backbone", default="vggish", help="name to note in the file")
+        for m in AVE_FILES:
+            kind.add_argument(f"--{m}-sha256", default="", help="of the weights that made them, if you know: " + JOINED)
         kind.add_argument("--out", required=True, help="feature file to write (.h5)")
         kind.add_argument("--overwrite", action="store_true", help="replace OUT")
     args = parser.parse_args(argv)
     if args.kind == "zips" and not (args.video or args.audio):
         zips.error("--video or --audio is needed: a folder of <id>.zip files")
+    for m in AVE_FILES:
+        if not re.fullmatch(r"|[0-9a-f]{64}", getattr(args, f"{m}_sha256")):
+            kinds.choices[args.kind].error(f"--{m}-sha256: expected 64 hexadecimal digits, lower case")
     if args.kind == "zips" and (args.seconds < 1 or args.workers < 0):
         zips.error("--seconds must be at least 1 and --workers at least 0")
     return args
@@ -246,7 +256,7 @@ def main(argv=None):
     folders = {m: getattr(args, m) for m in ("video", "audio") if args.kind == "zips" and getattr(args, m)}
     attrs = {"seconds_per_step": 1.0, "source": args.features if args.kind == "ave" else " ".join(folders.values())}
     for m in folders or AVE_FILES:
-        attrs |= {f"backbone/{m}": getattr(args, f"{m}_backbone"), f"sha256/{m}": ""}
+        attrs |= {f"backbone/{m}": getattr(args, f"{m}_backbone"), f"sha256/{m}": getattr(args, f"{m}_sha256")}
     if args.kind == "ave":
         good, bad, rounding, size = convert_ave(args.features, args.annotations, out, attrs)
     else:

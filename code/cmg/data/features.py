@@ -89,7 +89,8 @@ class FeatureSet(torch.utils.data.Dataset):
             for name in (f"backbone/{m}", f"sha256/{m}"):
                 ours, theirs = self.attrs.get(name, ""), file.attrs.get(name, "")
                 if ours != theirs:
-                    raise UserError(f"{file.path}: {name} is '{theirs}', but '{ours}' in {self.files[0].path}")
+                    ours, theirs = (f"'{value}'" if value else "not known" for value in (ours, theirs))
+                    raise UserError(f"{file.path}: {name} is {theirs}, but {ours} in {self.files[0].path}")
 
     def _load(self, modality):
         """All rows of one modality: features [N, *shape], valid [N, T], and which rows are finite [N].
