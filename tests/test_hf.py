@@ -12,11 +12,15 @@ import torchaudio.functional
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the library is imported: nothing here may wait for a network
 transformers = pytest.importorskip("transformers")
 
+from cmg.data.features import FeatureFile  # noqa: E402
 from cmg.errors import UserError  # noqa: E402
+from cmg.extract.__main__ import main  # noqa: E402
 from cmg.extract.backbones import Choice, load_backbone  # noqa: E402
 from cmg.extract.checkpoints import open_model  # noqa: E402
 from cmg.extract.hf import Bert, ImageEncoder, SoundEncoder, TextEncoder  # noqa: E402
+from cmg.extract.shards import Parts  # noqa: E402
 from cmg.extract.weights import sha256  # noqa: E402
+from cmg.extract.workers import Extractor, Job, Recipe, extract_all  # noqa: E402
 
 RNG = np.random.default_rng(0)
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -147,8 +151,6 @@ def test_bert_gives_one_vector_a_word(bert):
 
 
 def test_caption_is_read_whole_and_cut_afterwards(bert):
-    from cmg.extract.workers import Extractor, Job, Recipe
-
     words = ("a", "loud", "dog", "barking")
     extract = Extractor(Recipe((Choice("text", "bert", (bert[0],)),), 1, 2))
     outcome = extract(Job("x", "", words))
@@ -254,3 +256,68 @@ def test_code_in_a_checkpoint_is_not_run(bert, tmp_path):
     with pytest.raises(UserError, match="not a usable transformers checkpoint"):
         TextEncoder((where,))
     assert not (tmp_path / "mark").exists()
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def text_features(where, tmp_path, *flags):
+    main(["--modalities", "text", "--text-backbone", "bert", "--text-weights", where, "--device", "cpu", "--words", "3",
+          "--workers", "0", "--out", str(tmp_path / "text.h5"), *map(str, flags)])
+    file = FeatureFile(tmp_path / "text.h5")
+    return file, dict(zip(file.ids, zip(*file.read("text", range(len(file.ids))))))
+
+
+def test_a_prompt_for_each_class(bert, tmp_path, capsys):
+    """As the public lists have it: clips with their class, and a sentence for every class."""
+    clips, prompts = tmp_path / "clips.csv", tmp_path / "prompts.csv"
+    clips.write_text("category,video_id,split\nbarking,x,train\nnoise,y,test\nbarking,z,train\n")
+    prompts.write_text("label,prompt\nbarking,A loud dog barking.\nnoise,loud\n")
+    file, rows = text_features(bert[0], tmp_path, "--captions", clips, "--prompts", prompts)
+    encode = Bert((bert[0],))
+    assert file.ids == ["x", "y", "z"] and file.attrs["backbone/text"] == "bert"
+    assert file.attrs["sha256/text"] == sha256(f"{bert[0]}/model.safetensors")
+    for name in "xz":
+        np.testing.assert_array_equal(rows[name][0], encode(["a", "loud", "dog", "barking"])[:3].astype(np.float16))
+    np.testing.assert_array_equal(rows["y"][0][0], encode(["loud"])[0].astype(np.float16))
+    assert rows["y"][1].tolist() == [True, False, False]
+    for content, message in (("label,prompt\nnoise,loud\n", "no prompt for 'barking', the category of 'x' in"),
+                             ("name,prompt\n", "expected the columns label and prompt, found")):
+        prompts.write_text(content)
+        with pytest.raises(SystemExit):
+            text_features(bert[0], tmp_path, "--captions", clips, "--prompts", prompts, "--overwrite")
+        assert message in capsys.readouterr().err
+
+
+def test_other_weights_do_not_resume_a_run(bert, tmp_path, capsys):
+    where, model = bert
+    captions = tmp_path / "captions.csv"
+    captions.write_text("id,caption\na,a dog\n")
+    Parts(tmp_path / "text.h5", Recipe((Choice("text", "bert", (where,)),), 10, 3), {"source": str(captions)}, False)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight += 1
+    model.save_pretrained(where)
+    with pytest.raises(SystemExit):
+        text_features(where, tmp_path, "--captions", captions)
+    assert "unfinished extraction with other settings" in capsys.readouterr().err
+    _, rows = text_features(where, tmp_path, "--captions", captions, "--overwrite")
+    np.testing.assert_array_equal(rows["a"][0][:2], Bert((where,))(["a", "dog"]).astype(np.float16))
+
+
+@pytest.mark.slow
+def test_processes_share_devices(bert):
+    """Two processes, each with its own encoder on its device: the same features as from one."""
+    recipe = Recipe((Choice("text", "bert", (bert[0],)),), 10, 3)
+    jobs = [Job(name, "", ("a", "dog", name)) for name in ("a", "bark", "loud", "dog")]
+    alone = {outcome.job.id: outcome for outcome in extract_all(jobs, recipe, 0)}
+    shared = {outcome.job.id: outcome for outcome in extract_all(jobs, recipe, 2, ("cpu", "cpu"))}
+    for name, outcome in alone.items():
+        np.testing.assert_array_equal(shared[name].features["text"], outcome.features["text"])
+        assert shared[name].spent.forward > 0
+
+
+def test_weights_that_vanish_after_the_start_end_the_run(bert):
+    """It is no fault of the clips: they are not all listed as bad."""
+    recipe = Recipe((Choice("text", "bert", (bert[0] + "/gone",)),), 10, 3)
+    with pytest.raises(UserError, match="no such folder"):
+        list(extract_all([Job("a", "", ("a",))], recipe, 0))
