@@ -4,12 +4,15 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 import cmg
+from cmg import pretrain
+from cmg.data.features import FeatureWriter
 from cmg.errors import UserError
 from cmg.training import checkpoint, released
 
@@ -166,3 +169,26 @@ def test_inference_part_alone_cannot_be_exported(public):
     del content["rest"]
     with pytest.raises(UserError, match="only Φ and the codebook"):
         released.to_public(content, "best.pt")
+
+
+@pytest.mark.parametrize("modalities", [("video", "audio"), ("video", "audio", "text")])
+def test_a_run_of_any_size_goes_to_their_format_and_back(tmp_path, modalities):
+    """Two steps with `--preset official` on features and with a Ψ that are not of the published sizes."""
+    shapes = {"video": (10, 7, 7, 8), "audio": (10, 6), "text": (10, 5)}
+    x = {m: np.random.default_rng(0).normal(size=(8, *shapes[m])) for m in modalities}
+    with FeatureWriter(tmp_path / "a.h5", {m: shapes[m] for m in modalities}, {"seconds_per_step": 1.0}) as writer:
+        writer.append([f"clip_{i}" for i in range(8)], x)
+    run, theirs = tmp_path / "run", tmp_path / "DCID-model-0.pt"
+    pretrain.main(["--data", str(tmp_path / "a.h5"), "--out", str(run), "--preset", "official", "--specific-dim", "12",
+                   "--codes", "16", "--dim", "32", "--batch-size", "4", "--max-steps", "2", "--device", "cpu"])
+    released.main([str(run / "latest.pt"), str(theirs)])
+    written = torch.load(theirs, weights_only=True)
+    for group, keys in PUBLISHED["AVT" if "text" in modalities else "AV"].items():
+        if not group.startswith("_"):
+            assert written[group].keys() == keys.keys()
+    ours, back = checkpoint.build_model(checkpoint.read(run / "latest.pt")).double(), cmg.load_pretrained(theirs)
+    assert checkpoint.read(theirs)["args"]["specific_dim"] == 12
+    for m in modalities:
+        features = torch.from_numpy(x[m])
+        first, second = (model.encode(**{m: features}) for model in (ours, back))
+        assert torch.equal(first.codes, second.codes) and torch.equal(first.semantic, second.semantic)

@@ -184,8 +184,10 @@ def _dimensions(flat, modalities, path):
         shapes["text"] = (WORDS, size("Text_ar_lstm_parameters/weight_ih_l0", 1))
     if dim % 4:  # heads
         raise UserError(f"{path}: code vectors of width {dim}, expected a multiple of 4")
+    specific = size(f"{encoder}Video_encoder.conv_stack.2.weight", 0)
     layers = {key.split(".")[3] for key in flat if key.startswith(f"{encoder}video_self_att.encoder.layers.")}
-    return shapes, {**PRESETS["official"], "method": "unicode", "dim": dim, "codes": codes, "layers": len(layers)}
+    return shapes, {**PRESETS["official"], "method": "unicode", "dim": dim, "codes": codes, "layers": len(layers),
+                    "specific_dim": 0 if specific == 4 * shapes["video"][-1] else specific}
 
 
 def to_public(content, path):
