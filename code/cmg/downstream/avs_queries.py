@@ -15,8 +15,9 @@ import torch
 from cmg.data.avs import SECONDS, read_log_mel
 from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
+from cmg.extract.backbones import Choice
 from cmg.extract.hashed import words_of
-from cmg.extract.shards import Extractor, Job, Recipe
+from cmg.extract.workers import Extractor, Job, Recipe
 
 MEL_BINS = 12  # time bins of a second into which the public log-mel's 96 frames are averaged
 
@@ -60,7 +61,7 @@ class QueryReader:
         return self._quantized("audio", x, valid)
 
     def _text(self, clips):
-        recipe = Recipe((("text", self.backbones["text"]),), SECONDS, self.model.shapes["text"][0])
+        recipe = Recipe((Choice("text", self.backbones["text"]),), SECONDS, self.model.shapes["text"][0])
         extract, queries = Extractor(recipe), {}
         for category in dict.fromkeys(clip.category for clip in clips):
             words = words_of(self.prompt.format(category.replace("_", " ")))
@@ -74,7 +75,7 @@ class QueryReader:
 
     def _sound(self, clips):
         """Features of the waveforms, [N, 5, A], and which seconds exist, [N, 5]."""
-        extract = Extractor(Recipe((("audio", self.backbones["audio"]),), SECONDS, 1))
+        extract = Extractor(Recipe((Choice("audio", self.backbones["audio"]),), SECONDS, 1))
         features, valid = [], []
         for clip in clips:
             path = self.folder.sound(clip)

@@ -10,7 +10,7 @@ import pytest
 
 from cmg.data.ave import read_ave
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "compose_digits.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "digit_ave.py"
 
 
 def content(rows):

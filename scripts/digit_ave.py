@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """New AVE-style test clips from digit images and recordings that no clip of the given split holds yet.
 
-    compose_digits.py FOLDER OUT [--split test] [--per-clip 10] [--seed 0]
+    digit_ave.py FOLDER OUT [--split test] [--per-clip 10] [--seed 0]
 
 FOLDER is the folder of digit clips. Every AVE clip of the split is taken as a pattern (category, onset, offset,
 distractors) `--per-clip` times; its images and recordings are drawn anew among those of the same split and digit that
