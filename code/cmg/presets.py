@@ -57,6 +57,7 @@ PRESETS = {
     },
     "small": {
         **PAPER,
+        "dim": 128,
         "layers": 1,
         "codes": 128,
         "specific_dim": 64,
