@@ -12,6 +12,7 @@ from cmg.losses.info_nce import contrast
 from cmg.losses.margin import adaptive_margin
 from cmg.losses.self_cross import draw_hidden, hidden_l1
 from cmg.losses.transport import code_prediction, sinkhorn, transport_cost
+from cmg.training.distributed import seed_shared
 
 
 def all_valid(*shape):
@@ -196,7 +197,7 @@ def test_hidden_l1_counts_hidden_steps_only():
 
 
 def test_hidden_steps_are_a_share_of_the_valid_ones():
-    torch.manual_seed(10)
+    seed_shared(10, 0)
     valid = some_valid(1000, 10)
     hidden = draw_hidden(valid, 0.3)
     assert not (hidden & ~valid).any()

@@ -3,15 +3,17 @@
 L_rec = 1/|H| Σ_{(i,t) in H} ‖ f_it - D(visible f_i, codes of the other modality) ‖₁ / C, H the hidden steps.
 """
 
-import torch
 from torch.nn import functional as F
 
 from cmg.models.semantic import masked_mean
+from cmg.training.distributed import first_row, shared_rand, world
 
 
 def draw_hidden(valid, share):
     """BoolTensor[B, T]: each valid step is hidden with probability `share`."""
-    return valid & (torch.rand(valid.shape, device=valid.device) < share)
+    B, T = valid.shape
+    draws = shared_rand(world()[1] * B * T, valid.device).view(-1, T)  # of the whole batch, whoever holds which clips
+    return valid & (draws[first_row(valid) :][:B] < share)
 
 
 def hidden_l1(prediction, target, hidden):

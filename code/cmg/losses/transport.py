@@ -6,6 +6,8 @@ the prototypes, and tells the *other* modality's student which prototypes its ve
 
 import torch
 
+from cmg.training.distributed import share
+
 
 @torch.no_grad()
 def sinkhorn(cost, real, epsilon=0.05, iterations=50):
@@ -47,4 +49,4 @@ def code_prediction(logits, plan, real):
     real points. logits, plan : Tensor[n, K]; real : BoolTensor[n]."""
     target = plan / plan.sum(1, keepdim=True).clamp_min(torch.finfo(plan.dtype).tiny)
     loss = -(target * logits.log_softmax(-1)).sum(1)
-    return (loss * real).sum() / real.sum().clamp_min(1)
+    return (loss * real).sum() / share(real.sum().to(loss.dtype))

@@ -22,6 +22,7 @@ from cmg.losses.info_nce import contrast
 from cmg.losses.transport import code_prediction, sinkhorn, transport_cost
 from cmg.methods.base import Flag
 from cmg.methods.terms import pairs, seconds_or_clip
+from cmg.training.distributed import first_row, gather
 
 PAIRED = True
 
@@ -60,7 +61,8 @@ class TaughtPrototypes(nn.Module):
 
     def forward(self, state):
         with torch.no_grad():
-            taught = {m: f(f.front(state.features[m]), state.valid[m]).float() for m, f in self.teacher.items()}
+            taught = {m: f(f.front(state.features[m]), state.valid[m]) for m, f in self.teacher.items()}
+            taught = {m: z.to(state.semantic[m].dtype) for m, z in taught.items()}
         plans, losses, both = {}, {}, pairs(state.semantic)
         for a, b, key in both:
             timed = a in self.timed and b in self.timed
@@ -72,20 +74,22 @@ class TaughtPrototypes(nn.Module):
         return losses
 
     def assign(self, z, taught, valid, timed):
-        """(student's cosines, teacher's cosines, plan: Tensor[n, K]; which points are real, BoolTensor[n])."""
+        """(student's cosines, Tensor[n, K]; their part of the plan, [n, K]; which points are real, BoolTensor[n]; the
+        transport cost). The plan is one of the points of all processes."""
         with torch.autocast(z.device.type, enabled=False):
             prototypes = F.normalize(self.prototypes, dim=-1)
             points, real = seconds_or_clip(z, valid, timed)
-            student = F.normalize(points.flatten(0, 1).float(), dim=-1) @ prototypes.t()
+            student = F.normalize(points.flatten(0, 1), dim=-1) @ prototypes.t()
             teacher = F.normalize(seconds_or_clip(taught, valid, timed)[0].flatten(0, 1), dim=-1) @ prototypes.t()
-            real = real.flatten()
-            return student, teacher, sinkhorn(1 - teacher.detach(), real), real
+            everyone, real, first = gather(teacher), real.flatten(), first_row(teacher)
+            plan = sinkhorn(1 - everyone.detach(), gather(real))
+            return student, plan[first : first + len(student)], real, transport_cost(plan, everyone)
 
-    def code(self, student_a, teacher_a, plan_a, real_a, student_b, teacher_b, plan_b, real_b):
+    def code(self, student_a, plan_a, real_a, cost_a, student_b, plan_b, real_b, cost_b):
         """The transport costs and both code predictions of a pair."""
         real = real_a & real_b
         return {
-            "ot": transport_cost(plan_a, teacher_a) + transport_cost(plan_b, teacher_b),
+            "ot": cost_a + cost_b,
             "code": code_prediction(student_a / self.temperature, plan_b, real)
             + code_prediction(student_b / self.temperature, plan_a, real),
         }
