@@ -7,8 +7,9 @@ Three kinds, as in the public downstream code (D semantic width, K classes):
 * events: the head of segment, but any number of classes a second: binary cross entropy plus `exp_log_loss`.
 
 All are cheap because a token is one of few code vectors: the first layer runs once for each code that a batch
-uses, not once for each second, and all probes share one matrix product. Continuous tokens work as well, at
-the price of one vector a second.
+uses, not once for each second, and all probes share one matrix product. Where nothing stands between the two layers
+(segment, events), they are multiplied with each other first: K + 1 outputs are fewer than D. Continuous tokens work as
+well, at the price of one vector a second.
 
 The trainer (`fit`) knows nothing of validation; `fit_selected` adds the strict protocol's choice.
 """
@@ -68,29 +69,32 @@ def probe_data(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
 
 
 class MaxOverTime(torch.autograd.Function):
-    """`table[index].amax(1)`: Tensor[U, C], int64 Tensor[N, T] -> Tensor[N, C], without the [N, T, C] in between.
+    """`table[index].amax(1)`: Tensor[U, C], int64 Tensor[N, T] -> Tensor[N, C].
 
-    On a CPU autograd's own backward of that expression costs ten times the whole rest of a probe's step.
+    On a CPU autograd's own backward of that expression costs ten times the whole rest of a probe's step. Without a
+    gradient to come it is done step by step, for the [N, T, C] of a whole split may not fit into memory.
     """
 
     @staticmethod
     def forward(ctx, table, index):
-        top = table.index_select(0, index[:, 0])
-        for step in index[:, 1:].T:
-            top = torch.maximum(top, table.index_select(0, step))
-        ctx.save_for_backward(table, index, top)
+        if not ctx.needs_input_grad[0]:
+            top = table.index_select(0, index[:, 0])
+            for step in index[:, 1:].T:
+                top = torch.maximum(top, table.index_select(0, step))
+            return top
+        steps = table.index_select(0, index.flatten()).view(*index.shape, -1)  # (N, T, C)
+        top = steps.amax(1)  # without the position, which costs ten times as much
+        ctx.rows = len(table)
+        ctx.save_for_backward(index, steps, top)
         return top
 
     @staticmethod
     def backward(ctx, gradient):
-        table, index, top = ctx.saved_tensors
-        to_table = torch.zeros_like(table)
-        for step in index.T:
-            # sign is 0 where this step holds the maximum: it takes the gradient, the rest is handed on.
-            rest = gradient * torch.sign(top - table.index_select(0, step))
-            to_table.index_add_(0, step, gradient - rest)
-            gradient = rest
-        return to_table, None
+        index, steps, top = ctx.saved_tensors
+        share = (steps - top.unsqueeze(1)).sign_().add_(1)  # 1 where a step holds the maximum, else 0
+        share *= (gradient / share.sum(1)).unsqueeze(1)  # steps with the same vector share its gradient
+        to_table = gradient.new_zeros(ctx.rows, gradient.shape[1])
+        return to_table.index_add_(0, index.flatten(), share.view(-1, gradient.shape[1])), None
 
 
 class Probes:
@@ -130,6 +134,12 @@ class Probes:
         hidden = hidden.view(len(hidden), -1, self.dim).transpose(0, 1)  # (P, N, D)
         return torch.baddbmm(bias[:, None], hidden, weight.transpose(1, 2))
 
+    def step_logits(self, vectors):
+        """Both layers of segment and events on Tensor[U, D] -> Tensor[P, U, K + 1]."""
+        first, bias, second, last = self.parameters[:4]
+        both = second @ first  # (P, K+1, D)
+        return vectors @ both.transpose(1, 2) + torch.baddbmm(last[..., None], second, bias[..., None]).transpose(1, 2)
+
     def clip_logits(self, vectors, index):
         """Logits of clips whose steps are `vectors[index]`, index [N, T] -> Tensor[P, N, K]."""
         return self.classify(MaxOverTime.apply(self.hidden(vectors), index))
@@ -138,20 +148,23 @@ class Probes:
         """Tensor[P, N, K] for clips, Tensor[P, N, T, K + 1] otherwise."""
         if self.kind == "clip":
             return self.clip_logits(data.vectors, data.index)
-        return self.classify(self.hidden(data.vectors))[:, data.index]
+        return self.step_logits(data.vectors)[:, data.index]
 
     def loss(self, data: ProbeData, batch=None):
         """Mean loss of each probe over the clips numbered `batch` (all by default), Tensor[P]."""
         index, labels = data.index, data.labels
         if batch is not None:
             index, labels = index[batch], labels[batch]
-        used, local = index.unique(return_inverse=True)  # (u,), (B, T): only the batch's own vectors are needed
+        vectors = data.vectors
+        if len(vectors) > index.numel():  # continuous tokens, say: only the batch's own are needed
+            used, index = index.unique(return_inverse=True)  # (u,), (B, T)
+            vectors = vectors[used]
         if self.kind == "clip":
-            logits = self.clip_logits(data.vectors[used], local)
+            logits = self.clip_logits(vectors, index)
             return F.cross_entropy(logits.transpose(1, 2), labels.expand(len(logits), -1), reduction="none").mean(1)
         # The logits depend on the vector alone, so seconds are counted by (vector, label) instead of listed.
-        counts, seconds = self._counts(local, labels, data.valid if batch is None else data.valid[batch], len(used))
-        logits = self.classify(self.hidden(data.vectors[used]))  # (P, u, K+1)
+        counts, seconds = self._counts(index, labels, data.valid if batch is None else data.valid[batch], len(vectors))
+        logits = self.step_logits(vectors)  # (P, u, K+1)
         if self.kind == "segment":
             return -(logits.log_softmax(-1) * counts).sum((1, 2)) / counts.sum()
         entropy = (seconds[:, None] * F.softplus(logits) - counts * logits).sum((1, 2))
@@ -168,7 +181,7 @@ class Probes:
             correct = self.logits(data).argmax(-1) == data.labels  # (P, N)
             return Score(100 * correct.double().mean(1), self.loss(data))
         counts, seconds = self._counts(data.index, data.labels, data.valid, len(data.vectors))  # (U, K+1), (U,)
-        logits = self.classify(self.hidden(data.vectors))  # (P, U, K+1)
+        logits = self.step_logits(data.vectors)  # (P, U, K+1)
         if self.kind == "events":
             fires = (logits > 0)[..., :-1]
             hits = (fires * counts[:, :-1]).double().sum((1, 2))
@@ -205,23 +218,30 @@ def fit(kind: str, data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, ba
     vectors = data.vectors
     probes = Probes(kind, vectors.shape[1], outputs, [s for _ in lrs for s in seeds], [lr for lr in lrs for _ in seeds],
                     vectors.device, vectors.dtype)
-    # torch's own Adam on one probe at a time: its parameters are views of the stacks, its gradients are set below.
-    views = [[stack.detach()[p].requires_grad_() for stack in probes.parameters] for p in range(len(probes.lrs))]
-    groups = [{"params": [view for p, lr_of in enumerate(probes.lrs) if lr_of == lr for view in views[p]], "lr": lr}
-              for lr in dict.fromkeys(lrs)]
+    # torch's own Adam, elementwise anyway: its parameters are views of the stacks, a stretch of probes for every rate.
+    rates = [(lr, slice(n * len(seeds), (n + 1) * len(seeds))) for n, lr in enumerate(lrs)]
+    views = [[stack.detach()[own].requires_grad_() for stack in probes.parameters] for _, own in rates]
+    groups = [{"params": view, "lr": lr} for (lr, _), view in zip(rates, views)]
     optimiser = torch.optim.Adam(groups, fused=True)
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
         for batch in torch.randperm(len(data.labels), generator=generator).to(vectors.device).split(batch_size):
             loss = probes.loss(data, batch).sum()  # probes share no weight: the sum's gradient is each one's own
             gradients = torch.autograd.grad(loss, probes.parameters)
-            for p, own in enumerate(views):
-                for view, gradient in zip(own, gradients):
-                    view.grad = gradient[p].contiguous()  # the fused Adam takes no notice of strides
-                if clip_norm is not None:
-                    torch.nn.utils.clip_grad_norm_(own, clip_norm)
+            if clip_norm is not None:
+                gradients = clipped(gradients, clip_norm)
+            for (_, own), view in zip(rates, views):
+                for parameter, gradient in zip(view, gradients):
+                    parameter.grad = gradient[own].contiguous()  # the fused Adam takes no notice of strides
             optimiser.step()
         yield epoch, probes
+
+
+def clipped(gradients, norm: float):
+    """Gradients [P, …] of P probes, each scaled to at most this norm, as torch's `clip_grad_norm_` would."""
+    total = sum(gradient.flatten(1).square().sum(1) for gradient in gradients).sqrt()  # (P,)
+    factor = (norm / (total + 1e-6)).clamp(max=1)
+    return [gradient * factor.view(-1, *[1] * (gradient.ndim - 1)) for gradient in gradients]
 
 
 class Selected(NamedTuple):
