@@ -31,18 +31,8 @@ from cmg.data.avvp import AvvpAnnotations, Event, event_labels, locate, read_avv
 from cmg.data.features import FeatureSet
 from cmg.downstream.avvp import check_seconds, draw, localisable_pairs, print_account, without_pretrained
 from cmg.downstream.events import EventTask, Part
-from cmg.downstream.task import (
-    Settings,
-    add_probe_flags,
-    open_checkpoint,
-    output_folder,
-    probe_settings,
-    write_task,
-)
-from cmg.downstream.tokens import check_shapes
+from cmg.downstream.task import Settings, add_probe_flags, open_run, output_folder, write_task
 from cmg.errors import UserError
-from cmg.training.checkpoint import build_model
-from cmg.training.distributed import choose_device
 
 SHARED = Path(__file__).parents[1] / "data" / "ave_avvp_classes.csv"
 
@@ -142,21 +132,18 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    settings, device = probe_settings(args), choose_device(args.device)
-    path, content = open_checkpoint(args.checkpoint)
+    run = open_run(args)
     of_ave, of_avvp = read_ave(args.annotations), read_avvp(args.avvp_annotations)
     for line in of_ave.skipped + of_ave.notes:
         print(f"annotations: {line}", file=sys.stderr)
     print_account(of_avvp)
     mapping = read_mapping(args.classes, of_ave.classes, of_avvp.classes)
-    pairs = localisable_pairs(content, args.data[0], args)
+    pairs = localisable_pairs(run.content, args.data[0], args)
     modalities = sorted({m for pair in pairs for m in pair})
-    ave, avvp = FeatureSet(args.data, modalities), FeatureSet(args.avvp_data, modalities)
-    for features in (ave, avvp):
-        check_shapes(content["shapes"], features)
-    task = make_task(ave, of_ave, avvp, of_avvp, mapping, pairs, settings, content["pretrain_ids"], device)
-    rows = write_task("AVE→AVVP", args, task.run(build_model(content, device)), path, content)
-    draw(task, output_folder(args, path))
+    ave, avvp = run.features(args.data, modalities), run.features(args.avvp_data, modalities)
+    task = make_task(ave, of_ave, avvp, of_avvp, mapping, pairs, run.settings, run.content["pretrain_ids"], run.device)
+    rows = write_task("AVE→AVVP", args, task.run(run.model()), run)
+    draw(task, output_folder(args, run.path))
     return rows
 
 

@@ -33,18 +33,9 @@ from cmg.data.avvp import AvvpAnnotations, event_labels, locate, read_avvp, vide
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.downstream.events import EventTask, Part
 from cmg.downstream.pictures import draw_events
-from cmg.downstream.task import (
-    Settings,
-    add_probe_flags,
-    open_checkpoint,
-    output_folder,
-    probe_settings,
-    write_task,
-)
-from cmg.downstream.tokens import check_shapes, directions
+from cmg.downstream.task import Settings, add_probe_flags, open_run, output_folder, write_task
+from cmg.downstream.tokens import directions
 from cmg.errors import UserError
-from cmg.training.checkpoint import build_model
-from cmg.training.distributed import choose_device
 
 HELD_OUT = 5  # every fifth of the videos to fit on is kept for choosing
 
@@ -145,16 +136,14 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    settings, device = probe_settings(args), choose_device(args.device)
-    path, content = open_checkpoint(args.checkpoint)
+    run = open_run(args)
     annotations = read_avvp(args.annotations)
     print_account(annotations)
-    pairs = localisable_pairs(content, args.data[0], args)
-    features = FeatureSet(args.data, sorted({m for pair in pairs for m in pair}))
-    check_shapes(content["shapes"], features)
-    task = make_task(features, annotations, pairs, settings, content["pretrain_ids"], device)
-    rows = write_task("AVVP", args, task.run(build_model(content, device)), path, content)
-    draw(task, output_folder(args, path))
+    pairs = localisable_pairs(run.content, args.data[0], args)
+    features = run.features(args.data, sorted({m for pair in pairs for m in pair}))
+    task = make_task(features, annotations, pairs, run.settings, run.content["pretrain_ids"], run.device)
+    rows = write_task("AVVP", args, task.run(run.model()), run)
+    draw(task, output_folder(args, run.path))
     return rows
 
 

@@ -42,17 +42,14 @@ from cmg.downstream.task import (
     Settings,
     add_probe_flags,
     mean,
-    open_checkpoint,
+    open_run,
     output_folder,
-    probe_settings,
     std,
     write_task,
 )
 from cmg.downstream.tokens import check_shapes, directions, encode_set
 from cmg.errors import UserError
 from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
-from cmg.training.checkpoint import build_model
-from cmg.training.distributed import choose_device
 
 RECALLS = (1, 5, 10)
 REPRESENTATIONS = ("codes", "semantic")
@@ -235,8 +232,7 @@ def asked_captions(path) -> list[str]:
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    settings, device = probe_settings(args), choose_device(args.device)
-    path, content = open_checkpoint(args.checkpoint)
+    run = open_run(args)
     held = list(FeatureFile(args.data[0]).modalities)
     texts = None
     if args.captions and not args.text_data:
@@ -244,27 +240,26 @@ def main(argv=None):
     if args.text_data:
         if args.gallery:
             raise UserError("--text-data: the head needs one text a clip, in --data")
-        texts = FeatureSet(args.text_data, ["text"])
-        check_shapes(content["shapes"], texts)
+        texts = run.features(args.text_data, ["text"])
         held = [*(m for m in held if m != "text"), "text"]
     if args.gallery and args.gallery not in held:
         raise UserError(f"--gallery {args.gallery}: --data has only {', '.join(held)}")
-    pairs = directions(list(content["shapes"]), [m for m in held if m != args.gallery], args.source, args.target)
+    pairs = directions(list(run.content["shapes"]), [m for m in held if m != args.gallery], args.source, args.target)
     needed = {m for pair in pairs for m in pair} | ({args.gallery} if args.gallery else set())
     features = FeatureSet(args.data, [m for m in MODALITIES if m in needed and not (m == "text" and texts is not None)])
-    check_shapes({m: s for m, s in content["shapes"].items() if m != args.gallery}, features)
-    model = build_model(content, device)
-    pretrain_ids = content["pretrain_ids"] if args.protocol == "strict" else ()
+    check_shapes({m: s for m, s in run.content["shapes"].items() if m != args.gallery}, features)
+    model = run.model()
+    pretrain_ids = run.content["pretrain_ids"] if args.protocol == "strict" else ()
     if args.gallery:
-        rows = with_head(model, features, pairs, args.gallery, settings, pretrain_ids, device)
+        rows = with_head(model, features, pairs, args.gallery, run.settings, pretrain_ids, run.device)
     else:
         asked = asked_captions(args.captions) if args.captions else ()
         collection = Collection(features, texts, asked, pretrain_ids)
-        rows = zero_shot(model, collection, pairs, settings, device)
+        rows = zero_shot(model, collection, pairs, run.settings, run.device)
     if rows[0]["n_excluded"]:
         print(f"warning: {rows[0]['n_excluded']} clips were pretrained on and are left out", file=sys.stderr)
-    rows = write_task("Retrieval", args, rows, path, content, table)
-    draw(rows, output_folder(args, path) / f"{rows[0]['task']}_{args.protocol}.png")
+    rows = write_task("Retrieval", args, rows, run, table)
+    draw(rows, output_folder(args, run.path) / f"{rows[0]['task']}_{args.protocol}.png")
     return rows
 
 

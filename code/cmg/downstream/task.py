@@ -4,10 +4,15 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from cmg.cli import MODALITIES, git_commit
+from cmg.data.features import FeatureSet
 from cmg.downstream.results import results_table, write_results
+from cmg.downstream.tokens import check_shapes
 from cmg.errors import UserError
-from cmg.training.checkpoint import read
+from cmg.training.checkpoint import build_model, read
+from cmg.training.distributed import choose_device
 
 # Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
 LRS = {"strict": (1e-3, 3e-3, 1e-2), "paper": (4e-4,)}
@@ -83,6 +88,31 @@ def open_checkpoint(path) -> tuple[Path, dict]:
     return path, read(path)
 
 
+class Run(NamedTuple):
+    """What a task's main works with: how to probe, and the checkpoint that is probed."""
+
+    settings: Settings
+    device: torch.device
+    path: Path
+    content: dict
+
+    def features(self, paths, modalities) -> FeatureSet:
+        """Feature files of some modalities, of the shapes that the checkpoint was pretrained on."""
+        features = FeatureSet(paths, modalities)
+        check_shapes(self.content["shapes"], features)
+        return features
+
+    def model(self):
+        """The frozen model on its device."""
+        return build_model(self.content, self.device)
+
+
+def open_run(args) -> Run:
+    """What `add_probe_flags` and --checkpoint ask for; `UserError` names the flag that is wrong."""
+    settings, device = probe_settings(args), choose_device(args.device)
+    return Run(settings, device, *open_checkpoint(args.checkpoint))
+
+
 def with_origin(rows: list[dict], path: Path, content: dict) -> list[dict]:
     """Rows with the checkpoint that they were measured on, and the commit."""
     origin = {"checkpoint": str(path), "epoch": content["epoch"], "pretrain_seed": content["args"].get("seed"),
@@ -90,11 +120,11 @@ def with_origin(rows: list[dict], path: Path, content: dict) -> list[dict]:
     return [row | origin for row in rows]
 
 
-def write_task(title: str, args, rows: list[dict], path: Path, content: dict, table=results_table) -> list[dict]:
+def write_task(title: str, args, rows: list[dict], run: Run, table=results_table) -> list[dict]:
     """Write the rows of a task into `results.json` and print them as a table, which `table` makes of the rows."""
-    rows = with_origin(rows, path, content)
-    written = write_results(output_folder(args, path), rows)
-    print(f"{title}, {path}, {args.protocol}\n\n{table(rows)}\n\n{written}")
+    rows = with_origin(rows, run.path, run.content)
+    written = write_results(output_folder(args, run.path), rows)
+    print(f"{title}, {run.path}, {args.protocol}\n\n{table(rows)}\n\n{written}")
     return rows
 
 

@@ -35,16 +35,13 @@ from cmg.downstream.task import (
     Settings,
     add_probe_flags,
     mean,
-    open_checkpoint,
+    open_run,
     output_folder,
-    probe_settings,
     std,
     write_task,
 )
-from cmg.downstream.tokens import check_shapes, codebook_sharing, directions, encode_set
+from cmg.downstream.tokens import codebook_sharing, directions, encode_set
 from cmg.errors import UserError
-from cmg.training.checkpoint import build_model
-from cmg.training.distributed import choose_device
 
 DATA_SET = {"video": "UCF101", "audio": "VGGSound"}
 
@@ -171,16 +168,13 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    settings, device = probe_settings(args), choose_device(args.device)
-    path, content = open_checkpoint(args.checkpoint)
+    run = open_run(args)
     lists = read_pair_lists(args.annotations)
     held = [m for m, paths in (("video", args.video_data), ("audio", args.audio_data))
             if m in FeatureFile(paths[0]).modalities]
-    pairs = directions(list(content["shapes"]), held, args.source, args.target)
-    features = {"video": FeatureSet(args.video_data, ["video"]), "audio": FeatureSet(args.audio_data, ["audio"])}
-    for part in features.values():
-        check_shapes(content["shapes"], part)
-    task = PairTask(features, lists, pairs, settings, content["pretrain_ids"], device)
+    pairs = directions(list(run.content["shapes"]), held, args.source, args.target)
+    features = {m: run.features(paths, [m]) for m, paths in (("video", args.video_data), ("audio", args.audio_data))}
+    task = PairTask(features, lists, pairs, run.settings, run.content["pretrain_ids"], run.device)
     for line in task.lists.skipped + task.lists.notes:
         print(f"annotations: {line}", file=sys.stderr)
     for m, count in task.n_excluded.items():
@@ -189,10 +183,10 @@ def main(argv=None):
     if task.missing:
         print(f"warning: {len(task.missing)} listed clips have no features and are left out, the first is "
               f"{task.missing[0]}", file=sys.stderr)
-    rows = write_task("UCF101 ↔ VGGSound", args, task.run(build_model(content, device)), path, content)
+    rows = write_task("UCF101 ↔ VGGSound", args, task.run(run.model()), run)
     for (source, target), matrix in task.confusions.items():
         name = f"ucf_vggsound_{args.protocol}_{source}_{target}.png"
-        print(draw_matrix(output_folder(args, path) / name, matrix, task.classes,
+        print(draw_matrix(output_folder(args, run.path) / name, matrix, task.classes,
                           [str(k) for k in range(len(task.classes))],
                           f"{source} to {target}: true class (row), answer"))
     return rows
