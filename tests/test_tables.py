@@ -62,7 +62,7 @@ def test_table_file(tmp_path):
 
 
 def test_placeholders():
-    settings = read_settings(["ave=a.h5", "ave=b.h5", "classes=same"])
+    settings = read_settings([["ave=old.h5", "classes=same"], ["ave=a.h5", "ave=b.h5"]])
     filled = fill(["--data", "{ave}", "--classes={classes}"], settings, "x")
     assert filled == ["--data", "a.h5", "b.h5", "--classes=same"]
     with pytest.raises(UserError, match="--set avvp=…: missing; evaluation 'avvp' needs it"):
@@ -71,7 +71,7 @@ def test_placeholders():
         fill(["{ave}/x"], settings, "x")
     for bad in ("ave", "=x", "ave=", "run=x"):
         with pytest.raises(UserError, match="expected name=value"):
-            read_settings([bad])
+            read_settings([[bad]])
 
 
 def row(metric, value, target="audio", protocol="strict", source="video"):

@@ -10,8 +10,8 @@
 A row is `name: flags of cmg.pretrain`; the flags of `*` are put before those of every row below it. `@name [metrics]:
 module flags` is an evaluation of every row; its metrics, as results.json calls them, are the columns, by default the
 first that the task reports. `{name}` stands for what the command line gives by `--set name=value`, several values if
-given several times, and `{run}` for the run folder. An evaluation reads the run folder's chosen checkpoint unless it
-says otherwise (`--checkpoint {run}/latest.pt`).
+one --set gives several, and `{run}` for the run folder. An evaluation reads the checkpoint that was chosen in the run
+folder unless it says otherwise (`--checkpoint {run}/latest.pt`).
 
 AVE under `strict` chooses this checkpoint, so it comes before all others, whatever the order of the lines.
 """
@@ -95,14 +95,17 @@ def _evaluation(head: str, words: list[str], place: str) -> Evaluation:
     return Evaluation(match[1], tuple((match[2] or "").split()), module, tuple(words[1:]))
 
 
-def read_settings(pairs) -> dict[str, list[str]]:
-    """`--set name=value …` -> values of every name."""
+def read_settings(groups) -> dict[str, list[str]]:
+    """`--set name=value …`, a list for every time that it was given -> values of every name; a later --set wins."""
     settings = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not re.fullmatch(r"\w+", name) or name == "run" or not value:
-            raise UserError(f"--set {pair}: expected name=value; `run` is taken")
-        settings.setdefault(name, []).append(value)
+    for group in groups:
+        found = {}
+        for pair in group:
+            name, equals, value = pair.partition("=")
+            if not equals or not re.fullmatch(r"\w+", name) or name == "run" or not value:
+                raise UserError(f"--set {pair}: expected name=value; `run` is taken")
+            found.setdefault(name, []).append(value)
+        settings |= found
     return settings
 
 

@@ -210,7 +210,7 @@ def parser():
     p = Parser(prog="cmg.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("table", help="table file")
     p.add_argument("--data", nargs="+", required=True, help="feature files to pretrain on, or: synthetic")
-    p.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+    p.add_argument("--set", nargs="+", action="append", default=[], metavar="NAME=VALUE",
                    help="what stands for {NAME} in the table file, feature files and annotation folders say")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--rows", nargs="+", help="only the rows of these names")

@@ -12,7 +12,7 @@ from cmg.downstream.pictures import save
 COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (120, 120, 120),
            (240, 228, 66))
 INK, GRID = (40, 40, 40), (222, 222, 222)
-PLOT, TOP, LEFT, SIZE = 260, 20, 56, 13  # pixels: height of the plot, its margins, the font
+PLOT, TOP, LEFT, SIZE = 260, 26, 56, 13  # pixels: height of the plot, its margins, the font
 
 
 class Series(NamedTuple):
@@ -30,7 +30,7 @@ class Canvas:
         longest = max((self.font.getlength(name) for name in legend), default=0) / 2 + 30
         self.per_line = max(1, int((width - LEFT) // longest))
         self.legend, self.longest = legend, longest
-        self.labels = 3 * (SIZE + 3) if labels else SIZE + 8
+        self.labels = 4 * (SIZE + 3) if labels else SIZE + 8
         self.height = TOP + PLOT + self.labels + (SIZE + 7) * math.ceil(len(legend) / self.per_line) + 14
         self.width = width
         self.image = Image.new("RGB", (2 * width, 2 * self.height), "white")
@@ -70,14 +70,14 @@ class Canvas:
     def wrapped(self, x, y, text, width):
         """Text below a group of bars, broken into lines at blanks."""
         lines = [""]
-        for word in text.split():
+        for word in text.replace("_", " ").split():
             longer = f"{lines[-1]} {word}".strip()
             if lines[-1] and self.font.getlength(longer) > 2 * width:
                 lines.append(word)
             else:
                 lines[-1] = longer
-        for number, line in enumerate(lines[:3]):
-            self.text(x, y + number * (SIZE + 2), line, "mt")
+        for number, line in enumerate(lines[:4]):
+            self.text(x, y + number * (SIZE + 2), line, "ma")
 
 
 def draw_bars(path, groups: list[str], rows, chance: list[float], title: str) -> Path:
@@ -126,4 +126,19 @@ def draw_lines(path, series: list[Series], title: str, width=640, scale=None) ->
             if value is not None and len(xs) <= 12:
                 canvas.whisker(at(x), value, deviation)
                 canvas.box(at(x) - 3, canvas.y(value) - 3, at(x) + 3, canvas.y(value) + 3, colour)
+    return save(canvas.image, path)
+
+
+def draw_shares(path, names: list[str], shares, title: str) -> Path:
+    """A column for every code, parted from below by shares [names][codes] that sum to 1."""
+    codes = len(shares[0])
+    step = max(1, 640 // codes)
+    canvas = Canvas(max(LEFT + step * codes + 12, 420), names, title)
+    for k in range(codes):
+        below = 0.0
+        for number, own in enumerate(shares):
+            bottom, below = below, below + 100 * own[k]
+            if own[k]:
+                left = LEFT + k * step
+                canvas.box(left, canvas.y(below), left + step - 0.5, canvas.y(bottom), COLOURS[number % len(COLOURS)])
     return save(canvas.image, path)

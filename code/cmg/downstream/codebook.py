@@ -1,0 +1,122 @@
+"""How the codebook is shared: the paper's Fig. 4 from a checkpoint, and its course over training.
+
+    python -m cmg.downstream.codebook --checkpoint checkpoint/run --data ave.h5
+
+Counts, over all clips of the feature files, how often each modality picks each code. `codebook.png` shows every used
+code as a column, parted by the modalities' shares of its use and sorted by the first one's: a codebook that is split
+between the modalities is two blocks, a shared one a slope. A modality's counts are divided by its number of steps
+first, so that no modality weighs more because it has more of them. `codebook.csv` holds counts and shares.
+
+Of a run folder also `codebook_training.png`: the match rate, the overlap and the number of codes in effective use
+(perplexity, as % of the codebook) at every logged step of its metrics.csv.
+"""
+
+import argparse
+import csv
+import io
+from itertools import combinations
+from pathlib import Path
+
+import torch
+
+from cmg.cli import MODALITIES, Parser, command
+from cmg.data.features import FeatureFile
+from cmg.downstream.charts import Series, draw_lines, draw_shares
+from cmg.downstream.results import markdown_table, write_atomically
+from cmg.downstream.task import Run, Settings, open_checkpoint, output_folder
+from cmg.downstream.tokens import encode_set
+from cmg.errors import UserError
+from cmg.metrics.codebook import overlap, perplexity
+from cmg.training.distributed import choose_device
+
+SHARED = 0.2  # a code counts as shared where its smallest share among two modalities is above this
+
+
+def usage(model, features, device="cpu") -> dict[str, torch.Tensor]:
+    """How often each modality picks each code, dict modality -> int64 Tensor[M]."""
+    counts = {}
+    for m in features.modalities:
+        tokens = encode_set(model, features, m, device=device)
+        counts[m] = torch.bincount(tokens.codes[tokens.valid], minlength=model.codebook.size).cpu()
+    return counts
+
+
+def shares(counts) -> torch.Tensor:
+    """Each modality's part in each code's use, Tensor[modalities, M]; 0 for a code that nobody uses."""
+    frequency = torch.stack([c.double() / c.sum().clamp(min=1) for c in counts.values()])
+    return frequency / frequency.sum(0).clamp(min=1e-12)
+
+
+def summary(counts) -> list[list[str]]:
+    """A line for every pair of modalities: codes of each, of both, shared ones, overlap of the histograms."""
+    lines = []
+    for a, b in combinations(counts, 2):
+        pair = shares({a: counts[a], b: counts[b]})
+        lines.append([f"{a}, {b}", str(int((counts[a] > 0).sum())), str(int((counts[b] > 0).sum())),
+                      str(int(((counts[a] > 0) & (counts[b] > 0)).sum())), str(int((pair.amin(0) > SHARED).sum())),
+                      f"{overlap(counts[a].double(), counts[b].double()).item():.2f}",
+                      f"{perplexity(sum(counts.values()).double()).item():.1f}"])
+    return lines
+
+
+def over_training(path, codes: int) -> list[Series]:
+    """Lines of a metrics.csv: match rate and overlap of every pair, perplexity of every modality, all in %."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = []
+    for column in rows[0] if rows else ():
+        kind, _, what = column.removeprefix("codebook/").partition("_")
+        scale = {"match": 1, "overlap": 100, "perplexity": 100 / codes}.get(kind)
+        if column.startswith("codebook/") and scale:
+            found.append(Series(f"{kind} {what}", [(int(row["step"]), scale * float(row[column]), 0) for row in rows]))
+    return sorted(found, key=lambda series: series.name)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="cmg.downstream.codebook", description=__doc__.split("\n")[0])
+    p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its best.pt")
+    p.add_argument("--data", nargs="+", required=True, help="feature files")
+    p.add_argument("--modalities", nargs="+", choices=MODALITIES, help="default: all that data and checkpoint share")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    p.add_argument("--out", help="folder of the pictures; default: the checkpoint's")
+    return p
+
+
+@command
+def main(argv=None):
+    args = parser().parse_args(argv)
+    run = Run(Settings(), choose_device(args.device), *open_checkpoint(args.checkpoint))
+    held = FeatureFile(args.data[0]).modalities
+    wanted = args.modalities or [m for m in MODALITIES if m in held and m in run.content["shapes"]]
+    for m in wanted:
+        if m not in run.content["shapes"]:
+            raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(run.content['shapes'])}")
+    if len(wanted) < 2:
+        raise UserError(f"--data has {', '.join(held)} and --checkpoint {', '.join(run.content['shapes'])}; expected "
+                        "two modalities in common")
+    model = run.model()
+    counts = usage(model, run.features(args.data, wanted), run.device)
+    part, out = shares(counts), output_folder(args, run.path)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["code", *(f"count_{m}" for m in counts), *(f"share_{m}" for m in counts)])
+    for k in range(model.codebook.size):
+        writer.writerow([k, *(int(c[k]) for c in counts.values()), *(f"{s:.4f}" for s in part[:, k].tolist())])
+    write_atomically(out / "codebook.csv", table.getvalue())
+    print(markdown_table(["modalities", "codes of the first", "of the second", "of both",
+                          f"both above {100 * SHARED:.0f} %", "overlap", "perplexity of all"], summary(counts)) + "\n")
+    used = part.sum(0) > 0
+    order = part[0, used].argsort(descending=True)
+    print(draw_shares(out / "codebook.png", list(counts), part[:, used][:, order].tolist(),
+                      f"share of each modality in the use of {int(used.sum())} codes, %"))
+    metrics = run.path.parent / "metrics.csv"
+    if Path(args.checkpoint).is_dir() and metrics.is_file():
+        series = over_training(metrics, model.codebook.size)
+        last = max((x for one in series for x, *_ in one.points), default=0)
+        if last:
+            print(draw_lines(out / "codebook_training.png", series, "match rate, overlap, perplexity in % of codes",
+                             scale=lambda step: step / last))
+
+
+if __name__ == "__main__":
+    main()
