@@ -16,6 +16,7 @@ from cmg.downstream import avs
 from cmg.downstream.avs_queries import QueryReader
 from cmg.downstream.avs_run import distorted
 from cmg.errors import UserError
+from cmg.extract.backbones import Choice
 from cmg.extract.hashed import HashedWords
 from cmg.extract.logmel import LogMel
 from cmg.losses.avs import first_frame_bce, matching
@@ -356,7 +357,7 @@ def pretrained(tmp_path_factory, s4):
     model = UnifiedModel(shapes, args)
     model.codebook.embedding.copy_(F.layer_norm(torch.randn(8, 16), (16,)))  # within reach of Φ's last LayerNorm
     folder = read_s4(s4)
-    reader = QueryReader(folder, "raw", backbones={"audio": "logmel"})
+    reader = QueryReader(folder, "raw", backbones={"audio": Choice("audio", "logmel")})
     clips = folder.splits["train"][:2]
     sound = reader("audio", clips)  # (2, 5, 640)
     words, spoken = padded(["red", "box"], ["blue", "box"])
@@ -382,10 +383,11 @@ def pretrained(tmp_path_factory, s4):
 def test_queries_are_codes_of_five_steps_and_means_of_words(s4, pretrained, tmp_path):
     model, folder = checkpoint.load_pretrained(pretrained), read_s4(s4)
     clips = folder.splits["test"]
-    reader = QueryReader(folder, "codes", model, backbones={"audio": "logmel", "text": "hash"})
+    backbones = {"audio": Choice("audio", "logmel"), "text": Choice("text", "hash")}
+    reader = QueryReader(folder, "codes", model, backbones=backbones)
     sound, text = reader("audio", clips), reader("text", clips)
     assert sound.shape == text.shape == (4, 5, 16)
-    raw = QueryReader(folder, "raw", backbones={"audio": "logmel"})("audio", clips)
+    raw = QueryReader(folder, "raw", backbones={"audio": Choice("audio", "logmel")})("audio", clips)
     torch.testing.assert_close(sound, model.encode(audio=raw).quantized)
     expected = model.encode_modality("text", *padded(["blue", "box"])).quantized[0, :2].mean(0)
     torch.testing.assert_close(text[1], expected.expand(5, -1))

@@ -12,14 +12,13 @@ import torchvision
 
 from cmg.errors import UserError
 from cmg.extract.backbones import Choice, load_backbone
-from cmg.extract.pictures import network_input
+from cmg.extract.pictures import NetworkInput
 from cmg.extract.vgg19 import VGG19
 from cmg.extract.vggish import LogMel, Network, VGGish, VGGishPCA, mel_bands
 from cmg.extract.weights import build, identity, sha256
 
 FIXTURE = Path(__file__).parent / "fixtures" / "vggish_log_mel.npz"
 RNG = np.random.default_rng(0)
-CPU = torch.device("cpu")
 
 
 # --- VGGish's log-mel ---------------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ def test_vggish_pca_is_whitened_and_quantised(tmp_path):
 def test_frames_are_squeezed_and_normalised():
     frames = np.zeros((1, 30, 80, 3), np.uint8)
     frames[:, :, 40:] = [255, 0, 51]
-    x = network_input(frames, 8, (0.5, 0.25, 0.0), (0.5, 1.0, 0.1), CPU)[0]
+    x = NetworkInput(8, (0.5, 0.25, 0.0), (0.5, 1.0, 0.1), torch.device("cpu"))(frames)[0]
     assert x.shape == (3, 8, 8)
     torch.testing.assert_close(x[:, 3, 0], torch.tensor([-1.0, -0.25, 0.0]))  # the whole frame, nothing cut off
     torch.testing.assert_close(x[:, 3, 7], torch.tensor([1.0, -0.25, 2.0]))

@@ -23,6 +23,7 @@ from cmg.extract.hashed import HashedWords, words_of
 from cmg.extract.logmel import BINS, CENTRE, FLOOR, MELS, SPREAD, LogMel
 from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.extract.pixels import Pixels, edges
+from cmg.extract.progress import Progress
 
 
 def write_video(path, frames, fps, start=0, sound=None):
@@ -567,6 +568,12 @@ def test_a_dying_decoder_costs_one_clip():
         (["--seconds", "0"], "--seconds: '0' is not a whole number of at least 1"),
         (["--workers", "-1"], "--workers"),
         (["--video-backbone", "vgg"], "--video-backbone: invalid choice: 'vgg'"),
+        (["--video-backbone", "vgg19"], "--video-weights: 0 given, vgg19 expects torchvision's"),
+        (["--audio-weights", "a.pth"], "--audio-weights: 1 given, logmel expects none: it has no weights"),
+        (["--video-backbone", "vgg19", "--video-weights", "gone.pth"], "gone.pth: no such"),
+        (["--modalities", "audio", "--text-weights", "a"], "--text-weights: text is not in --modalities"),
+        (["--modalities", "audio", "--prompts", "a.csv"], "--prompts: text is not in --modalities"),
+        (["--device", "cpu", "tpu"], "--device tpu: expected auto, cpu, cuda or cuda:N"),
         (["--second", "3"], "unrecognized arguments: --second"),
     ],
 )  # fmt: skip
@@ -586,6 +593,19 @@ def test_wrong_calls_end_in_one_line(clips, tmp_path, capsys, flags, match):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.search(match, lines[0]), lines
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_progress_where_there_is_no_terminal(capsys, monkeypatch):
+    """A line on stderr every so often, with the rate and the time left; the account in the end."""
+    monkeypatch.setattr("cmg.extract.progress.EVERY", 0)
+    clock = iter([100.0, *[110.0] * 9])
+    monkeypatch.setattr("cmg.extract.progress.time.perf_counter", lambda: next(clock))
+    progress = Progress(1240, 40, 2)
+    job = workers.Job("a", "", ())
+    progress.finished(workers.Outcome(job, {}, {}, "", workers.Spent(1.5, 6.5)))
+    assert "41 of 1240 clips, 0.10 clips/s, 200 min left" in capsys.readouterr().err
+    assert str(progress) == "0.10 clips/s, 2 processes in 10.0 s: decode 1.5 s, forward 6.5 s, write 0.0 s; " \
+                            "write is the parent's"
 
 
 def test_without_pyav(clips, tmp_path, capsys, monkeypatch):
@@ -615,3 +635,13 @@ def test_edge_view_beats_a_grey_view_of_its_length(digits):
         assert x.shape[1] == 196
         score[name] = LogisticRegression(max_iter=500).fit(x[:1000], labels[:1000]).score(x[1000:], labels[1000:])
     assert score["edges"] > score["grey"] + 0.02, score
+
+
+def test_slow_clips_are_written_one_by_one(tmp_path, monkeypatch):
+    """Where a clip takes longer than a shard may wait, a kill costs no clip that was finished before."""
+    monkeypatch.setattr(shards, "PATIENCE", 0)
+    parts = shards.Parts(tmp_path / "a.h5", workers.Recipe((Choice("text", "hash"),), 1, 2), {}, overwrite=False)
+    for name in "ab":
+        text = {"text": np.zeros((2, 300), np.float16)}
+        parts.add(workers.Outcome(workers.Job(name, "", ()), text, {"text": np.ones(2, bool)}, ""))
+        assert FeatureFile(parts.files[-1].path).ids == [name]

@@ -96,6 +96,19 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert set(both) == {"video", "audio"}
 
 
+def test_commands_of_the_data_guide_name_flags_that_exist():
+    guide = (ROOT / "data" / "README.md").read_text()
+    (block,) = re.findall(r"```bash\n(.*?)```", guide, re.S)
+    calls = re.sub(r"#.*", "", block).replace("\\\n", " ").strip().splitlines()
+    assert len(calls) == 3
+    for script, *arguments in map(shlex.split, calls):
+        assert script == "scripts/extract.sh"
+        assert {a for a in arguments if a.startswith("--")} <= flags_known("cmg.extract")
+    known = set().union(*(flags_known(m) for m in MAINS))
+    for flag in re.findall(r"`(--[a-z][a-z0-9-]+)", guide):
+        assert flag in known or re.match(r"--(video|audio)-sha256", flag), flag
+
+
 def test_python_of_the_data_guide_runs(tmp_path, monkeypatch):
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "data" / "README.md").read_text(), re.S)
     monkeypatch.chdir(tmp_path)

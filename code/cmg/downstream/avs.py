@@ -37,6 +37,7 @@ from cmg.downstream.avs_run import BEST, Training, batches, build, evaluate, rea
 from cmg.downstream.results import markdown_table, write_atomically, write_results
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES as FEATURES
+from cmg.extract.backbones import Choice
 from cmg.metrics.segmentation import frame_iou
 from cmg.models.visual import BACKBONES
 from cmg.training import checkpoint
@@ -54,7 +55,7 @@ PRESETS = {
 }
 # Flags that do not belong to what was trained; all others must be as they were.
 FREE = {"stage", "annotations", "data", "checkpoint", "out", "resume", "protocol", "device", "precision", "workers",
-        "cache", "backbone_weights"}
+        "cache", "backbone_weights", "audio_weights", "text_weights"}
 PICTURED = 8  # test clips in the picture
 
 
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     for m in ("audio", "text"):
         p.add_argument(f"--{m}-backbone", choices=sorted(FEATURES[m]), help="extraction backbone that the checkpoint "
                        f"was pretrained on; default: {next(iter(FEATURES[m]))}")
+        p.add_argument(f"--{m}-weights", nargs="+", help="of that backbone, as cmg.extract takes them")
     p.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sets the defaults of all flags below")
     p.add_argument("--backbone", choices=tuple(BACKBONES))
     p.add_argument("--backbone-weights", help="none, imagenet (downloaded once) or a file")
@@ -102,7 +104,8 @@ def settle(args) -> dict:
     given = {name: value for name, value in vars(args).items() if value is not None}
     defaults = {"source": "audio", "query": "codes", "prompt": "{}", "seed": 0, "checkpoint": None, "data": None,
                 "annotations": None, "resume": None, "warmup_steps": 0, "target": None, "precision": None,
-                **{f"{m}_backbone": next(iter(FEATURES[m])) for m in ("audio", "text")}, **PRESETS[args.preset]}
+                **{f"{m}_backbone": next(iter(FEATURES[m])) for m in ("audio", "text")},
+                "audio_weights": [], "text_weights": [], **PRESETS[args.preset]}
     if args.stage == "test":
         trained = read(Path(args.out) / BEST[args.protocol])["args"]
         defaults = {**trained, "resume": None}
@@ -168,7 +171,7 @@ class Task:
                     raise UserError(f"--{flag} {options[flag]}: --checkpoint has only {', '.join(model.modalities)}")
             self._exclude()
         features = FeatureSet(options["data"], ["audio"]) if options["data"] else None
-        backbones = {m: options[f"{m}_backbone"] for m in ("audio", "text")}
+        backbones = {m: Choice(m, options[f"{m}_backbone"], tuple(options[f"{m}_weights"])) for m in ("audio", "text")}
         self.reader = QueryReader(self.folder, options["query"], model, features, backbones, options["prompt"],
                                   self.device)
 

@@ -15,7 +15,6 @@ import torch
 from cmg.data.avs import SECONDS, read_log_mel
 from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
-from cmg.extract.backbones import Choice
 from cmg.extract.hashed import words_of
 from cmg.extract.workers import Extractor, Job, Recipe
 
@@ -32,7 +31,7 @@ class QueryReader:
         audio-to-audio setting) or "none" (always zero: what can be segmented without being told what).
     model : UnifiedModel in eval mode, needed for codes
     features : FeatureSet with the audio of every clip by its name; None reads `audio_wav`
-    backbones : dict modality -> name of the extraction backbone
+    backbones : dict modality -> Choice of the extraction backbone
     prompt : text with one {} for the class's words
     """
 
@@ -61,7 +60,7 @@ class QueryReader:
         return self._quantized("audio", x, valid)
 
     def _text(self, clips):
-        recipe = Recipe((Choice("text", self.backbones["text"]),), SECONDS, self.model.shapes["text"][0])
+        recipe = Recipe((self.backbones["text"],), SECONDS, self.model.shapes["text"][0])
         extract, queries = Extractor(recipe), {}
         for category in dict.fromkeys(clip.category for clip in clips):
             words = words_of(self.prompt.format(category.replace("_", " ")))
@@ -75,7 +74,7 @@ class QueryReader:
 
     def _sound(self, clips):
         """Features of the waveforms, [N, 5, A], and which seconds exist, [N, 5]."""
-        extract = Extractor(Recipe((Choice("audio", self.backbones["audio"]),), SECONDS, 1))
+        extract = Extractor(Recipe((self.backbones["audio"],), SECONDS, 1))
         features, valid = [], []
         for clip in clips:
             path = self.folder.sound(clip)

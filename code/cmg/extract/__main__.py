@@ -56,8 +56,11 @@ def parse(argv):
     args.modalities = [m for m in MODALITIES if m in args.modalities]
     if "text" in args.modalities and args.captions is None:
         parser.error("--captions is needed to extract text: a CSV with the columns id and caption")
+    for m in MODALITIES:
+        if getattr(args, f"{m}_weights") and m not in args.modalities:
+            parser.error(f"--{m}-weights: {m} is not in --modalities")
     if args.prompts and "text" not in args.modalities:
-        parser.error("--prompts is about text, which is not in --modalities")
+        parser.error("--prompts: text is not in --modalities")
     if args.modalities != ["text"] and args.videos is None:
         parser.error("--videos is needed to extract video or audio: a folder, or a text file that lists media files")
     return args

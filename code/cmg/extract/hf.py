@@ -16,7 +16,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 from cmg.errors import UserError
 from cmg.extract.checkpoints import identity, open_model, part_of
 from cmg.extract.media import SAMPLE_RATE
-from cmg.extract.pictures import network_input
+from cmg.extract.pictures import NetworkInput
 
 GRID = 7
 REMEMBERED = 4096  # captions; prompts repeat for every clip of a class
@@ -62,16 +62,16 @@ class ImageEncoder(Encoder):
         processor = part_of(self.where, lambda: AutoImageProcessor.from_pretrained(self.where, trust_remote_code=False))
         size = getattr(processor, "crop_size", None) or processor.size
         self.size = size.get("height") or size.get("shortest_edge")
-        self.mean, self.std = list(processor.image_mean), list(processor.image_std)
-        self.mode = InterpolationMode.BICUBIC if processor.resample == 3 else InterpolationMode.BILINEAR  # Pillow's 3
+        mode = InterpolationMode.BICUBIC if processor.resample == 3 else InterpolationMode.BILINEAR  # Pillow's 3
+        self.prepare = NetworkInput(self.size, processor.image_mean, processor.image_std, self.device, mode)
         self.shape = self([np.zeros((1, self.size, self.size, 3), np.uint8)]).shape[1:]
 
     @torch.inference_mode()
     def __call__(self, steps):
         maps = []
         for frames in steps:  # nothing is read back before the end, as in VGG19
-            x = network_input(frames, self.size, self.mean, self.std, self.device, self.mode)
-            x = F.adaptive_avg_pool2d(self._grid(self.run(pixel_values=x).last_hidden_state.float()), GRID)
+            tokens = self.run(pixel_values=self.prepare(frames)).last_hidden_state
+            x = F.adaptive_avg_pool2d(self._grid(tokens.float()), GRID)  # (n, C, 7, 7)
             maps.append(x.mean(dim=0).permute(1, 2, 0))
         return torch.stack(maps).cpu().numpy()
 

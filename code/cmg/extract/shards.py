@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.errors import UserError
 from cmg.extract.backbones import load_backbone
 
-SHARD = 64  # finished clips per shard: at most so many are lost when the run is killed
+SHARD = 64  # finished clips per shard, and
+PATIENCE = 60  # seconds until a smaller one is written: no more than these is lost when the run is killed
 
 
 class Parts:
@@ -39,7 +41,7 @@ class Parts:
         self._settle(overwrite)
         self.files = [FeatureFile(path) for path in sorted(self.folder.glob("shard-*.h5"))]
         self._next = 1 + max((int(file.path.stem.partition("-")[2]) for file in self.files), default=-1)
-        self._held = []
+        self._held, self._written = [], time.monotonic()
 
     def _settle(self, overwrite):
         """Make the folder, or make sure that what is in it was made with the same settings."""
@@ -71,13 +73,14 @@ class Parts:
         return {name for file in self.files for name in file.ids}
 
     def add(self, outcome):
-        """Take a finished clip; each `SHARD` of them become a shard."""
+        """Take a finished clip; each `SHARD` of them become a shard, or those of `PATIENCE` seconds."""
         self._held.append(outcome)
-        if len(self._held) == SHARD:
+        if len(self._held) == SHARD or time.monotonic() - self._written > PATIENCE:
             self.flush()
 
     def flush(self):
         """Write what is held as a shard."""
+        self._written = time.monotonic()
         if not self._held:
             return
         path = self.folder / f"shard-{self._next:06d}.h5"

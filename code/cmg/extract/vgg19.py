@@ -3,7 +3,7 @@
 import torch
 import torchvision
 
-from cmg.extract.pictures import network_input
+from cmg.extract.pictures import NetworkInput
 from cmg.extract.weights import build, identity
 
 SIZE = 224
@@ -31,6 +31,7 @@ class VGG19:
         self.device, self.precision = torch.device(device), precision
         net = build(lambda: torchvision.models.vgg19().features, weights[0], "features.", ignored=("classifier.",))
         self.net = net.to(self.device, memory_format=torch.channels_last)
+        self.prepare = NetworkInput(SIZE, MEAN, STD, self.device)
         self.weights = weights
 
     @property
@@ -42,7 +43,7 @@ class VGG19:
         maps = []
         # Nothing is read back before the end: on a GPU the next second is decoded while this one is computed.
         for frames in steps:
-            x = network_input(frames, SIZE, MEAN, STD, self.device)
+            x = self.prepare(frames)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 x = self.net(x.to(memory_format=torch.channels_last))  # (n, 512, 7, 7)
             maps.append(x.float().mean(dim=0).permute(1, 2, 0))
