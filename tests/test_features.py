@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cmg.data.features import SCHEMA, FeatureFile, FeatureSet, FeatureWriter
+from cmg.data.features import SCHEMA, FeatureFile, FeatureSet, FeatureWriter, place
 from cmg.errors import UserError
+from cmg.training.feed import BLOCKS, ahead, epoch_order, feed
 
 SHAPES = {"video": (4, 2, 2, 3), "audio": (4, 5), "text": (3, 6)}
 ATTRS = {"backbone/video": "pixels", "sha256/video": "", "seconds_per_step": 1.0, "source": "test"}
@@ -305,3 +306,67 @@ def test_a_later_file_may_lack_text(tmp_path, capsys, cache):
     assert batch["valid/text"].any(1).tolist() == [False, True, False, False]
     assert not batch["text"][[0, 2, 3]].any() and batch["text"][1].any()
     np.testing.assert_array_equal(batch["audio"][0].numpy(), held["audio"][1].astype(np.float32))
+
+
+# --- where features are kept, and reading ahead ---------------------------------------------------------------------
+
+
+def test_auto_takes_the_first_place_that_has_room(two_files, monkeypatch):
+    data = FeatureSet(two_files[0], cache="auto")
+    assert data.cache == "host" and FeatureSet(two_files[0], cache="device").cache == "host"  # on a CPU
+    assert data.nbytes == 9 * sum(4 * int(np.prod(shape)) for shape in SHAPES.values())  # float32 rules
+    monkeypatch.setattr("cmg.data.features.available_memory", lambda: data.nbytes)
+    assert FeatureSet(two_files[0], cache="auto").cache == "disk"
+    card = SimpleNamespace(type="cuda")
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (20, 100))
+    monkeypatch.setattr("cmg.data.features.available_memory", lambda: 100)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    for nbytes, expected in ((10, "device"), (11, "host"), (15, "host"), (16, "disk")):
+        assert place(nbytes, card) == expected
+
+
+def test_stored_batches_keep_their_dtype(tmp_path):
+    features, _ = write(tmp_path / "a.h5", list("abcdef"))
+    for cache in ("host", "disk"):
+        batch = FeatureSet(tmp_path / "a.h5", cache=cache).stored([4, 1, 4])
+        assert batch["audio"].dtype == torch.float16
+        np.testing.assert_array_equal(batch["audio"], features["audio"][[4, 1, 4]])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_blocks_from_disk_are_each_row_once_and_read_in_sequence(tmp_path, monkeypatch, workers):
+    """1000 clips at 8 a batch: 7 whole windows of 16 blocks; every batch holds its rows, wherever it was read from."""
+    shapes = {"audio": (2, 3)}
+    features, _ = write(tmp_path / "a.h5", [str(i) for i in range(1000)], shapes=shapes)
+    data, asked, original = FeatureSet(tmp_path / "a.h5", cache="disk"), [], FeatureFile.read
+    monkeypatch.setattr(FeatureFile, "read", lambda self, m, rows: asked.append(rows) or original(self, m, rows))
+    batches = epoch_order(1000, 8, seed=3, epoch=1, blocks=True)
+    assert sorted(row for rows in batches for row in rows) == list(range(1000))
+    assert batches != epoch_order(1000, 8, 3, 2, blocks=True)
+    shares = [epoch_order(1000, 8, 3, 1, rank, 2, blocks=True) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*shares)] == batches
+    found = list(feed(data, batches[5:], torch.device("cpu"), workers))  # a run resumed inside the epoch
+    for rows, batch in zip(batches[5:], found, strict=True):
+        assert set(batch) == {"audio", "valid/audio"} and batch["audio"].dtype == torch.float32
+        np.testing.assert_array_equal(batch["audio"], features["audio"][rows])
+    for rows in asked:  # by this process
+        assert (np.diff(rows) > 0).all()
+    window = epoch_order(1000, 8, 3, 1, blocks=True)[:BLOCKS]
+    runs = np.diff(sorted(row for rows in window for row in rows)) != 1
+    assert runs.sum() < BLOCKS  # whole blocks, read as slices
+
+
+def test_reading_ahead_keeps_order_and_errors():
+    assert list(ahead(iter(range(50)))) == list(range(50))
+
+    def broken():
+        yield 1
+        raise UserError("row 2 is bad")
+
+    items = ahead(broken())
+    assert next(items) == 1
+    with pytest.raises(UserError, match="row 2"):
+        next(items)
+    started = ahead(iter(range(10**9)))
+    assert next(started) == 0
+    started.close()  # and the thread ends

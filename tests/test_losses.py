@@ -13,6 +13,7 @@ from cmg.methods.base import State
 from cmg.methods.terms import Alignment, Commitment
 from cmg.models.codebook import Codebook
 from cmg.models.semantic import masked_mean, mse
+from cmg.models.specific import constant_map
 
 
 def all_valid(*shape):
@@ -192,6 +193,21 @@ def test_matching_leaves_out_clips_that_lack_a_modality():
     assert_close(loss, alone, rtol=1e-12, atol=0)
     loss.backward()
     assert squared["audio"].grad.isfinite().all() and not squared["audio"].grad[[1, 4]].any()
+
+
+# -- the decoder -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("h", "w"), [(3, 3), (1, 4), (5, 2)])
+def test_a_constant_map_is_folded_exactly(h, w):
+    """The decoder's product with summed taps is the transposed convolution of the vector repeated over the grid."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(6, 5).double().requires_grad_(), torch.randn(5, 4, 3, 3).double().requires_grad_()
+    whole = torch.nn.functional.conv_transpose2d(x[:, :, None, None].expand(6, 5, h, w), weight)
+    folded = constant_map(x, weight, h, w)
+    assert_close(folded, whole)
+    for ours, theirs in zip(*(torch.autograd.grad(y.square().sum(), (x, weight)) for y in (folded, whole))):
+        assert_close(ours, theirs)
 
 
 # -- commitment and alignment ----------------------------------------------------------------------------------------

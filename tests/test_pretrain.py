@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import without_dropout
 
 import cmg
 from cmg.data.features import FeatureSet, FeatureWriter
@@ -184,6 +185,24 @@ def test_disk_cache_gives_the_same_run(clips, tmp_path):
     a = rows(run(clips, tmp_path / "a", "--epochs", "1"))
     b = rows(run(clips, tmp_path / "b", "--epochs", "1", "--cache", "disk", "--workers", "2"))
     assert [row["loss/total"] for row in a] == [row["loss/total"] for row in b]
+
+
+def test_accumulated_parts_make_one_step_and_one_codebook_update(clips):
+    """Terms that compare no clips: gradients of two halves average to those of the whole batch, step by step."""
+    flags = ["--w-cpc", "0", "--w-cmcm", "0", "--w-align", "0", "--w-club", "0", "--specific-steps", "0"]
+    features = FeatureSet(clips, ["video", "audio"])  # no padding: halves weigh the same
+    found = []
+    for parts in ("1", "2"):
+        options = vars(parse(["--data", clips, "--out", "x", *SMALL, *flags, "--accumulate", parts]))
+        torch.manual_seed(0)
+        method = without_dropout(build(features.shapes, options)).train()
+        trainer = Trainer(method, features, options, ".", torch.device("cpu"))
+        for batch in trainer.loader():
+            losses, state, norm = trainer.train_step(batch)
+            trainer.step += 1
+        assert state.semantic["video"].shape[0] == 8  # the parts together
+        found.append(torch.cat([torch.stack([*losses.values(), norm]), method.model.codebook.embedding.flatten()]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
 def test_every_method_of_the_folder_builds(clips):

@@ -23,6 +23,7 @@ from cmg.downstream.results import markdown_table, write_atomically
 from cmg.methods.base import build, defaults
 from cmg.presets import PRESETS
 from cmg.training.distributed import choose_device
+from cmg.training.host import keep_freed_memory
 from cmg.training.loop import Trainer
 
 SHAPES = {
@@ -148,6 +149,8 @@ def main(argv=None):
     device = choose_device(args.device)
     if args.precision == "tf32":
         torch.set_float32_matmul_precision("high")
+    if device.type == "cpu":
+        keep_freed_memory()
     record = measure(args, device)
     print(table(record))
     if args.out:

@@ -23,6 +23,7 @@ from cmg.errors import UserError
 from cmg.methods.base import available, build, defaults, flags, refuse_foreign
 from cmg.presets import PRESETS
 from cmg.training import checkpoint, distributed
+from cmg.training.host import keep_freed_memory
 from cmg.training.loop import Trainer
 from cmg.training.recorder import Recorder
 
@@ -166,6 +167,8 @@ def main(argv=None):
     rank, size = distributed.start(device.type)
     if args.precision == "tf32":
         torch.set_float32_matmul_precision("high")
+    if device.type == "cpu":
+        keep_freed_memory()
     content, source = prepare_folder(args)
     features = open_data(args, device)
     if args.batch_size % (size * args.accumulate):

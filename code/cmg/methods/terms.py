@@ -80,7 +80,7 @@ class Disentangling(nn.Module):
         self.estimators = nn.ModuleDict({
             m: CLUB(dim, specific[m].pooled_dim, equations=equations) for m in model.modalities
         })
-        self.optimizer = torch.optim.Adam(self.estimators.parameters(), lr=lr)
+        self.optimizer = torch.optim.Adam(self.estimators.parameters(), lr=lr, fused=True)
         self.estimators.requires_grad_(False)  # the main backward pass needs no gradient of them
 
     def vectors(self, state, m):

@@ -5,6 +5,7 @@ They exist for pretraining only; downstream tasks never load them.
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class ResidualBlock(nn.Module):
@@ -73,11 +74,31 @@ class GridDecoder(nn.Module):
         self.out = nn.ConvTranspose2d(channels, channels, 1)
 
     def forward(self, code, specific):
-        B, T, h, w, _ = specific.shape
-        code = self.code(code)[:, :, None, None].expand(B, T, h, w, -1)
-        x = torch.cat([code, specific], -1).flatten(0, 1).permute(0, 3, 1, 2)  # (B·T, D+S, h, w)
-        x = self.out(torch.relu(self.up2(self.residual(self.up1(x)))))
+        B, T, h, w, S = specific.shape
+        maps = specific.flatten(0, 1).permute(0, 3, 1, 2)  # (B·T, S, h, w)
+        # up1 reads the code, repeated over the grid, above the map. The code's part of it is linear in the code.
+        of_code, of_map = self.up1.weight.split([self.up1.in_channels - S, S])
+        x = F.conv_transpose2d(maps, of_map, self.up1.bias)
+        x = x + constant_map(self.code(code).flatten(0, 1), of_code, h, w)
+        x = self.out(torch.relu(self.up2(self.residual(x))))
         return x.permute(0, 2, 3, 1).unflatten(0, (B, T))
+
+
+def constant_map(x, weight, h, w):
+    """`conv_transpose2d` of vectors that are repeated over an h×w grid, as one matrix product.
+
+    At each cell of the output a sum of taps meets the vector: all nine in the middle, fewer towards the border.
+
+    x : Tensor[n, D]; weight : Tensor[D, S, p, q]. Returns Tensor[n, S, h+p-1, w+q-1], channels-last in memory.
+    """
+    def reached(size, taps):
+        """Which taps reach which output row from some input row, [size + taps - 1, taps]."""
+        source = torch.arange(size + taps - 1, device=x.device)[:, None] - torch.arange(taps, device=x.device)
+        return ((source >= 0) & (source < size)).to(weight.dtype)
+
+    rows, columns = reached(h, weight.shape[2]), reached(w, weight.shape[3])
+    taps = torch.einsum("yp,dspq,xq->dyxs", rows, weight, columns)  # (D, h+p-1, w+q-1, S)
+    return (x @ taps.flatten(1)).unflatten(1, taps.shape[1:]).permute(0, 3, 1, 2)
 
 
 class VectorDecoder(nn.Module):
