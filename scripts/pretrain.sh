@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 out="$root/checkpoint/synthetic"
 data=synthetic
 device=auto
-recipe=(--epochs 20 --batch-size 80 --lr 1e-3 --dim 256 --codes 128 --checkpoint-epochs 4
+recipe=(--epochs 20 --batch-size 80 --lr 1e-3 --dim 128 --codes 128 --checkpoint-epochs 4
         --w-align 1 --cpc-temperature 0.1 --text-alignment clip)
 
 given=("$@")
