@@ -47,9 +47,9 @@ extract pair_audio --videos "$media/pair/videos" --select "a_*" --modalities aud
 
 for table in ${TABLES:-digits}; do
   case "$table" in
-    tasks) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
+    digits) data=("$media/pretrain.h5") ;;
     pair) data=("$media/other_speakers.h5") ;;
-    *) data=("$media/pretrain.h5") ;;
+    *) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
   esac
   "$python" -m cmg.tables "$root/scripts/tables/$table.txt" --data "${data[@]}" \
     --set ave="$media/ave.h5" ave_lists="$media/new/ann" avvp="$media/avvp.h5" avvp_lists="$media/annotations" \

@@ -65,8 +65,11 @@ def headers(shown, summary):
             for task, direction, metric in shown]
 
 
-def plus_minus(value, deviation):
-    return "–" if value is None else f"{value:.1f} ± {deviation:.1f}"
+def plus_minus(line, key):
+    """A figure with its deviation over seeds; a single seed has none."""
+    if line[key] is None:
+        return "–"
+    return f"{line[key]:.1f} ± {line[f'{key}_std']:.1f}" if len(line["seeds"]) > 1 else f"{line[key]:.1f}"
 
 
 def markdown(summary, evaluations, cells) -> str:
@@ -79,7 +82,7 @@ def markdown(summary, evaluations, cells) -> str:
     for name in names:
         own = [account for account in accounts if account["name"] == name]
         found = [lines.get((name, *column)) for column in shown]
-        body.append([name, *("–" if line is None else plus_minus(line["value"], line["value_std"]) for line in found),
+        body.append([name, *("–" if line is None else plus_minus(line, "value") for line in found),
                      str(len(own)), f"{mean(account['minutes'] for account in own):.1f}",
                      ", ".join(sorted({account["commit"] for account in own}))])
     chance = [[line["chance"] for line in summary if (line["task"], line["direction"], line["metric"]) == column]
@@ -91,7 +94,7 @@ def markdown(summary, evaluations, cells) -> str:
         ["row", "task", "protocol", "direction", "metric", "transfer", "own modality", "chance", "match rate",
          "code overlap", "clips", "seeds", "measured at"],
         [[line["name"], line["task"], line["protocol"], line["direction"], line["metric"],
-          plus_minus(line["value"], line["value_std"]), plus_minus(line["own"], line["own_std"]),
+          plus_minus(line, "value"), plus_minus(line, "own"),
           f"{line['chance']:.1f}", "–" if line["match_rate"] is None else f"{line['match_rate']:.1f}",
           "–" if line["code_overlap"] is None else f"{line['code_overlap']:.2f}", str(line["n_test"]),
           str(len(line["seeds"])), ", ".join(line["commits"])] for line in order])
