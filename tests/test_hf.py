@@ -71,6 +71,8 @@ def test_image_towers(tmp_path, name):
     maps = tokens[:, before:].reshape(2, 7, side // 7, 7, side // 7, 16).mean(axis=(2, 4))
     np.testing.assert_allclose(x[0], maps.mean(axis=0), atol=1e-4)
     np.testing.assert_allclose(x[1], maps[1], atol=1e-4)
+    half = load_backbone(Choice("video", "hf", (where,)), precision="bf16")(iter([frames]))
+    assert half.dtype == np.float32 and 0 < np.abs(half[0] - x[0]).max() < 0.1
     assert backbone.name == f"hf:{tower.config.model_type}"
     assert backbone.sha256 == sha256(tmp_path / "checkpoint" / "model.safetensors")
 
@@ -104,22 +106,29 @@ def sound_models():
         "hubert": (t.HubertModel(t.HubertConfig(**wave, **SIZES)), t.Wav2Vec2FeatureExtractor()),
         "clap": (t.ClapModel(t.ClapConfig(audio_config=clap, text_config=TEXT, projection_dim=8)),
                  t.ClapFeatureExtractor(feature_size=16, max_length_s=1, truncation="rand_trunc")),
+        "fused clap": (t.ClapModel(t.ClapConfig(audio_config={**clap, "enable_fusion": True}, text_config=TEXT,
+                                                projection_dim=8)),
+                       t.ClapFeatureExtractor(feature_size=16, max_length_s=1, truncation="fusion")),
     }
 
 
-@pytest.mark.parametrize("name", ["ast", "wav2vec2", "hubert", "clap"])
+@pytest.mark.parametrize("name", ["ast", "wav2vec2", "hubert", "clap", "fused clap"])
 def test_sound_encoders(tmp_path, name):
     model, extractor = sound_models()[name]
     backbone = load_backbone(Choice("audio", "hf", (saved(tmp_path / "checkpoint", model, extractor),)))
     sound = torch.from_numpy(RNG.normal(scale=0.1, size=(2, 16000))).float()
     x = backbone(sound)
     assert backbone.shape == (16,) and x.shape == (2, 16)
-    np.testing.assert_allclose(backbone(sound[1:]), x[1:], atol=1e-4)  # every second by itself
+    for k in (0, 1):
+        np.testing.assert_allclose(backbone(sound[k : k + 1])[0], x[k], atol=1e-4)  # every second by itself
     rate = extractor.sampling_rate
-    assert rate == (48000 if name == "clap" else 16000)
+    assert rate == (48000 if "clap" in name else 16000)
     second = torchaudio.functional.resample(sound[0], 16000, rate).numpy()
+    inputs = extractor(second, sampling_rate=rate, return_tensors="pt")
+    if "clap" in name:
+        inputs["is_longer"] = torch.tensor([[False]])
     with torch.no_grad():
-        output = getattr(model, "audio_model", model)(**extractor(second, sampling_rate=rate, return_tensors="pt"))
+        output = getattr(model, "audio_model", model)(**inputs)
     if name in ("wav2vec2", "hubert"):
         wanted = output.last_hidden_state[0].mean(dim=0)
     else:

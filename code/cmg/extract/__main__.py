@@ -140,7 +140,8 @@ def main(argv=None):
         Choice(m, getattr(args, f"{m}_backbone"), tuple(getattr(args, f"{m}_weights"))) for m in args.modalities
     )
     recipe = Recipe(backbones, args.seconds, args.words, args.frames, args.precision)
-    source = " ".join(str(path) for path in (args.videos, "text" in args.modalities and args.captions) if path)
+    said = (args.captions, args.prompts) if "text" in args.modalities else ()
+    source = " ".join(str(path) for path in (args.videos, *said) if path)
     parts = Parts(out, recipe, {"source": source}, args.overwrite)
     failed_csv = out.with_name(out.name + ".failed.csv")
 

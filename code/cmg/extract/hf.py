@@ -108,7 +108,10 @@ class SoundEncoder(Encoder):
     def __call__(self, steps):
         rate = self.prepare.sampling_rate
         sound = torchaudio.functional.resample(steps, SAMPLE_RATE, rate).numpy()
-        output = self.run(**self.prepare(list(sound), sampling_rate=rate, return_tensors="pt"))
+        inputs = self.prepare(list(sound), sampling_rate=rate, return_tensors="pt")
+        if "is_longer" in inputs:  # where no sound is, CLAP's extractor says it of one at random
+            inputs["is_longer"] = torch.zeros_like(inputs["is_longer"])
+        output = self.run(**inputs)
         pooled = getattr(output, "pooler_output", None)
         x = output.last_hidden_state.mean(dim=1) if pooled is None else pooled
         return x.float().cpu().numpy()
