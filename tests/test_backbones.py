@@ -182,9 +182,11 @@ def small():
     return torch.nn.Linear(2, 3)
 
 
-def test_weights_round_trip(tmp_path):
+@pytest.mark.parametrize("zipped", [True, False])  # the public files are older than the zip format
+def test_weights_round_trip(tmp_path, zipped):
     module = small()
-    torch.save({f"net.{key}": value.double() for key, value in module.state_dict().items()}, tmp_path / "a.pth")
+    state = {f"net.{key}": value.double() for key, value in module.state_dict().items()}
+    torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     back = build(small, str(tmp_path / "a.pth"), prefix="net.")
     assert not back.training
     for key, value in module.state_dict().items():

@@ -256,6 +256,14 @@ def test_checkpoint_of_another_modality(bert, tmp_path):
         TextEncoder((saved(tmp_path / "clip", model, processor),))
 
 
+def test_encoder_of_another_kind_with_the_right_processor(bert, tmp_path):
+    """What only a first try tells: a text encoder takes no pictures."""
+    image_models()["clip"][1].save_pretrained(bert[0])
+    with pytest.raises(UserError, match="not a usable transformers checkpoint") as error:
+        ImageEncoder((bert[0],))
+    assert "\n" not in str(error.value)
+
+
 def test_code_in_a_checkpoint_is_not_run(bert, tmp_path):
     where = bert[0]
     (tmp_path / "bert" / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'mark')!r})\n")

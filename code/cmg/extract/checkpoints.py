@@ -63,6 +63,8 @@ def part_of(where, read):
     transformers.utils.logging.disable_progress_bar()
     try:
         return read()
+    except UserError:
+        raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"weights {where}: not a usable transformers checkpoint ({reason[:200]})") from None

@@ -40,6 +40,10 @@ class Encoder:
     def sha256(self):
         return identity(self.where)
 
+    def tried(self, steps):
+        """Shape of the features of a step, from a first try; a checkpoint of another kind fails here."""
+        return part_of(self.where, lambda: self(steps)).shape[1:]
+
     def run(self, **inputs):
         """The model's output, in the precision asked for."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -64,7 +68,7 @@ class ImageEncoder(Encoder):
         self.size = size.get("height") or size.get("shortest_edge")
         mode = InterpolationMode.BICUBIC if processor.resample == 3 else InterpolationMode.BILINEAR  # Pillow's 3
         self.prepare = NetworkInput(self.size, processor.image_mean, processor.image_std, self.device, mode)
-        self.shape = self([np.zeros((1, self.size, self.size, 3), np.uint8)]).shape[1:]
+        self.shape = self.tried([np.zeros((1, self.size, self.size, 3), np.uint8)])
 
     @torch.inference_mode()
     def __call__(self, steps):
@@ -102,14 +106,14 @@ class SoundEncoder(Encoder):
         self.prepare = part_of(
             self.where, lambda: AutoFeatureExtractor.from_pretrained(self.where, trust_remote_code=False)
         )
-        self.shape = self(torch.zeros(1, SAMPLE_RATE)).shape[1:]
+        self.shape = self.tried(torch.zeros(1, SAMPLE_RATE))
 
     @torch.inference_mode()
     def __call__(self, steps):
         rate = self.prepare.sampling_rate
         sound = torchaudio.functional.resample(steps, SAMPLE_RATE, rate).numpy()
         inputs = self.prepare(list(sound), sampling_rate=rate, return_tensors="pt")
-        if "is_longer" in inputs:  # where no sound is, CLAP's extractor says it of one at random
+        if "is_longer" in inputs:  # if none is longer than it reads, CLAP's extractor says so of one at random
             inputs["is_longer"] = torch.zeros_like(inputs["is_longer"])
         output = self.run(**inputs)
         pooled = getattr(output, "pooler_output", None)
@@ -138,7 +142,7 @@ class TextEncoder(Encoder):
         most = getattr(self.config, "max_position_embeddings", None) or 512
         self.most = min(self.tokenizer.model_max_length, most)
         self._remembered = functools.lru_cache(REMEMBERED)(self._encode)
-        self.shape = self(["a"]).shape[1:]
+        self.shape = self.tried(["a"])
 
     def __call__(self, steps):
         return self._remembered(tuple(steps))
