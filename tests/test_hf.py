@@ -187,6 +187,21 @@ def test_other_text_encoders(tmp_path, bert):
             Bert((str(tmp_path / name),))
 
 
+def test_words_of_byte_level_tokenizers_are_spelt_as_in_a_sentence(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    pieces = tokenizers.ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    pieces.train_from_iterator(["a loud dog barks at loud dogs"] * 20, vocab_size=300, special_tokens=special)
+    pieces.save_model(str(tmp_path))
+    tokenizer = transformers.RobertaTokenizerFast.from_pretrained(str(tmp_path))
+    model = transformers.RobertaModel(transformers.RobertaConfig(**{**TEXT, "vocab_size": 300}))
+    x = TextEncoder((saved(tmp_path, model, tokenizer),))(["at", "loud", "dogs"])
+    sentence = tokenizer(" at loud dogs", return_tensors="pt")
+    assert sentence["input_ids"].shape == (1, 5)  # each word is one piece
+    with torch.no_grad():
+        np.testing.assert_allclose(x, model(**sentence).last_hidden_state[0, 1:4], atol=1e-5)
+
+
 # --- checkpoints that cannot be used ------------------------------------------------------------------------------
 
 

@@ -134,9 +134,10 @@ class TextEncoder(Encoder):
 
     def __init__(self, weights, device="cpu", precision="fp32"):
         super().__init__(weights, device, precision)
-        self.tokenizer = part_of(
-            self.where, lambda: AutoTokenizer.from_pretrained(self.where, trust_remote_code=False, use_fast=True)
-        )
+        # Byte-level tokenizers spell a word after a space otherwise than one at the start; words here come one by one.
+        self.tokenizer = part_of(self.where, lambda: AutoTokenizer.from_pretrained(
+            self.where, trust_remote_code=False, use_fast=True, add_prefix_space=True
+        ))
         if not self.tokenizer.is_fast:
             raise UserError(f"weights {self.where}: its tokenizer does not say which word a piece belongs to")
         most = getattr(self.config, "max_position_embeddings", None) or 512
