@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import DEVICE
 from torch.testing import assert_close
 
 from cmg.losses.club import CLUB
@@ -23,7 +24,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 def fixture(name):
     """Arrays of a fixture as float64 tensors, and its `state/…` entries apart."""
     with np.load(FIXTURES / f"{name}.npz") as file:
-        arrays = {k: torch.from_numpy(file[k]) for k in file.files}
+        arrays = {k: torch.from_numpy(file[k]).to(DEVICE) for k in file.files}
     state = {k.removeprefix("state/"): v for k, v in arrays.items() if k.startswith("state/")}
     return {k: v for k, v in arrays.items() if not k.startswith("state/")}, state
 
@@ -35,11 +36,11 @@ def load(module, state, names):
         prefix = max((p for p in names if key.startswith(p)), key=len)
         own[key] = state[names[prefix] + key.removeprefix(prefix)]
     module.double().load_state_dict(own, strict=True)
-    return module.eval()
+    return module.to(DEVICE).eval()
 
 
 def close(actual, expected):
-    assert_close(actual.double(), torch.as_tensor(expected).double(), rtol=1e-9, atol=1e-9)
+    assert_close(actual.double(), torch.as_tensor(expected, device=DEVICE).double(), rtol=1e-9, atol=1e-9)
 
 
 def test_video_semantic_pool():
@@ -52,7 +53,7 @@ def test_temporal_encoder():
     data, state = fixture("temporal_encoder")
     encoder = load(TemporalEncoder(12, 8), state, {"project": "affine_matrix", "encoder": "encoder"})
     close(encoder(data["x"]), data["out"])
-    close(encoder(data["x"], torch.ones(4, 10, dtype=torch.bool)), data["out"])
+    close(encoder(data["x"], torch.ones(4, 10, dtype=torch.bool, device=DEVICE)), data["out"])
 
 
 def test_video_specific_encoder():
@@ -92,7 +93,7 @@ def test_audio_decoder():
 def test_club():
     data, state = fixture("club")
     club = load(CLUB(8, 14, hidden=6, equations="released"), state, {"mean": "p_mu", "logvar": "p_logvar"})
-    valid = torch.ones(4, 10, dtype=torch.bool)
+    valid = torch.ones(4, 10, dtype=torch.bool, device=DEVICE)
     close(club.upper_bound(data["x"], data["y"], valid, data["perm"]), data["mi_upper_bound"])
     close(club.log_likelihood(data["x"], data["y"], valid), data["log_likelihood"])
 
@@ -103,7 +104,7 @@ def test_cross_cpc(modalities):
     names = {f"context.{m}": f"{m}_ar_lstm" for m in modalities}
     names |= {f"predict.{m}": f"{m}_predictors" for m in modalities}
     cpc = load(CrossCPC(modalities, 8, equations="released"), state, names)
-    valid = {m: torch.ones(4, 10, dtype=torch.bool) for m in modalities}
+    valid = {m: torch.ones(4, 10, dtype=torch.bool, device=DEVICE) for m in modalities}
     losses = cpc({m: data[m] for m in modalities}, valid, t=int(data["t"]))
     assert len(losses) == len(modalities) ** 2
     close(sum(losses.values()), data["nce"])
@@ -113,12 +114,12 @@ def test_cross_cpc(modalities):
 def test_codebook_three_steps(modalities):
     """Commitment, L_cmcm, their gradient, straight-through output and every buffer over three training steps."""
     data, _ = fixture("codebook_av" if len(modalities) == 2 else "codebook_avt")
-    book = Codebook(modalities, 12, 8, equations="released", mm_ema="aligned", reset="any")
+    book = Codebook(modalities, 12, 8, equations="released", mm_ema="aligned", reset="any").to(DEVICE)
     book.embedding.copy_(data["init/embedding"])
     book.weight.copy_(data["init/ema_weight"])
     book.count.copy_(data["init/ema_count"])
     close(book.idle.amin(0), data["init/unactivated_count"])
-    valid = {m: torch.ones(4, 10, dtype=torch.bool) for m in modalities}
+    valid = {m: torch.ones(4, 10, dtype=torch.bool, device=DEVICE) for m in modalities}
     for step in range(3):
         z = {m: data[f"step{step}/{m}/z"].clone().requires_grad_() for m in modalities}
         quantized = {m: book.quantize(z[m]) for m in modalities}

@@ -47,7 +47,7 @@ def parser():
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     run.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
-    run.add_argument("--compile", action="store_true", help="torch.compile the forward pass")
+    run.add_argument("--compile", action="store_true", help="torch.compile the step")
     run.add_argument("--resume", help="auto: continue --out if it holds latest.pt; or the path of a latest.pt")
     run.add_argument("--workers", type=int, default=2, help="loader processes with --cache disk")
     run.add_argument("--cache", default="auto", choices=CACHES,

@@ -131,11 +131,6 @@ class Method(nn.Module):
         """Parameters of the main optimiser: all but the terms' own estimators and momentum teachers."""
         return [p for p in self.parameters() if p.requires_grad]
 
-    def compile_parts(self):
-        """`torch.compile` every Φ, Ψ and term in place; the names in the checkpoint stay as they are."""
-        for part in (*self.model.semantic.values(), *(self.specific or {}).values(), *self.terms.values()):
-            part.compile()
-
     def clip_groups(self):
         """Lists of parameters whose gradient norm is clipped together."""
         if not self.clip_by_module:

@@ -77,9 +77,19 @@ def choose_device(name):
 # -- draws that all ranks make alike ---------------------------------------------------------------------------------
 
 
+@torch.library.custom_op("cmg::shared_rand", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def _shared_rand(n: int) -> torch.Tensor:  # an operator of its own, for torch.compile knows no generators
+    return torch.rand(n, generator=_shared, dtype=torch.float64)
+
+
+@_shared_rand.register_fake
+def _(n):
+    return torch.empty(n, dtype=torch.float64)
+
+
 def shared_rand(n, device):
     """n uniform numbers in [0, 1), float64 Tensor[n], the same on every rank as long as all of them draw alike."""
-    return torch.rand(n, generator=_shared, dtype=torch.float64).to(device, non_blocking=True)
+    return _shared_rand(n).to(device, non_blocking=True)
 
 
 def shared_permutation(n, device):

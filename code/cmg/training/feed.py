@@ -113,7 +113,7 @@ def windows(features, batches, device, workers):
         # A loader draws a seed when it is opened; from the global stream, a resumed run would draw once more.
         generator=torch.Generator(),
     )
-    for group, rows, window in zip(groups, needed, loader):
+    for window, group, rows in zip(loader, groups, needed):
         window = {k: v.to(device, non_blocking=True) for k, v in window.items()}
         place = {row: i for i, row in enumerate(rows)}
         for batch in group:

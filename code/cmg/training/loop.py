@@ -44,8 +44,9 @@ class Trainer:
             self.parameters, lr=options["lr"], weight_decay=options["weight_decay"],
             fused=True,
         )
+        self.encode, self.losses, self.update = method.encode, method.losses, method.update
         if options["compile"]:
-            method.compile_parts()
+            self.compile()
         self.epoch = self.batch = self.step = 0
         self.blocks = features.cache == "disk" and len(features) > BLOCKS * options["batch_size"]
         self.per_epoch = len(self.order())
@@ -53,6 +54,18 @@ class Trainer:
         if options["max_steps"] is not None:
             self.total = min(self.total, options["max_steps"])
         self.groups = method.clip_groups()
+
+    def compile(self):
+        """`torch.compile` the phases of the step: three graphs without breaks on a card.
+
+        On a CPU the library's compiler has no LSTM, and between processes no gathering with gradients: the graphs
+        break there.
+        """
+        alone = self.device.type == "cuda" and self.size == 1
+        torch._dynamo.config.allow_rnn = alone
+        self.encode, self.losses, self.update = (
+            torch.compile(phase, fullgraph=alone) for phase in (self.encode, self.losses, self.update)
+        )
 
     # -- one step ------------------------------------------------------------------------------------------------
 
@@ -64,7 +77,7 @@ class Trainer:
         their own part only, Ψ's vCLUB estimators take their steps on every part, and the codebook moves once, by the
         statistics of all parts together.
         """
-        method, options = self.method, self.options
+        options = self.options
         seed_shared(options["seed"], self.step)
         if self.step == 0 and options["codebook_init"] != "uniform":
             self.initialise(batch)
@@ -77,17 +90,16 @@ class Trainer:
         norms = [torch.nn.utils.clip_grad_norm_(g, options["clip_grad"] or math.inf) for g in self.groups]
         self.optimizer.step()
         state = joined([state for _, state in found])
-        method.update(state)
+        self.update(state)
         losses = {name: sum(values[name].detach() for values, _ in found) / parts for name in found[0][0]}
         return mean_over_ranks(losses), state, torch.stack(norms).norm()
 
     def backward(self, batch, weight):
         """Encode, fit, add the gradients of the weighted losses; returns (losses, state)."""
-        method = self.method
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options["precision"] == "bf16"):
-            state = method.encode(batch)
-            method.fit(state)
-            losses = method.losses(state)
+            state = self.encode(batch)
+            self.method.fit(state)
+            losses = self.losses(state)
         (weight * sum(losses.values())).backward()
         return losses, state
 

@@ -1,0 +1,58 @@
+"""`--compile`: the phases of a step trace into one graph each, are traced once, and give the losses of eager mode."""
+
+import pytest
+import torch
+from conftest import DEVICE, without_dropout
+from test_pretrain import SMALL, write_clips
+
+from cmg.data.features import FeatureSet
+from cmg.methods.base import build
+from cmg.pretrain import parse
+from cmg.training.loop import Trainer
+
+
+def losses_of(clips, flags, prepare):
+    """The losses of one epoch's five steps; `prepare(trainer)` may compile."""
+    options = vars(parse(["--data", clips, "--out", "x", *SMALL, *flags]))
+    features = FeatureSet(clips, options["modalities"])
+    torch.manual_seed(0)
+    method = without_dropout(build(features.shapes, options)).to(DEVICE).train()
+    trainer, found = Trainer(method, features, options, ".", torch.device(DEVICE)), []
+    prepare(trainer)
+    for batch in trainer.loader():
+        torch._dynamo.config.error_on_recompile = trainer.step > 1
+        losses, *_ = trainer.train_step(batch)
+        found.append(torch.stack(list(losses.values())))
+        trainer.step += 1
+    return torch.stack(found)
+
+
+@pytest.fixture
+def clips(tmp_path):
+    yield str(write_clips(tmp_path / "clips.h5"))
+    torch._dynamo.config.error_on_recompile = torch._dynamo.config.allow_rnn = False
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["paper", "official", "small"])
+def test_no_graph_breaks_and_no_recompiles(clips, preset):
+    """As on a card, but with a backend that runs what was traced: nothing has to be generated."""
+    def trace(trainer):
+        torch._dynamo.config.allow_rnn = True
+        trainer.encode, trainer.losses, trainer.update = (
+            torch.compile(phase, backend="eager", fullgraph=True)
+            for phase in (trainer.encode, trainer.losses, trainer.update)
+        )
+
+    flags = ["--preset", preset]
+    torch.testing.assert_close(losses_of(clips, flags, trace), losses_of(clips, flags, lambda trainer: None),
+                               rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE == "cpu", reason="code for a CPU takes minutes to generate; scripts/gpu_check.sh runs it")
+def test_compiled_equals_eager(clips):
+    flags = ["--modalities", "video", "audio"]
+    compiled = losses_of(clips, flags, Trainer.compile)
+    torch.testing.assert_close(compiled, losses_of(clips, flags, lambda trainer: None), rtol=1e-3, atol=1e-4)
