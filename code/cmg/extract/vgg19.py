@@ -13,8 +13,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB
 class VGG19:
     """`pool5` of VGG-19 (Simonyan and Zisserman 2015): 7×7 cells of 512 channels, averaged over a second's frames.
 
-    As the public features were made, but with torchvision's weights and their preprocessing. Those of the public AVE
-    features are older ones, which take BGR pictures without scaling: the two sets of features are not interchangeable.
+    As the public features were made, but with torchvision's weights and their preprocessing. Copies of the AVE scripts
+    use those of Keras, which take BGR pictures without scaling: the two sets of features are not interchangeable.
 
     Example
     -------
