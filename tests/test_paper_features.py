@@ -21,27 +21,27 @@ PAPER = ["--video-backbone", "vgg19", "--video-weights", "random:0", "--audio-ba
 def test_from_media_to_transfer(digit_media, tmp_path, capsys):
     """Random weights, so nothing is learned; every number must still find its way. One frame a second, for time."""
     videos, annotations = digit_media / "videos", digit_media / "annotations"
-    for name, ids in (("pretrain", ["pre_*"]), ("ave", ["ave_*_00[01]"])):
+    for name, ids in (("pretrain", ["pre_000[012]"]), ("ave", ["ave_train_00[01]", "ave_*_000"])):
         extract(["--videos", str(videos), "--select", *ids, *PAPER, "--out", str(tmp_path / f"{name}.h5")])
     file = FeatureFile(tmp_path / "pretrain.h5")
-    assert file.shapes == {"video": (2, 7, 7, 512), "audio": (2, 128)} and len(file.ids) == 4
+    assert file.shapes == {"video": (2, 7, 7, 512), "audio": (2, 128)} and len(file.ids) == 3
     assert {key: file.attrs[key] for key in ("backbone/video", "sha256/video", "backbone/audio", "sha256/audio",
                                              "frames_per_second", "precision")} == {
         "backbone/video": "vgg19", "sha256/video": "random:0", "backbone/audio": "vggish",
         "sha256/audio": "random:0", "frames_per_second": 1, "precision": "fp32"}
     for m in ("video", "audio"):
-        x, valid = file.read(m, range(4))
+        x, valid = file.read(m, range(3))
         assert valid.all() and x.min() == 0 and 0.05 < (x > 0).mean() < 0.95  # after a ReLU, neither dead nor full
         assert np.abs(x[0] - x[1]).max() > 0.1
     run = tmp_path / "run"
     pretrain.main(["--data", str(tmp_path / "pretrain.h5"), "--out", str(run), "--preset", "small", "--max-steps", "3",
-                   "--batch-size", "4", "--device", "cpu", "--codes", "16", "--dim", "32"])
+                   "--batch-size", "3", "--device", "cpu", "--codes", "16", "--dim", "32"])
     ave.main(["--checkpoint", str(run / "latest.pt"), "--data", str(tmp_path / "ave.h5"), "--annotations",
               str(annotations), "--probe-epochs", "2", "--probe-seeds", "1", "--probe-lr", "1e-3", "--device", "cpu",
               "--out", str(tmp_path / "results")])
     rows = json.loads((tmp_path / "results" / "results.json").read_text())
     assert {(row["source"], row["target"]) for row in rows} == {("video", "audio"), ("audio", "video")}
-    assert all(0 <= row["value"] <= 100 and row["n_test"] in (2, 4) for row in rows), rows
+    assert all(0 <= row["value"] <= 100 and row["n_test"] in (1, 2) for row in rows), rows
 
 
 def feature_file(path, **attrs):
