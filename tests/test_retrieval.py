@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cmg.data import captions as captions_command
 from cmg.data.captions import Caption, clip_of, read_captions
@@ -27,7 +28,8 @@ def test_ranks_agree_with_sorting():
     generator = torch.Generator().manual_seed(0)
     queries, gallery = (torch.randn(n, 6, generator=generator) for n in (23, 17))
     groups = torch.randint(0, 30, (23,), generator=generator), torch.randint(0, 30, (17,), generator=generator)
-    found = ranks(queries, gallery, *groups, chunk=5)
+    found = ranks(queries, gallery, *groups, chunk=5, block=4)
+    assert torch.equal(found, ranks(queries, gallery, *groups))
     q, g = queries.numpy().astype(float), gallery.numpy().astype(float)
     cosine = q @ g.T / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(g, axis=1)
     for n in range(23):
@@ -42,11 +44,32 @@ def test_ties_take_the_mean_place_of_random_orders():
     gallery = torch.tensor([[1.0, 0.0], [3.0, 1.0], [3.0, 1.0], [6.0, 2.0], [3.0, 1.0], [0.0, 1.0]])
     groups = torch.tensor([9, 9, 5, 9, 5, 9])
     query = torch.tensor([[1.0, 0.0]])
-    found = ranks(query, gallery, torch.tensor([5]), groups).item()
+    found = ranks(query, gallery, torch.tensor([5]), groups, block=2).item()
     firsts = [1 + min(order.index(2), order.index(4)) for order in permutations([1, 2, 3, 4])]
     assert found == pytest.approx(1 + np.mean(firsts))
     single = ranks(query, gallery, torch.tensor([7]), torch.tensor([9, 7, 9, 9, 9, 9])).item()
     assert single == (2 + 3 + 4 + 5) / 4
+
+
+def test_a_large_gallery_is_compared_in_blocks():
+    """20 000 × 20 000 items whose best match is known: no tensor of all pairs is ever made."""
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                self.size = max(self.size, out.numel())
+            return out
+
+    n = 20_000
+    angle = torch.arange(n).double() / n * torch.pi / 2  # cosines of neighbours differ by 3e-9, more than a tie
+    items, groups = torch.stack([angle.cos(), angle.sin()], 1), torch.arange(n)
+    queries = torch.tensor([0, 1, n - 1])
+    with Largest() as largest:
+        found = ranks(items[queries], items, groups[queries], groups, chunk=2, block=1000)
+        assert chance_at(1, groups, groups) == pytest.approx(100 / n)
+    assert found.tolist() == [1, 1, 1] and largest.size <= 2 * n
 
 
 def test_figures_of_ranks():

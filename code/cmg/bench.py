@@ -1,10 +1,13 @@
-"""What a pretraining step costs here: FLOPs, time, clips per second, memory, and the share of this machine's ceiling.
+"""What a pretraining step costs here: FLOPs, bytes, time, clips per second, memory, and the share of the ceilings.
 
-    python -m cmg.bench                                   # Uni-Code AVT at the published sizes, batch 80
-    python -m cmg.bench --modalities video audio --preset small --shapes digits
+    python -m cmg.bench                                              # Uni-Code AVT at the published sizes, batch 80
+    python -m cmg.bench --modalities video audio --batch-size 80 256 --precision bf16 --compile
+    python -m cmg.bench --epoch 40000 --device cuda                  # and a whole epoch over that many clips
 
-Random features of the published shapes; the step is the one that `cmg.pretrain` runs. The ceiling is the best matrix
-product measured on the same device in the same precision just before. Prints a table and writes JSON with `--out`.
+Random features of the published shapes, resident on the device in float16; the step and the feed are those of
+`cmg.pretrain`. The ceilings are the best matrix product in the same precision and the best copy, measured on the same
+device just before. torch's counter has no formula for LSTMs: their FLOPs are missing. Prints a table; `--out` adds
+JSON, and a roofline picture beside it.
 """
 
 import argparse
@@ -14,12 +17,17 @@ import statistics
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from cmg.bench_picture import roofline
 from cmg.cli import MODALITIES, Parser, command, git_commit, versions
 from cmg.downstream.results import markdown_table, write_atomically
+from cmg.errors import UserError
 from cmg.methods.base import build, defaults
 from cmg.presets import PRESETS
 from cmg.training.distributed import choose_device
@@ -29,23 +37,44 @@ from cmg.training.loop import Trainer
 SHAPES = {
     "paper": {"video": (10, 7, 7, 512), "audio": (10, 128), "text": (10, 768)},
     "digits": {"video": (10, 7, 7, 244), "audio": (10, 640), "text": (10, 300)},
+    "tiny": {"video": (5, 5, 5, 8), "audio": (5, 12), "text": (5, 10)},
 }
 
 
 class RandomFeatures:
-    """Stands in for a `FeatureSet` of n clips: the same attributes, one random batch kept on the device."""
+    """Stands in for a `FeatureSet` of n clips: float16 features, all on the device."""
 
-    cache = "host"
+    cache = "device"
 
     def __init__(self, shapes, n, device):
-        self.shapes, self.ids = shapes, [str(i) for i in range(n)]
-        generator = torch.Generator().manual_seed(0)
-        self.batch = {m: torch.randn(n, *shape, generator=generator).to(device) for m, shape in shapes.items()}
-        self.batch |= {f"valid/{m}": torch.ones(n, shape[0], dtype=torch.bool, device=device)
-                       for m, shape in shapes.items()}
+        self.shapes, self.ids, self.device = shapes, range(n), device
+        generator = torch.Generator(device).manual_seed(0)
+        self.features = {m: torch.empty(n, *shape, dtype=torch.float16, device=device) for m, shape in shapes.items()}
+        for x in self.features.values():
+            for part in x.split(1024):  # no second copy of the set
+                part.normal_(generator=generator)
 
     def __len__(self):
         return len(self.ids)
+
+    def stored(self, rows):
+        index = torch.as_tensor(rows).to(self.device, non_blocking=True)
+        batch = {m: x.index_select(0, index) for m, x in self.features.items()}
+        return batch | {f"valid/{m}": torch.ones(x.shape[:2], dtype=torch.bool, device=self.device)
+                        for m, x in batch.items()}
+
+
+class ByteCounter(TorchDispatchMode):
+    """Bytes that operators read and write, views aside: the traffic of a step in which nothing is fused."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.total += sum(x.numel() * x.element_size() for x in tree_leaves((args, kwargs, out))
+                              if isinstance(x, torch.Tensor))
+        return out
 
 
 def synchronise(device):
@@ -62,73 +91,169 @@ def timed(device, into):
     into.append(time.perf_counter() - began)
 
 
+def median_time(call, device, n=5):
+    call()
+    times = []
+    for _ in range(n):
+        with timed(device, times):
+            call()
+    return statistics.median(times)
+
+
 def matmul_ceiling(device, dtype):
     """Best FLOP/s of a square matrix product on this device: median of five after one for warm-up."""
-    n = 8192 if device.type == "cuda" else 2048
+    n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    times = []
-    for _ in range(5):
-        with timed(device, times):
-            a @ b
-    return 2 * n**3 / statistics.median(times)
+    return 2 * n**3 / median_time(lambda: a @ b, device)
 
 
-def measure(args, device):
-    """One record: what was run, and what it cost."""
+def copy_ceiling(device):
+    """Best bytes/s of a copy within the device's memory, reading and writing counted."""
+    x = torch.zeros(2**30 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    return 2 * len(x) / median_time(lambda: y.copy_(x), device)
+
+
+def make_trainer(args, device, batch_size, clips):
     options = defaults(args.preset, args.method) | {
-        "method": args.method, "epochs": 1, "max_steps": None, "batch_size": args.batch_size, "seed": 0,
-        "accumulate": 1, "precision": args.precision, "compile": args.compile, "codebook_init": "uniform",
+        "method": args.method, "epochs": 1, "max_steps": None, "batch_size": batch_size, "seed": 0, "accumulate": 1,
+        "precision": args.precision, "compile": args.compile, "codebook_init": "uniform", "workers": 0,
+        "log_every": 20, "save_every": 0, "checkpoint_epochs": 1,
     }
+    for name in ("dim", "specific_dim", "specific_steps"):
+        if getattr(args, name) is not None:
+            options[name] = getattr(args, name)
     shapes = {m: SHAPES[args.shapes][m] for m in args.modalities}
     torch.manual_seed(0)
     method = build(shapes, options).to(device).train()
-    features = RandomFeatures(shapes, args.batch_size, device)
-    trainer = Trainer(method, features, options, ".", device)
-    ceiling = matmul_ceiling(device, torch.bfloat16 if args.precision == "bf16" else torch.float32)
-    with FlopCounterMode(display=False) as counter:
-        trainer.train_step(features.batch)
+    return Trainer(method, RandomFeatures(shapes, clips, device), options, ".", device)
+
+
+def by_phase(trainer, batch, device, steps):
+    """Median milliseconds of each phase of a step, each waited for, so that their sum exceeds the step's time."""
+    spent = {}
+
+    def watched(name, call):
+        def run(*args, **kwargs):
+            with timed(device, spent.setdefault(name, [])):
+                return call(*args, **kwargs)
+        return run
+
+    places = {"encode (Φ, Ψ, codes)": (trainer, "encode"), "fit (vCLUB's steps)": (trainer.method, "fit"),
+              "losses": (trainer, "losses"), "optimiser": (trainer.optimizer, "step"), "codebook": (trainer, "update"),
+              "step": (trainer, "train_step")}
+    kept = {name: getattr(owner, call) for name, (owner, call) in places.items()}
+    for name, (owner, call) in places.items():
+        setattr(owner, call, watched(name, kept[name]))
+    for _ in range(steps):
+        trainer.train_step(batch)
+    for name, (owner, call) in places.items():
+        setattr(owner, call, kept[name])
+    found = {name: 1e3 * statistics.median(times) for name, times in spent.items()}
+    whole = found.pop("step")
+    return found | {"backward and the rest": max(0.0, whole - sum(found.values()))}
+
+
+@contextmanager
+def forward_flops(method, counter, into):
+    """Fill a dict with the GFLOP of the forward pass by part: every Φ, Ψ and term of a method."""
+    groups = {"Φ": method.model.semantic, "Ψ": method.specific or {}, "term": method.terms}
+    parts = {f"{group} {name}": part for group, found in groups.items() for name, part in found.items()}
+    handles, began = [], {}
+    for name, part in parts.items():
+        def before(module, args, name=name):
+            began[name] = counter.get_total_flops()
+
+        def after(module, args, output, name=name):
+            into[name] = into.get(name, 0.0) + (counter.get_total_flops() - began[name]) / 1e9
+
+        handles += [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def measure(args, device, batch_size, ceilings):
+    """One record: what was run, and what it cost."""
+    trainer = make_trainer(args, device, batch_size, batch_size)
+    batch = next(iter(trainer.loader()))
+    trainer.train_step(batch)  # compiles; makes the optimiser's state
+    compiled, method, parts = (trainer.encode, trainer.losses, trainer.update), trainer.method, {}
+    trainer.encode, trainer.losses, trainer.update = method.encode, method.losses, method.update  # to be counted
+    with FlopCounterMode(display=False) as counter, ByteCounter() as counted, forward_flops(method, counter, parts):
+        trainer.train_step(batch)
+    trainer.encode, trainer.losses, trainer.update = compiled
     for _ in range(args.warmup):
-        trainer.train_step(features.batch)
+        trainer.train_step(batch)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times = []
     for _ in range(args.steps):
         with timed(device, times):
-            trainer.train_step(features.batch)
+            trainer.train_step(batch)
     step = statistics.median(times)
     if device.type == "cuda":
-        peak, name = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_name(device)
+        peak = torch.cuda.max_memory_allocated(device)
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        name = f"CPU, {torch.get_num_threads()} threads"
-    flops = counter.get_total_flops()
+    flops, (matmul, copy) = counter.get_total_flops(), ceilings
+    floor = max(flops / matmul, counted.total / copy) if not args.compile else flops / matmul
     return {
-        "preset": args.preset, "modalities": list(args.modalities), "shapes": args.shapes,
-        "batch_size": args.batch_size, "precision": args.precision, "compile": args.compile, "device": name,
-        "gflop_per_step": flops / 1e9,
+        "preset": args.preset, "modalities": list(args.modalities), "shapes": args.shapes, "batch_size": batch_size,
+        "precision": args.precision, "compile": args.compile, "device": device_name(device),
+        "gflop_per_step": flops / 1e9, "gbyte_per_step": counted.total / 1e9,
         "step_ms": 1e3 * step, "step_ms_min": 1e3 * min(times), "step_ms_max": 1e3 * max(times), "steps": args.steps,
-        "clips_per_second": args.batch_size / step, "gflop_per_second": flops / step / 1e9,
-        "ceiling_gflop_per_second": ceiling / 1e9, "share_of_ceiling": flops / step / ceiling,
-        "peak_memory_mib": peak / 2**20, "parameters": sum(p.numel() for p in method.parameters()),
+        "clips_per_second": batch_size / step, "gflop_per_second": flops / step / 1e9,
+        "ceiling_gflop_per_second": matmul / 1e9, "ceiling_gbyte_per_second": copy / 1e9,
+        "share_of_ceiling": flops / step / matmul, "floor_ms": 1e3 * floor,
+        "peak_memory_mib": peak / 2**20, "parameters": sum(p.numel() for p in trainer.method.parameters()),
+        "phase_ms": by_phase(trainer, batch, device, max(1, args.steps // 2)),
+        "forward_gflop": dict(sorted(parts.items(), key=lambda part: -part[1])),
         "commit": git_commit(), "versions": versions(),
     }
+
+
+def whole_epoch(args, device, batch_size):
+    """Seconds of one epoch over `--epoch` clips as `cmg.pretrain` runs it, after two steps to warm up."""
+    trainer = make_trainer(args, device, batch_size, args.epoch)
+    batches = iter(trainer.loader())
+    for _ in range(2):
+        trainer.train_step(next(batches))
+    batches.close()
+    with timed(device, took := []):
+        for batch in trainer.loader():
+            trainer.train_step(batch)
+            trainer.step += 1
+    return {"epoch_clips": args.epoch, "epoch_steps": trainer.step, "epoch_s": took[0]}
+
+
+def device_name(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def table(record):
     rows = [
         ["FLOPs a step", f"{record['gflop_per_step']:.1f} G"],
+        ["bytes a step, nothing fused", f"{record['gbyte_per_step']:.2f} G"],
         ["step, median (min to max)",
          f"{record['step_ms']:.1f} ms ({record['step_ms_min']:.1f} to {record['step_ms_max']:.1f})"],
+        ["floor by the ceilings", f"{record['floor_ms']:.1f} ms"],
         ["clips per second", f"{record['clips_per_second']:.1f}"],
         ["achieved", f"{record['gflop_per_second']:.1f} GFLOP/s"],
         ["matrix product ceiling", f"{record['ceiling_gflop_per_second']:.1f} GFLOP/s"],
-        ["share of the ceiling", f"{100 * record['share_of_ceiling']:.1f} %"],
+        ["copy ceiling", f"{record['ceiling_gbyte_per_second']:.1f} GB/s"],
+        ["share of the product ceiling", f"{100 * record['share_of_ceiling']:.1f} %"],
         ["peak memory", f"{record['peak_memory_mib']:.0f} MiB"],
         ["parameters", f"{record['parameters'] / 1e6:.1f} M"],
     ]
+    if "epoch_s" in record:
+        rows.append([f"epoch of {record['epoch_clips']} clips", f"{record['epoch_s']:.1f} s"])
+    rows += [[f"time: {name}", f"{ms:.1f} ms"] for name, ms in record["phase_ms"].items()]
+    rows += [[f"forward: {name}", f"{gflop:.2f} GFLOP"] for name, gflop in list(record["forward_gflop"].items())[:6]]
     head = f"{record['preset']}, {' '.join(record['modalities'])}, batch {record['batch_size']}, {record['precision']}"
-    return markdown_table([head, record["device"]], rows)
+    return markdown_table([head + (", compiled" if record["compile"] else ""), record["device"]], rows)
 
 
 @command
@@ -138,24 +263,38 @@ def main(argv=None):
     p.add_argument("--preset", choices=sorted(PRESETS), default="paper")
     p.add_argument("--shapes", choices=sorted(SHAPES), default="paper", help="of the features")
     p.add_argument("--modalities", nargs="+", choices=MODALITIES, default=["video", "audio", "text"])
-    p.add_argument("--batch-size", type=int, default=80)
+    p.add_argument("--batch-size", type=int, nargs="+", default=[80], help="one record each")
+    p.add_argument("--dim", type=int, help="as in cmg.pretrain")
+    p.add_argument("--specific-dim", type=int, help="as in cmg.pretrain")
+    p.add_argument("--specific-steps", type=int, help="as in cmg.pretrain")
     p.add_argument("--steps", type=int, default=5, help="timed steps")
     p.add_argument("--warmup", type=int, default=1)
+    p.add_argument("--epoch", type=int, metavar="CLIPS", help="also time an epoch over that many clips")
     p.add_argument("--device", default="auto")
     p.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     p.add_argument("--compile", action="store_true")
-    p.add_argument("--out", help="JSON file")
+    p.add_argument("--out", help="JSON file, a list of records; the picture goes beside it as .svg")
     args = p.parse_args(argv)
+    if min(args.batch_size) < 2 or args.epoch is not None and args.epoch < 2 * max(args.batch_size):
+        raise UserError("--batch-size: expected at least 2, and --epoch at least two batches")
     device = choose_device(args.device)
     if args.precision == "tf32":
         torch.set_float32_matmul_precision("high")
     if device.type == "cpu":
         keep_freed_memory()
-    record = measure(args, device)
-    print(table(record))
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    ceilings = matmul_ceiling(device, dtype), copy_ceiling(device)
+    records = []
+    for batch_size in args.batch_size:
+        record = measure(args, device, batch_size, ceilings)
+        if args.epoch:
+            record |= whole_epoch(args, device, batch_size)
+        records.append(record)
+        print(table(record), end="\n\n", flush=True)
     if args.out:
-        write_atomically(args.out, json.dumps(record, indent=1) + "\n")
-    return record
+        write_atomically(args.out, json.dumps(records, indent=1) + "\n")
+        write_atomically(Path(args.out).with_suffix(".svg"), roofline(records))
+    return records
 
 
 if __name__ == "__main__":

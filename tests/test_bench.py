@@ -1,0 +1,96 @@
+"""The bench: counted FLOPs and bytes against hand counts, its records, the picture; loading; the check of a card."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from cmg import gpu_check
+from cmg.bench import ByteCounter, main
+from cmg.bench_loading import main as loading
+from cmg.bench_picture import roofline
+
+TINY = ["--shapes", "tiny", "--preset", "small", "--dim", "16", "--specific-dim", "8", "--device", "cpu",
+        "--steps", "2", "--warmup", "0"]
+
+
+def test_bytes_of_operators_views_aside():
+    a, b = torch.zeros(8, 4), torch.zeros(4, 2)
+    with ByteCounter() as counted:
+        c = a @ b
+        c.view(4, 4).t()
+        c.add_(1)
+    assert counted.total == 4 * (8 * 4 + 4 * 2 + 8 * 2) + 4 * 2 * (8 * 2)
+
+
+@pytest.mark.slow
+def test_records_and_picture(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    records = main([*TINY, "--batch-size", "4", "8", "--epoch", "20", "--out", str(out)])
+    assert json.loads(out.read_text())[1]["batch_size"] == 8
+    small, large = records
+    assert 1.9 < large["gflop_per_step"] / small["gflop_per_step"] < 2.1
+    assert large["epoch_clips"] == 20 and large["epoch_steps"] == 2 and large["epoch_s"] > 0
+    assert small["step_ms_min"] <= small["step_ms"] <= small["step_ms_max"]
+    assert small["floor_ms"] < small["step_ms"]
+    parts = small["forward_gflop"]
+    assert {"Φ audio", "Ψ video", "term rec"} <= set(parts)
+    # Ψ audio is one product of [4 clips × 2 seconds, 12] with [12, 16]
+    assert parts["Ψ audio"] == pytest.approx(2 * 4 * 2 * 12 * 16 / 1e9)
+    assert set(small["phase_ms"]) >= {"losses", "codebook", "optimiser"}
+    printed = capsys.readouterr().out
+    assert printed.count("matrix product ceiling") == 2 and "epoch of 20 clips" in printed
+    picture = out.with_suffix(".svg").read_text()
+    assert picture.count("<circle") == 2 and "VAT 8 fp32" in picture
+
+
+def test_roofline_puts_the_corner_where_the_ceilings_meet():
+    record = {"ceiling_gflop_per_second": 1000.0, "ceiling_gbyte_per_second": 10.0, "gflop_per_step": 50.0,
+              "gbyte_per_step": 5.0, "gflop_per_second": 100.0, "modalities": ["video"], "batch_size": 8,
+              "precision": "fp32", "compile": False, "device": "x"}
+    picture = roofline([record])
+    line = re.search(r'points="([^"]+)"', picture)[1]
+    corner = [float(v) for v in line.split()[1].split(",")]
+    # intensity 100 between 10 and 1000, 1000 GFLOP/s at the top of 100 … 1000
+    assert corner == pytest.approx([70 + 460 / 2, 30])
+    circle = [float(v) for v in re.search(r'cx="([\d.]+)" cy="([\d.]+)"', picture).groups()]
+    assert circle == pytest.approx([70, 330])  # on the slope: 10 FLOP a byte at 10 GB/s are 100
+
+
+def test_loading_costs_are_all_measured(tmp_path, capsys):
+    from test_pretrain import write_clips
+
+    path = write_clips(tmp_path / "clips.h5", n=64)
+    record = loading(["--data", str(path), "--batch-size", "2", "--out", str(tmp_path / "loading.json")])
+    assert json.loads((tmp_path / "loading.json").read_text()) == record
+    assert record["clips"] == 64 and record["bytes_per_clip"] == 4 * (6 * 5 * 5 * 8 + 6 * 12 + 6 * 10)
+    assert list(record["us_per_clip"]) == ["copy", "disk, blocks", "disk, row by row", "memory"]
+    assert min(record["us_per_clip"].values()) > 0 and "times a copy" in capsys.readouterr().out
+
+
+# -- the check of a card ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_check_without_a_card_is_one_line_and_status_2(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        gpu_check.main(["--out", str(tmp_path / "out")])
+    assert stop.value.code == 2 and not (tmp_path / "out").exists()
+    assert capsys.readouterr().err == ("cmg.gpu_check: error: no CUDA device here: nothing to check (a rehearsal: "
+                                       "--device cpu --small)\n")
+
+
+@pytest.mark.slow
+def test_check_rehearsed(tmp_path, monkeypatch, capsys):
+    """Two of its parts as they are, and one that fails without stopping them."""
+    monkeypatch.setitem(gpu_check.PARTS, "bench", lambda args, folder: gpu_check.python("cmg.bench", "--colour"))
+    with pytest.raises(SystemExit) as stop:
+        gpu_check.main(["--device", "cpu", "--small", "--parts", "bench", "tests", "epoch", "--out", str(tmp_path)])
+    assert stop.value.code == 1 and capsys.readouterr().err.endswith("failed: bench\n")
+    record = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert "--colour" in record["parts"]["bench"]["error"] and "11 passed" in record["parts"]["tests"]["found"]["tests"]
+    assert record["parts"]["epoch"]["found"]["epoch_steps"] == 10
+    page = (tmp_path / "gpu_check.md").read_text()
+    assert page.count("| passed |") == 2 and page.count("| FAILED |") == 1 and record["commit"] in page
+    assert {path.name for path in tmp_path.iterdir()} == {"gpu_check.json", "gpu_check.md"}
