@@ -107,6 +107,7 @@ def windows(features, batches, device, workers):
     by `workers` processes that are a window ahead; the batches are then picked from memory."""
     groups = [batches[i : i + BLOCKS] for i in range(0, len(batches), BLOCKS)]
     needed = [sorted({row for rows in group for row in rows}) for group in groups]
+    workers = min(workers, len(groups))  # one that never gets work may fail while it is shut down
     loader = torch.utils.data.DataLoader(
         Stored(features), batch_sampler=needed, collate_fn=keep, num_workers=workers,
         pin_memory=device.type == "cuda", prefetch_factor=1 if workers else None,

@@ -101,6 +101,8 @@ class Trainer:
             self.method.fit(state)
             losses = self.losses(state)
         (weight * sum(losses.values())).backward()
+        if weight < 1:  # one part of several: what only its own terms read need not wait for the others
+            state = replace(state, features={}, front={}, specific={}, pooled={})
         return losses, state
 
     @torch.no_grad()
@@ -255,5 +257,4 @@ def joined(states):
 
     quantized = {m: q._make(torch.cat([p.detach() for p in parts]) for parts in zip(*(s.quantized[m] for s in states)))
                  for m, q in states[0].quantized.items()}
-    return replace(states[0], features={}, front={}, specific={}, pooled={}, valid=cat("valid"),
-                   semantic=cat("semantic"), quantized=quantized)
+    return replace(states[0], valid=cat("valid"), semantic=cat("semantic"), quantized=quantized)
