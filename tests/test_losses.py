@@ -12,7 +12,7 @@ from cmg.losses.matching import CodeMatching
 from cmg.methods.base import State
 from cmg.methods.terms import Alignment, Commitment
 from cmg.models.codebook import Codebook
-from cmg.models.semantic import Dropout, masked_mean, mse
+from cmg.models.semantic import masked_mean, mse
 from cmg.models.specific import constant_map
 
 
@@ -208,27 +208,6 @@ def test_a_constant_map_is_folded_exactly(h, w):
     assert_close(folded, whole)
     for ours, theirs in zip(*(torch.autograd.grad(y.square().sum(), (x, weight)) for y in (folded, whole))):
         assert_close(ours, theirs)
-
-
-# -- dropout ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("p", [0.1, 0.5])
-def test_dropout_drops_its_share_and_keeps_the_mean(p):
-    torch.manual_seed(0)
-    x = torch.ones(1000, 999, requires_grad=True)
-    y = Dropout(p)(x)
-    y.sum().backward()
-    assert y.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-4)
-    assert torch.equal(x.grad, y)  # the same mask in both directions
-    assert (y == 0).double().mean().item() == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 999_000))
-    for axis in (0, 1):  # no pattern along rows or columns: each share is binomial
-        share = (y == 0).double().mean(axis)
-        assert share.std().item() == pytest.approx(math.sqrt(p * (1 - p) / 1000), rel=0.1)
-    neighbours = ((y[:, 1:] == 0) & (y[:, :-1] == 0)).double().mean().item()
-    assert neighbours == pytest.approx(p * p, rel=0.02)
-    assert torch.equal(Dropout(p).eval()(x), x) and torch.equal(Dropout(0.0)(x), x)
-    assert Dropout(1.0)(x).abs().sum() == 0
 
 
 # -- commitment and alignment ----------------------------------------------------------------------------------------

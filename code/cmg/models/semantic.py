@@ -59,24 +59,6 @@ class WordEncoder(nn.Module):
         return self.lstm(x)[0]
 
 
-class Dropout(nn.Dropout):
-    """Dropout whose mask costs a CPU an eighth: 16 random bits decide on an element, p to the nearest 1/65536.
-
-    The library draws a double for every element, which takes 5 % of a small step on a CPU. Elsewhere this is the
-    library's own.
-    """
-
-    def forward(self, x):
-        if not self.training or not self.p or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(x)
-        n, kept = x.numel(), 65536 - round(self.p * 65536)
-        if not kept:
-            return x * 0.0
-        bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
-        mask = bits.view(torch.int16)[:n].view(x.shape) < kept - 32768  # int16 covers -32768 … 32767
-        return x * mask.to(x.dtype).mul_(65536 / kept)
-
-
 class TemporalEncoder(nn.Module):
     """Linear to D, then a post-norm transformer over time without positional code: [B, T, C] -> [B, T, D]."""
 
@@ -85,9 +67,7 @@ class TemporalEncoder(nn.Module):
         self.project = nn.Linear(in_dim, dim)
 
         def layer():
-            one = nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True)
-            one.dropout, one.dropout1, one.dropout2 = (Dropout(dropout) for _ in range(3))
-            return one
+            return nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True)
 
         self.encoder = nn.TransformerEncoder(layer(), layers, enable_nested_tensor=False)
         self.encoder.layers = nn.ModuleList(layer() for _ in range(layers))  # own draws: the library clones one layer
