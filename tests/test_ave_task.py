@@ -358,6 +358,20 @@ def test_sweep_choice_does_not_read_test_labels(run, clips):
     assert {row["value"] for row in rows if row["metric"] == "accuracy"} == {0.0}
 
 
+def test_choose_only_leaves_the_test_split_alone(run, monkeypatch):
+    """The very scores and the very choice of a whole evaluation, and no result."""
+    call(run)
+    folder = run / "run"
+    sweep, best = (folder / "ave_sweep_strict.json").read_text(), (folder / "best.pt").read_bytes()
+    for name in ("ave_sweep_strict.json", "best.pt", "results.json"):
+        (folder / name).unlink()
+    tokens, asked = ave.Encoded.tokens, set()
+    monkeypatch.setattr(ave.Encoded, "tokens", lambda self, split, m: asked.add(split) or tokens(self, split, m))
+    call(run, "--choose-only")
+    assert (folder / "ave_sweep_strict.json").read_text() == sweep and (folder / "best.pt").read_bytes() == best
+    assert asked == {"train", "val"} and not (folder / "results.json").exists()
+
+
 def test_one_checkpoint_elsewhere_and_paper(run, capsys):
     rows = call(run, "--source", "video", "--protocol", "paper", "--probe-lr", "0.01",
                 checkpoint=run / "run" / "epoch_002.pt", out=run / "elsewhere")
@@ -400,6 +414,7 @@ def test_real_model(tmp_path, clips):
     (["--source", "audio", "--target", "audio"], {}, "--target audio: the same as --source"),
     (["--probe-epochs", "0"], {}, "--probe-epochs 0: expected at least 1"),
     (["--probe-lr", "-1"], {}, "--probe-lr -1.0: expected above 0"),
+    (["--choose-only", "--protocol", "paper"], {}, "--choose-only: paper has no test split"),
     (["--prob-lr", "1"], {}, "unrecognized arguments: --prob-lr 1"),
 ])
 def test_wrong_flags_are_one_line(run, capsys, monkeypatch, flags, replaced, message):

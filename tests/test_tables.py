@@ -12,7 +12,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from cmg import tables
+from cmg import table_cells, tables
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
 from cmg.errors import UserError
 from cmg.table_file import fill, read_settings, read_table
@@ -36,7 +36,8 @@ def test_table_files_of_the_repository_parse():
         names = {name for _, name, _, _ in string.Formatter().parse(text) if name}
         settings = {name: ["x"] for name in names}
         for name, flags in table.rows.items():
-            parse(["--data", "x.h5", "--out", "x", *fill(flags, settings, name)])
+            for trial in table.trials.get(name, [[]]):
+                parse(["--data", "x.h5", "--out", "x", *fill(flags, settings, name), *table.trial_flags, *trial])
         for one in table.evaluations:
             parser = importlib.import_module(one.module).parser()
             args = parser.parse_args(["--checkpoint", "x", *fill(one.arguments, settings, one.name)])
@@ -124,22 +125,28 @@ class Processes:
     """Stands in for the processes of a table: notes who was called and leaves behind what they would."""
 
     def __init__(self):
-        self.calls, self.fails = [], set()
+        self.calls, self.arguments, self.fails = [], [], set()
 
     def __call__(self, workers, log, module, *arguments):
         task = module.rpartition(".")[2]
         self.calls.append(task)
+        self.arguments.append(arguments)
         given = {flag: value for flag, value in zip(arguments, arguments[1:]) if flag.startswith("--")}
-        if task in self.fails:
+        if self.fails & {task, *arguments}:
             log.write(f"{task} says why\n")
             log.flush()
             return 2
         folder = Path(given["--out"])
         folder.mkdir(parents=True, exist_ok=True)
         if task == "pretrain":
-            (folder / "args.json").write_text(json.dumps({"commit": "c0", "flags": {"batch_size": 10}}))
+            (folder / "args.json").write_text(json.dumps({"commit": "c0", "flags": {"batch_size": 10, **given}}))
             # 20 steps of 10 clips at 10 clips a second, 20 at 20
             (folder / "metrics.csv").write_text("step,train/clips_per_s\n0,1\n20,10\n40,20\n")
+        elif "--choose-only" in arguments:  # the score is what --lr says
+            lr = float(json.loads((Path(given["--checkpoint"]) / "args.json").read_text())["flags"]["--lr"])
+            (folder / "ave_sweep_strict.json").write_text(json.dumps([
+                {"checkpoint": f"epoch_00{n}.pt", "epoch": n, "score": lr - n, "video → audio": 2 * lr,
+                 "audio → video": 0} for n in range(2)]))
         else:
             (folder / "results.json").write_text(json.dumps([row("accuracy", 50.0 + float(given.get("--seed", 0)))]))
         return 0
@@ -148,7 +155,7 @@ class Processes:
 @pytest.fixture
 def processes(monkeypatch):
     stand_in = Processes()
-    monkeypatch.setattr(tables.Workers, "call", lambda *args: stand_in(*args))
+    monkeypatch.setattr(table_cells.Workers, "call", lambda *args: stand_in(*args))
     return stand_in
 
 

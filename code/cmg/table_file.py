@@ -14,6 +14,15 @@ one --set gives several, and `{run}` for the run folder. An evaluation reads the
 folder unless it says otherwise (`--checkpoint {run}/latest.pt`).
 
 AVE under `strict` chooses this checkpoint, so it comes before all others, whatever the order of the lines.
+
+Rows may be tuned. The first trial of a row is the row as it stands; `? name: flags` is one more, with these flags after
+the row's own. What trials share that rows do not, fewer epochs say, stands in a line `?*: flags`:
+
+    ? full: --w-cmcm 10
+    ?*: --epochs 8
+
+All rows get the same number of trials, or none gets any. The row is run with the flags of its best trial (see
+cmg/table_sweep.py).
 """
 
 import importlib.util
@@ -40,10 +49,13 @@ class Evaluation(NamedTuple):
 
 
 class Table(NamedTuple):
-    """rows : dict name -> list of flags; evaluations : list of Evaluation, the one that chooses first."""
+    """rows : dict name -> list of flags; evaluations : list of Evaluation, the one that chooses first; trials : dict
+    name -> what each trial adds to the row's flags, nothing for the first; trial_flags : what all trials share."""
 
     rows: dict[str, list[str]]
     evaluations: list[Evaluation]
+    trials: dict[str, list[list[str]]]
+    trial_flags: list[str]
 
 
 def read_table(path) -> Table:
@@ -52,13 +64,14 @@ def read_table(path) -> Table:
     Raises
     ------
     UserError
-        No such file, a line that is neither row nor evaluation, a name that occurs twice, an evaluation that is no
-        task of this package, or nothing to run or to evaluate. The line is named.
+        No such file, a line that is neither row nor evaluation nor trial, a name that occurs twice, an evaluation that
+        is no task of this package, a trial of no row above it or of fewer rows than others have, trials without AVE to
+        judge them, or nothing to run or to evaluate. The line is named.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such table file")
-    rows, evaluations, common = {}, {}, []
+    rows, evaluations, common, trials, shared = {}, {}, [], {}, None
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         line = line.split("#")[0].strip()
         if not line:
@@ -74,6 +87,18 @@ def read_table(path) -> Table:
             if slug(found.name) in {slug(other) for other in evaluations}:
                 raise UserError(f"{place}: a second evaluation {found.name!r}; expected every name once")
             evaluations[found.name] = found
+        elif name.startswith("?"):
+            name, flags = name[1:].strip(), shlex.split(flags)
+            if name == "*":
+                if shared is not None:
+                    raise UserError(f"{place}: a second line ?*; expected one")
+                shared = flags
+            elif name not in rows:
+                raise UserError(f"{place}: a trial of {name!r}; expected a row above it, of the very same name")
+            elif flags in trials.setdefault(name, [[]]):
+                raise UserError(f"{place}: a trial that {name!r} has already; expected other flags")
+            else:
+                trials[name].append(flags)
         elif slug(name) in {slug(other) for other in rows}:
             raise UserError(f"{place}: a second row {name!r}; expected every name once")
         else:
@@ -82,7 +107,24 @@ def read_table(path) -> Table:
         raise UserError(f"{path}: no rows; expected lines `name: flags`")
     if not evaluations:
         raise UserError(f"{path}: no evaluations; expected lines `@ave: cmg.downstream.ave …`")
-    return Table(rows, sorted(evaluations.values(), key=lambda one: not one.chooses))
+    table = Table(rows, sorted(evaluations.values(), key=lambda one: not one.chooses), trials, shared or [])
+    _check_trials(table, path)
+    return table
+
+
+def _check_trials(table: Table, path: Path):
+    """Tuning that is not alike for all rows makes a table unfair."""
+    if not table.trials:
+        if table.trial_flags:
+            raise UserError(f"{path}: a line ?* and no trials; expected lines `? row: flags`")
+        return
+    counts = {name: len(table.trials.get(name, [[]])) for name in table.rows}
+    most = max(counts, key=counts.get)
+    for name, count in counts.items():
+        if count < counts[most]:
+            raise UserError(f"{path}: row {name!r} has {count} of {counts[most]} trials; expected as many as {most!r}")
+    if not table.evaluations[0].chooses:
+        raise UserError(f"{path}: trials and nothing to judge them by; expected cmg.downstream.ave, strict")
 
 
 def _evaluation(head: str, words: list[str], place: str) -> Evaluation:

@@ -9,6 +9,8 @@ from statistics import mean, stdev
 
 from cmg.downstream.charts import Series, draw_bars, draw_lines
 from cmg.downstream.results import markdown_table, write_atomically
+from cmg.table_paper import compare, markdown_comparison
+from cmg.table_sweep import markdown_sweep, spoken
 
 
 def spread(values):
@@ -72,8 +74,9 @@ def plus_minus(line, key):
     return f"{line[key]:.1f} ± {line[f'{key}_std']:.1f}" if len(line["seeds"]) > 1 else f"{line[key]:.1f}"
 
 
-def markdown(summary, evaluations, cells) -> str:
-    """Transfer of every row in every column, then own modalities, chance and sharing line by line."""
+def markdown(summary, evaluations, cells, sweep=None, published=None) -> str:
+    """Transfer of every row in every column; own modalities, chance and sharing line by line; the same figures beside
+    the published ones, where there are any; and what was tuned, where a sweep went before."""
     shown = columns(summary, evaluations)
     lines = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
     names = list(dict.fromkeys(line["name"] for line in summary))
@@ -98,21 +101,38 @@ def markdown(summary, evaluations, cells) -> str:
           f"{line['chance']:.1f}", "–" if line["match_rate"] is None else f"{line['match_rate']:.1f}",
           "–" if line["code_overlap"] is None else f"{line['code_overlap']:.2f}", str(line["n_test"]),
           str(len(line["seeds"])), ", ".join(line["commits"])] for line in order])
-    return f"{wide}\n\n{details}\n"
+    parts = [f"{wide}\n", f"{details}\n"]
+    comparison = compare(summary, shown, published or {})
+    if comparison:
+        parts.append(markdown_comparison(comparison))
+    if sweep:
+        parts.append(markdown_sweep(sweep, names))
+    return "\n".join(parts)
 
 
-def write_table(out, summary, evaluations, cells):
-    """table.md, table.csv (a line for every figure), table.json (the same, and every cell) and table.png."""
-    out = Path(out)
-    flat = [line | {key: " ".join(map(str, line[key])) for key in ("seeds", "values", "commits")} for line in summary]
+def write_table(out, summary, evaluations, cells, sweep=None, published=None):
+    """table.md, table.csv (a line for every figure), table.json (the same, every cell and trial) and table.png."""
+    out, shown = Path(out), columns(summary, evaluations)
+    comparison = compare(summary, shown, published or {})
+    paper = {(one["row"], one["task"], one["direction"], one["metric"]): one["published"]
+             for one in comparison.get("figures", ())}
+    flat = []
+    for line in summary:
+        flat.append(line | {key: " ".join(map(str, line[key])) for key in ("seeds", "values", "commits")})
+        flat[-1]["published"] = paper.get((line["name"], line["task"], line["direction"], line["metric"]))
+        if sweep:
+            tuned = sweep["rows"][line["name"]]
+            flat[-1]["trials"] = "; ".join(spoken(trial["flags"]) for trial in tuned["trials"])
+            flat[-1]["chosen"] = spoken(tuned["trials"][tuned["chosen"]]["flags"])
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(flat[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     write_atomically(out / "table.csv", buffer.getvalue())
-    content = {"lines": summary, "cells": [cell.account() for cell in cells]}
+    content = {"lines": summary, "cells": [cell.account() for cell in cells], "sweep": sweep or {},
+               "comparison": comparison}
     write_atomically(out / "table.json", json.dumps(content, indent=1) + "\n")
-    write_atomically(out / "table.md", markdown(summary, evaluations, cells))
+    write_atomically(out / "table.md", markdown(summary, evaluations, cells, sweep, published))
     draw(out / "table.png", summary, evaluations)
 
 

@@ -9,201 +9,24 @@ that they print is in OUT/<row>-seed<seed>.log. What is finished is not done aga
 evaluation: a task added to the table file runs alone. An interrupted pretraining continues. A cell that another commit
 made is kept, and the table says so.
 
+Where the table file gives rows several trials, these come first, and every row is run with the flags of the trial that
+does best on AVE's validation split (see cmg/table_sweep.py). Where published figures lie beside it, the table has them
+beside its own, and how far the rows come in the same order (see cmg/table_paper.py).
+
 Writes table.md, table.csv, table.json and table.png into OUT.
 """
 
 import argparse
-import csv
-import fcntl
-import json
-import os
-import signal
-import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cmg.cli import Parser, command
-from cmg.downstream.results import write_atomically
 from cmg.errors import UserError
-from cmg.table_file import fill, read_settings, read_table, slug
+from cmg.table_cells import Cell, fill_in
+from cmg.table_file import fill, read_settings, read_table
+from cmg.table_paper import read_published
 from cmg.table_report import markdown, summarise, write_table
-
-
-class Cell:
-    """One run of a row: its folder, and the commands that fill it.
-
-    `cell.json` is written after every step, so it tells what is done: the flags that were pretrained with, and the
-    arguments and minutes of every evaluation.
-    """
-
-    def __init__(self, name, flags, seed, evaluations, args):
-        self.name, self.seed, self.args = name, seed, args
-        self.folder = Path(args.out) / f"{slug(name)}-seed{seed}"
-        settings = read_settings(args.set) | {"run": [str(self.folder)]}
-        self.flags = fill(flags, settings, f"row {name!r}")
-        self.evaluations = evaluations
-        self.calls = {one.name: fill(one.arguments, settings, f"evaluation {one.name!r}") for one in evaluations}
-        try:
-            self.record = json.loads((self.folder / "cell.json").read_text())
-        except FileNotFoundError:
-            self.record = None
-        except ValueError:
-            raise UserError(f"{self.folder / 'cell.json'}: no record of a cell; expected another --out") from None
-        if self.record and names_only(self.record["flags"]) != names_only(self.flags):
-            raise UserError(f"row {name!r}: {self.folder} was pretrained with other flags; expected the same, or "
-                            "another name or --out")
-
-    @property
-    def pretrained(self):
-        return self.record is not None
-
-    def missing(self):
-        """Evaluations that have not been made, or were made with other arguments."""
-        done = self.record.get("evaluations", {}) if self.record else {}
-        return [one for one in self.evaluations
-                if one.name not in done or done[one.name]["arguments"] != names_only(self.calls[one.name])]
-
-    @property
-    def finished(self):
-        return self.pretrained and not self.missing()
-
-    def run(self, workers):
-        """Pretrain and evaluate, as far as it is not done. Raises with the last line of what failed first."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.log = self.folder.parent / f"{self.folder.name}.log"
-        with open(self.log, "a") as log:
-            try:
-                # The children inherit the open file, and with it the lock: it holds as long as any of them lives.
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"row {self.name!r}, seed {self.seed}: another process is at work in {self.folder}") \
-                    from None
-            if not self.pretrained:
-                self.call(workers, log, "cmg.pretrain", "--data", *self.args.data, *self.flags,
-                          "--seed", str(self.seed), "--out", str(self.folder), "--resume", "auto",
-                          "--device", self.args.device)
-                self.note({"name": self.name, "seed": self.seed, "flags": self.flags, "evaluations": {}})
-            failures = {}
-            while todo := [one for one in self.missing() if one.name not in failures]:
-                try:
-                    self.evaluate(todo[0], workers, log)
-                except UserError as error:
-                    failures[todo[0].name] = error
-                    if todo[0].chooses:  # the others would read another checkpoint than the one that it chooses
-                        break
-            for error in failures.values():
-                raise error
-
-    def evaluate(self, one, workers, log):
-        start = time.monotonic()
-        # Rows of an outdated evaluation that this one has no row for would stay.
-        (self.folder / slug(one.name) / "results.json").unlink(missing_ok=True)
-        self.call(workers, log, one.module, "--checkpoint", str(self.folder), *self.calls[one.name],
-                  "--out", str(self.folder / slug(one.name)), "--device", self.args.device)
-        # A new choice of the checkpoint outdates what was measured on the old one.
-        kept = {} if one.chooses else self.record.get("evaluations", {})
-        entry = {"arguments": names_only(self.calls[one.name]), "minutes": round((time.monotonic() - start) / 60, 3)}
-        self.note(self.record | {"evaluations": kept | {one.name: entry}})
-
-    def call(self, workers, log, module, *arguments):
-        returncode = workers.call(log, module, *arguments)
-        if returncode:
-            told = self.log.read_text(errors="replace").strip().splitlines()
-            last = told[-1] if told else f"{module} ended with status {returncode}"
-            raise UserError(f"row {self.name!r}, seed {self.seed}: {last} (all of it: {self.log})")
-
-    def note(self, record):
-        self.record = record
-        write_atomically(self.folder / "cell.json", json.dumps(record, indent=1) + "\n")
-
-    # -- what there is to report -----------------------------------------------------------------------------------
-
-    def results(self):
-        """dict evaluation -> rows of its results.json, of all evaluations that are done."""
-        missing = self.missing()
-        return {one.name: json.loads((self.folder / slug(one.name) / "results.json").read_text())
-                for one in self.evaluations if one not in missing}
-
-    def account(self):
-        """Who made this cell, and how long it took: minutes and commit of the pretraining and of every evaluation."""
-        made = json.loads((self.folder / "args.json").read_text())
-        done = self.record.get("evaluations", {})
-        return {"name": self.name, "seed": self.seed, "folder": str(self.folder), "commit": made["commit"],
-                "minutes": round(self.minutes(made["flags"]["batch_size"]), 3),
-                "evaluations": {name: {"commit": rows[0]["commit"], "minutes": done[name]["minutes"]}
-                                for name, rows in self.results().items()}}
-
-    def minutes(self, batch):
-        """Training time from the logged rates, so that interruptions and idle time between them do not count."""
-        with open(self.folder / "metrics.csv", newline="") as file:
-            rows = [(int(row["step"]), float(row["train/clips_per_s"])) for row in csv.DictReader(file)]
-        return sum((b - a) * batch / rate for (a, _), (b, rate) in zip(rows, rows[1:])) / 60
-
-
-def names_only(arguments):
-    """Arguments with every path reduced to its last part: a folder that moved holds the same results."""
-    return [Path(word).name if "/" in word else word for word in arguments]
-
-
-class Workers:
-    """The processes that cells run in, `jobs` at once, each with its share of the cores."""
-
-    def __init__(self, jobs):
-        self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-        self.running, self.stopped, self.lock = set(), False, threading.Lock()
-
-    def call(self, log, module, *arguments):
-        """Run a module to its end -> exit status."""
-        package = str(Path(__file__).resolve().parents[1])  # the children find this very package, installed or not
-        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": path}
-        with self.lock:
-            if self.stopped:
-                raise UserError("interrupted")
-            child = subprocess.Popen([sys.executable, "-m", module, *arguments], env=env, stdout=log, stderr=log)
-            self.running.add(child)
-        try:
-            return child.wait()
-        finally:
-            with self.lock:
-                self.running.discard(child)
-
-    def stop(self):
-        """End all processes and start no more."""
-        with self.lock:
-            self.stopped = True
-            for child in self.running:
-                child.terminate()
-
-
-def fill_in(cells, jobs):
-    """Run what the cells lack -> one line for every cell that failed. An interrupt ends the processes."""
-    workers, failures = Workers(jobs), []
-
-    def run(cell):
-        cell.run(workers)
-        print(f"done: {cell.name}, seed {cell.seed}", file=sys.stderr)
-
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: take the processes along
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run, cell) for cell in cells]
-        try:
-            for future in futures:
-                try:
-                    future.result()
-                except UserError as error:  # the other cells go on
-                    failures.append(str(error))
-                    print(f"failed: {error}", file=sys.stderr)
-        except KeyboardInterrupt:
-            workers.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    return failures
+from cmg.table_sweep import tune
 
 
 def parser():
@@ -235,10 +58,15 @@ def main(argv=None):
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: expected at least 1")
     table = read_table(args.table)
-    rows = chosen("--rows", args.rows, list(table.rows), args.table)
+    names = chosen("--rows", args.rows, list(table.rows), args.table)
     tasks = chosen("--tasks", args.tasks, [one.name for one in table.evaluations], args.table)
     evaluations = [one for one in table.evaluations if one.name in tasks]
-    cells = {(name, seed): Cell(name, table.rows[name], seed, evaluations, args) for name in rows
+    published = read_published(args.table)
+    settings = read_settings(args.set) | {"run": ["run"]}
+    for one in evaluations:  # what --set lacks is told before the trials, not after
+        fill(one.arguments, settings, f"evaluation {one.name!r}")
+    rows, sweep, failed = tune(table, names, args)
+    cells = {(name, seed): Cell(name, flags, seed, evaluations, args) for name, flags in rows.items()
              for seed in dict.fromkeys(args.seeds)}
     # Seed by seed, so that a table that is stopped early has all of its rows.
     missing = [cell for cell in cells.values() if not cell.finished]
@@ -248,10 +76,11 @@ def main(argv=None):
     present = [cell for cell in cells.values() if cell.pretrained]
     if any(cell.results() for cell in present):
         summary = summarise(present)
-        write_table(args.out, summary, evaluations, present)
-        print(markdown(summary, evaluations, present) + f"\n{Path(args.out) / 'table.md'}")
-    if failures:
-        raise UserError(f"{len(failures)} of {len(cells)} cells failed; first: {failures[0]}")
+        write_table(args.out, summary, evaluations, present, sweep, published)
+        print(markdown(summary, evaluations, present, sweep, published) + f"\n{Path(args.out) / 'table.md'}")
+    if failed or failures:
+        trials = f"{len(failed)} trials and " if failed else ""
+        raise UserError(f"{trials}{len(failures)} of {len(cells)} cells failed; first: {(failed + failures)[0]}")
 
 
 if __name__ == "__main__":

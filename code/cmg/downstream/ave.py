@@ -240,6 +240,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its epoch_*.pt are swept")
     p.add_argument("--data", nargs="+", required=True, help="feature files, or: synthetic (as pretrained on)")
     p.add_argument("--annotations", help="folder of AVE's Annotations.txt and splits; not needed with synthetic")
+    p.add_argument("--choose-only", action="store_true", help="strict: score the checkpoints on val, mark best.pt, and "
+                   "leave the test split alone")
     add_probe_flags(p)
     return p
 
@@ -271,6 +273,8 @@ def open_task(args, content, device) -> AveTask:
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
+    if args.choose_only and args.protocol != "strict":
+        raise UserError(f"--choose-only: {args.protocol} has no test split to leave alone; expected --protocol strict")
     device = choose_device(args.device)
     paths = find_checkpoints(args.checkpoint)
     out = output_folder(args, paths[0])
@@ -285,10 +289,8 @@ def main(argv=None):
         if best is None or validation.score > best[0].score:  # the earlier one of equals
             best = validation, path, content
     validation, path, content = best
-    rows = task.report(validation)
-    rows = with_origin(rows, path, content)
     split = "val" if args.protocol == "strict" else "train"
-    if len(paths) > 1:
+    if len(paths) > 1 or args.choose_only:
         write_atomically(out / f"ave_sweep_{args.protocol}.json", json.dumps(sweep, indent=2) + "\n")
         names = list(sweep[0])[3:]
         print(f"Score and clip top-1 on the {split} split of the target\n")
@@ -297,6 +299,9 @@ def main(argv=None):
              *(f"{e[name]:.1f}" for name in ["score", *names])] for e in sweep]) + "\n")
     if args.protocol == "strict" and Path(args.checkpoint).is_dir():
         mark_best(path)
+    if args.choose_only:
+        return sweep
+    rows = with_origin(task.report(validation), path, content)
     written = write_results(out, rows)
     print(f"AVE, {path}, " + ("strict (test split)" if args.protocol == "strict" else "paper (train split)") + "\n")
     print(results_table(rows) + f"\n\n{written}")

@@ -1,0 +1,126 @@
+"""A table beside the paper's: published figures, and how far the rows come in the same order.
+
+Published figures stand in a file beside the table file, `table1.paper.csv` beside `table1.txt`: columns row, task,
+direction, pretraining and value, lines of # as comments; rows and tasks are called as in the table file. Compared are
+the figures of one pretraining set, 40K, with the first metric of the task: metrics, data and sizes differ, so nothing
+is compared but the order of the rows.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from cmg.downstream.results import markdown_table
+from cmg.errors import UserError
+
+PRETRAINING = "40K"  # clips; the set that the paper's ablations use
+
+
+def read_published(path) -> dict[tuple[str, str, str], float]:
+    """Published figures by (row, task, direction) of the file beside a table file; none where there is no such file.
+
+    Raises
+    ------
+    UserError
+        Other columns, a value that is no number, or a figure given twice.
+    """
+    path = Path(path).with_suffix(".paper.csv")
+    if not path.is_file():
+        return {}
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    reader, found = csv.DictReader(lines), {}
+    if reader.fieldnames != ["row", "task", "direction", "pretraining", "value"]:
+        raise UserError(f"{path}: columns {reader.fieldnames}; expected row, task, direction, pretraining, value")
+    for line in reader:
+        if line["pretraining"] != PRETRAINING:
+            continue
+        key = line["row"], line["task"], line["direction"]
+        if key in found:
+            raise UserError(f"{path}: {' '.join(key)} twice; expected one figure")
+        try:
+            found[key] = float(line["value"])
+        except (TypeError, ValueError):
+            raise UserError(f"{path}: {' '.join(key)} is {line['value']!r}; expected a number") from None
+    return found
+
+
+def ranks(values) -> np.ndarray:
+    """Ranks from 1; equal values share the mean of their ranks.
+
+    >>> ranks([30.0, 10.0, 30.0, 20.0]).tolist()
+    [3.5, 1.0, 3.5, 2.0]
+    """
+    values = np.asarray(values, float)
+    smaller = (values[None] < values[:, None]).sum(1)
+    equal = (values[None] == values[:, None]).sum(1)
+    return smaller + (equal + 1) / 2
+
+
+def spearman(a, b):
+    """Spearman's rank correlation: Pearson's, of the ranks; None for fewer than two pairs or one without variance."""
+    a, b = ranks(a), ranks(b)
+    if len(a) < 2 or not a.std() or not b.std():
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def compare(summary, shown, published) -> dict:
+    """Our rows beside the published ones.
+
+    Parameters
+    ----------
+    summary : list of dict, lines as `cmg.table_report.summarise` makes them
+    shown : list of (task, direction, metric), the columns of the table; the first metric of a task and direction is
+        the one that is compared
+    published : dict (row, task, direction) -> figure
+
+    Returns
+    -------
+    dict with `figures`, a list of {row, task, direction, metric, value, published}; and `spearman`, a list of {task,
+    direction, rows, rho}, the last of them over the means of all columns, for the rows that have all. Empty where
+    nothing is there to compare.
+    """
+    ours = {(line["name"], line["task"], line["direction"], line["metric"]): line["value"] for line in summary}
+    names = list(dict.fromkeys(line["name"] for line in summary))
+    firsts = {}
+    for task, direction, metric in shown:
+        firsts.setdefault((task, direction), metric)
+    figures, pairs = [], {}
+    for (task, direction), metric in firsts.items():
+        for name in names:
+            value, paper = ours.get((name, task, direction, metric)), published.get((name, task, direction))
+            if value is not None and paper is not None:
+                figures.append({"row": name, "task": task, "direction": direction, "metric": metric, "value": value,
+                                "published": paper})
+                pairs.setdefault((task, direction), {})[name] = value, paper
+    if not pairs:
+        return {}
+    complete = [name for name in names if all(name in column for column in pairs.values())]
+    means = {name: tuple(np.mean([column[name] for column in pairs.values()], 0).tolist()) for name in complete}
+    correlations = [{"task": task, "direction": direction, "rows": len(column), "rho": spearman(*zip(*column.values()))}
+                    for (task, direction), column in pairs.items()]
+    correlations.append({"task": "mean", "direction": "", "rows": len(means),
+                         "rho": spearman(*zip(*means.values())) if means else None})
+    return {"pretraining": PRETRAINING, "figures": figures, "spearman": correlations,
+            "means": {name: {"value": value, "published": paper} for name, (value, paper) in means.items()}}
+
+
+def markdown_comparison(comparison) -> str:
+    """Ours / published, a row a line, then the correlations."""
+    columns = [(one["task"], one["direction"]) for one in comparison["spearman"][:-1]]
+    cells = {(one["row"], one["task"], one["direction"]): one for one in comparison["figures"]}
+    metrics = {(one["task"], one["direction"]): one["metric"] for one in comparison["figures"]}
+
+    def both(found):
+        return "–" if found is None else f"{found['value']:.1f} / {found['published']:.1f}"
+
+    lines = [[name, *(both(cells.get((name, *column))) for column in columns), both(comparison["means"].get(name))]
+             for name in dict.fromkeys(one["row"] for one in comparison["figures"])]
+    rho = ["–" if one["rho"] is None else f"{one['rho']:.2f}" for one in comparison["spearman"]]
+    lines.append(["Spearman's ρ", *rho])
+    lines.append(["rows", *(str(one["rows"]) for one in comparison["spearman"])])
+    titles = [f"{task} {metrics[task, direction]} {direction}" for task, direction in columns]
+    head = (f"This table / the paper's, pretrained on {comparison['pretraining']}. Data, sizes and metrics differ: "
+            "only the order of the rows compares.")
+    return head + "\n\n" + markdown_table(["row", *titles, "mean"], lines) + "\n"
