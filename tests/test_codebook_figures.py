@@ -76,6 +76,9 @@ def test_bars_and_columns_are_as_high_as_their_values(tmp_path):
     charts.draw_bars(tmp_path / "b.png", ["one"], [("a", [(75.0, 0.0)]), ("b", [(None, None)])], [10.0], "")
     assert height(tmp_path / "b.png", COLOURS[0]) == pytest.approx(0.75, abs=0.02)
     assert height(tmp_path / "b.png", COLOURS[1]) == 0
+    rows = [(name, [(75.0 if name == "i" else 0.0, 0.0)]) for name in "abcdefghi"]  # the colours come again, striped
+    charts.draw_bars(tmp_path / "i.png", ["one"], rows, [0.0], "")
+    assert height(tmp_path / "i.png", COLOURS[0]) == pytest.approx(0.75 * 2 / 3, abs=0.02)
     charts.draw_shares(tmp_path / "s.png", ["a", "b"], [[0.25, 0.25], [0.75, 0.75]], "")
     assert height(tmp_path / "s.png", COLOURS[0]) == pytest.approx(0.25, abs=0.01)
     assert height(tmp_path / "s.png", COLOURS[1]) == pytest.approx(0.75, abs=0.01)

@@ -12,7 +12,7 @@ from cmg.downstream.pictures import save
 COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (120, 120, 120),
            (240, 228, 66))
 INK, GRID = (40, 40, 40), (222, 222, 222)
-PLOT, TOP, LEFT, SIZE = 260, 26, 56, 13  # pixels: height of the plot, its margins, the font
+PLOT, TOP, LEFT, SIZE, STRIPE = 260, 26, 56, 13, 3  # pixels: height of the plot, its margins, the font, stripes
 
 
 class Series(NamedTuple):
@@ -50,6 +50,12 @@ class Canvas:
     def box(self, left, top, right, bottom, colour):
         self.pen.rectangle([2 * left, 2 * top, 2 * right, 2 * bottom], fill=colour)
 
+    def patch(self, left, top, right, bottom, number):
+        """A box in the colour of a number; after all colours they come again, striped."""
+        self.box(left, top, right, bottom, COLOURS[number % len(COLOURS)])
+        for stripe in range(1, math.ceil((bottom - top) / STRIPE)) if number >= len(COLOURS) else ():
+            self.line([(left, bottom - stripe * STRIPE), (right, bottom - stripe * STRIPE)], "white")
+
     def text(self, x, y, text, anchor="mm"):
         self.pen.text((2 * x, 2 * y), text, INK, self.font, anchor=anchor)
 
@@ -64,7 +70,7 @@ class Canvas:
         for number, name in enumerate(self.legend):
             row, column = divmod(number, self.per_line)
             x, y = LEFT + column * self.longest, TOP + PLOT + self.labels + 12 + row * (SIZE + 7)
-            self.box(x, y - 5, x + 12, y + 5, COLOURS[number % len(COLOURS)])
+            self.patch(x, y - 5, x + 12, y + 5, number)
             self.text(x + 17, y, name, "lm")
 
     def wrapped(self, x, y, text, width):
@@ -87,7 +93,7 @@ def draw_bars(path, groups: list[str], rows, chance: list[float], title: str) ->
     ----------
     rows : list of (name, [(value or None, std) of every group])
     """
-    bar = max(6, 22 - 2 * len(rows))
+    bar = max(6 if len(groups) > 4 else 10, 22 - 2 * len(rows))
     group = max(len(rows) * bar + 18, 72)
     canvas = Canvas(max(LEFT + group * len(groups) + 12, 420), [name for name, _ in rows], title, groups)
     for g, name in enumerate(groups):
@@ -96,7 +102,7 @@ def draw_bars(path, groups: list[str], rows, chance: list[float], title: str) ->
             value, deviation = values[g]
             if value is not None:
                 x = left + r * bar
-                canvas.box(x, canvas.y(value), x + bar - 2, canvas.y(0), COLOURS[r % len(COLOURS)])
+                canvas.patch(x, canvas.y(value), x + bar - 2, canvas.y(0), r)
                 canvas.whisker(x + bar / 2 - 1, value, deviation)
         for dash in range(0, len(rows) * bar, 8):
             y = canvas.y(chance[g])
