@@ -30,7 +30,7 @@ extract() {
   [[ -f "$out" ]] || "$python" -m cmg.extract --video-backbone pixels --audio-backbone logmel --text-backbone hash \
     "$@" --out "$out"
 }
-"$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain avvp
+"$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain avvp s4
 "$python" "$root/scripts/digit_pair.py" "$CMG_DIGITS" "$media"
 # AVE's test split: 600 new clips, whose images and recordings no recipe was chosen by
 [[ -d "$media/new/ann" ]] || "$python" "$root/scripts/digit_ave.py" "$CMG_DIGITS" "$media/new"
@@ -48,11 +48,12 @@ extract pair_audio --videos "$media/pair/videos" --select "a_*" --modalities aud
 for table in ${TABLES:-digits}; do
   case "$table" in
     digits) data=("$media/pretrain.h5") ;;
-    pair) data=("$media/other_speakers.h5") ;;
+    pair | table5) data=("$media/other_speakers.h5") ;;
     *) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
   esac
   "$python" -m cmg.tables "$root/scripts/tables/$table.txt" --data "${data[@]}" \
     --set ave="$media/ave.h5" ave_lists="$media/new/ann" avvp="$media/avvp.h5" avvp_lists="$media/annotations" \
     pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair" \
+    clips="$media/pretrain.h5" s4="$media/s4" \
     --seeds 0 1 2 --jobs "${JOBS:-$(nproc)}" --out "$root/checkpoint/$table" "$@"
 done

@@ -120,6 +120,18 @@ def test_digits_script_fills_the_tables_that_it_is_asked_for(called, tmp_path):
         "pretrain", "avvp_train", "other_speakers", "ave", "avvp", "pair_video", "pair_audio")}
 
 
+@pytest.mark.parametrize("number", range(1, 6))
+def test_table_scripts_fill_their_tables(called, tmp_path, number):
+    """Every placeholder of the table file is set; Table 5 is pretrained without the speakers of its test clips."""
+    (tmp_path / "render_media.py").touch()
+    (call,) = [call for call in called(f"scripts/table{number}.sh", str(tmp_path)) if call[:2] == ["-m", "cmg.tables"]]
+    table = ROOT / "scripts" / "tables" / f"table{number}.txt"
+    assert call[2] == str(table) and _value(call, "--out") == str(ROOT / "checkpoint" / f"table{number}")
+    set_ = call[call.index("--set") + 1 : call.index("--seeds")]
+    assert set(re.findall(r"\{(\w+)\}", table.read_text())) <= {pair.split("=")[0] for pair in set_}
+    assert (_value(call, "--data") == str(ROOT / "data" / "digits" / "other_speakers.h5")) == (number == 5)
+
+
 def test_pretrain_script_pretrains_then_validates(called):
     pretrain, ave = called("scripts/pretrain.sh")
     run_folder = str(ROOT / "checkpoint" / "synthetic")

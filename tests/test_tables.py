@@ -40,7 +40,7 @@ def test_table_files_of_the_repository_parse():
                 parse(["--data", "x.h5", "--out", "x", *fill(flags, settings, name), *table.trial_flags, *trial])
         for one in table.evaluations:
             parser = importlib.import_module(one.module).parser()
-            args = parser.parse_args(["--checkpoint", "x", *fill(one.arguments, settings, one.name)])
+            args = parser.parse_args(["--checkpoint", "x", "--out", "x", *fill(one.arguments, settings, one.name)])
             assert one.chooses == (one.module.endswith(".ave") and args.protocol == "strict")
 
 
