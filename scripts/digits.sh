@@ -11,6 +11,8 @@
 #   pair     the same two between two data sets that share only their classes, in the form of UCF101 ↔ VGGSound (see
 #            digit_pair.py); pretrained on clips of other speakers
 #
+# table1.sh … table5.sh and fig3.sh are this script with a table of the paper's.
+#
 # Further flags go to `python -m cmg.tables`. Every step that is done is not done again; an interrupted one continues.
 set -euo pipefail
 CMG_EXTRAS="dev"

@@ -185,8 +185,11 @@ def test_only_what_is_missing_is_run(tmp_path, processes, capsys):
 
 def test_other_arguments_are_another_evaluation_and_a_new_choice_outdates_the_rest(tmp_path, processes):
     run(tmp_path, AVE + AVVP + "a:\n")
+    for task in ("ave", "avvp"):
+        (tmp_path / "o" / "a-seed0" / task / "latest.pt").touch()  # a network that an evaluation trains
     run(tmp_path, AVE + AVVP.replace("--data", "--batch-size 4 --data") + "a:\n")
     assert processes.calls == ["pretrain", "ave", "avvp", "avvp"]
+    assert [(tmp_path / "o" / "a-seed0" / task / "latest.pt").exists() for task in ("ave", "avvp")] == [True, False]
     run(tmp_path, AVE.replace("--data", "--seed 1 --data") + AVVP.replace("--data", "--batch-size 4 --data") + "a:\n")
     assert processes.calls[4:] == ["ave", "avvp"]
 

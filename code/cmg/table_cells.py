@@ -4,6 +4,7 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,10 +85,12 @@ class Cell:
 
     def evaluate(self, one, workers, log):
         start = time.monotonic()
-        # Rows of an outdated evaluation that this one has no row for would stay.
-        (self.folder / slug(one.name) / "results.json").unlink(missing_ok=True)
+        out = self.folder / slug(one.name)
+        if (out / "results.json").exists():
+            # Outdated: rows that this evaluation has none for would stay, and a network trained on other codes.
+            shutil.rmtree(out)
         self.call(workers, log, one.module, "--checkpoint", str(self.folder), *self.calls[one.name],
-                  "--out", str(self.folder / slug(one.name)), "--device", self.args.device)
+                  "--out", str(out), "--device", self.args.device)
         # A new choice of the checkpoint outdates what was measured on the old one.
         kept = {} if one.chooses else self.record.get("evaluations", {})
         entry = {"arguments": names_only(self.calls[one.name]), "minutes": round((time.monotonic() - start) / 60, 3)}
