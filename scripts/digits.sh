@@ -32,7 +32,7 @@ extract() {
   [[ -f "$out" ]] || "$python" -m cmg.extract --video-backbone pixels --audio-backbone logmel --text-backbone hash \
     "$@" --out "$out"
 }
-"$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain avvp s4
+"$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain ave avvp s4
 "$python" "$root/scripts/digit_pair.py" "$CMG_DIGITS" "$media"
 # AVE's test split: 600 new clips, whose images and recordings no recipe was chosen by
 [[ -d "$media/new/ann" ]] || "$python" "$root/scripts/digit_ave.py" "$CMG_DIGITS" "$media/new"
@@ -43,6 +43,7 @@ extract pretrain --videos "$media/videos" --select "pre_*" "${text[@]}"
 extract avvp_train --videos "$media/videos" --select "avvp_train_*"  # these have no captions
 extract other_speakers --videos "$media/pair/other_speakers.txt" "${text[@]}"
 extract ave --videos "$media/new/videos" --select "ave_*"
+extract ave_60 --videos "$media/videos" --select "ave_*"  # with the 60 test clips that recipes were chosen by
 extract avvp --videos "$media/videos" --select "avvp_val_*" "avvp_test_*"
 extract pair_video --videos "$media/pair/videos" --select "v_*" --modalities video
 extract pair_audio --videos "$media/pair/videos" --select "a_*" --modalities audio
@@ -55,6 +56,7 @@ for table in ${TABLES:-digits}; do
   esac
   "$python" -m cmg.tables "$root/scripts/tables/$table.txt" --data "${data[@]}" \
     --set ave="$media/ave.h5" ave_lists="$media/new/ann" avvp="$media/avvp.h5" avvp_lists="$media/annotations" \
+    ave_60="$media/ave_60.h5" ave_60_lists="$media/annotations" \
     pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair" \
     clips="$media/pretrain.h5" s4="$media/s4" \
     --seeds 0 1 2 --jobs "${JOBS:-$(nproc)}" --out "$root/checkpoint/$table" "$@"
