@@ -41,7 +41,8 @@ def test_table_files_of_the_repository_parse():
         for one in table.evaluations:
             parser = importlib.import_module(one.module).parser()
             args = parser.parse_args(["--checkpoint", "x", "--out", "x", *fill(one.arguments, settings, one.name)])
-            assert one.chooses == (one.module.endswith(".ave") and args.protocol == "strict")
+            named = "--checkpoint" in one.arguments  # then it does not choose one
+            assert one.chooses == (one.module.endswith(".ave") and args.protocol == "strict" and not named)
 
 
 def test_table_file(tmp_path):
