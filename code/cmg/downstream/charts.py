@@ -128,6 +128,8 @@ def draw_lines(path, series: list[Series], title: str, width=640, scale=None) ->
         points = [(at(x), canvas.y(value)) for x, value, *_ in one.points if value is not None]
         if len(points) > 1:
             canvas.line(points, colour, 2)
+            if number >= len(COLOURS):  # hollow, as the patch of the legend is striped
+                canvas.line(points, "white", 1)
         for x, value, deviation in one.points:
             if value is not None and len(xs) <= 12:
                 canvas.whisker(at(x), value, deviation)
