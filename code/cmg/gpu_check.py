@@ -1,4 +1,4 @@
-"""All evidence that needs a card, in one go: parity, golden curves, speed, a large epoch, resume, several processes.
+"""All evidence that needs a card, in one go: parity, golden curves, speed, a large epoch, resume, processes.
 
     python -m cmg.gpu_check --out checkpoint/gpu_check
     python -m cmg.gpu_check --device cpu --small --out somewhere      # a rehearsal
@@ -53,8 +53,16 @@ def inherited(environment):
 
 
 def tests(args, folder):
-    """Parity and golden curves in float32 and bf16, and `--compile`, on the device."""
-    files = ["test_parity.py"] if args.small else ["test_parity.py", "test_golden.py", "test_compile.py"]
+    """Parity, and golden curves in float32 and bf16, on the device."""
+    return run_tests(args, *(["test_parity.py"] if args.small else ["test_parity.py", "test_golden.py"]))
+
+
+def compiled(args, folder):
+    """`--compile` against eager mode, on the device."""
+    return {"skipped": "small"} if args.small else run_tests(args, "test_compile.py")
+
+
+def run_tests(args, *files):
     said = python("pytest", "-q", *(str(ROOT / "tests" / f) for f in files), CMG_TEST_DEVICE=args.device)
     return {"tests": said.strip().splitlines()[-1]}
 
@@ -153,7 +161,7 @@ def first_loss(run):
     return float(dict(zip(header.split(","), row.split(",")))["loss/total"])
 
 
-PARTS = {part.__name__: part for part in (tests, bench, epoch, resume, processes)}
+PARTS = {part.__name__: part for part in (tests, compiled, bench, epoch, resume, processes)}
 
 
 def bench_row(r):

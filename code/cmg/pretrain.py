@@ -151,7 +151,7 @@ def prepare_folder(args):
         before = defaults(args.preset, args.method) | content["args"]
         for name, value in vars(args).items():
             unset = name == "modalities" and value is None  # the data decided, and still does
-            if name not in FREE_ON_RESUME and not unset and before.get(name) != value:
+            if name not in FREE_ON_RESUME and not unset and before.get(name, value) != value:
                 raise UserError(f"--{name.replace('_', '-')} {value}: {latest} was trained with "
                                 f"{before.get(name)}; expected the same, or another --out")
         return content, latest
@@ -194,7 +194,7 @@ def main(argv=None):
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         record = {"flags": options, "version": cmg.__version__, "commit": git_commit(), "versions": versions(),
-                  "processes": size, "clips": len(features),
+                  "processes": size, "clips": len(features), "cache": features.cache,
                   "shapes": {m: list(s) for m, s in features.shapes.items()},
                   "parameters": sum(p.numel() for p in method.parameters()),
                   "parameters_kept": sum(p.numel() for p in method.model.parameters())}

@@ -58,6 +58,7 @@ def feed(features, batches, device, workers=0):
 
 def copied(features, batches, device):
     """Batches from memory, in page-locked buffers, on their way to the card on a stream of their own."""
+    torch.cuda.set_device(device)  # of this thread, which would else begin on the first card
     stream = torch.cuda.Stream(device)
     for rows in batches:
         batch = features.stored(rows, pinned=True)
