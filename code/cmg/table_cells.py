@@ -73,12 +73,12 @@ class Cell:
                           "--device", self.args.device)
                 self.note({"name": self.name, "seed": self.seed, "flags": self.flags, "evaluations": {}})
             failures = {}
-            while todo := [one for one in self.missing() if one.name not in failures]:
+            while waiting := [one for one in self.missing() if one.name not in failures]:
                 try:
-                    self.evaluate(todo[0], workers, log)
+                    self.evaluate(waiting[0], workers, log)
                 except UserError as error:
-                    failures[todo[0].name] = error
-                    if todo[0].chooses:  # the others would read another checkpoint than the one that it chooses
+                    failures[waiting[0].name] = error
+                    if waiting[0].chooses:  # the others would read another checkpoint than the one that it chooses
                         break
             for error in failures.values():
                 raise error
