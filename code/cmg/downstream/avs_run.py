@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from cmg.errors import UserError
-from cmg.losses.avs import first_frame_bce, matching
+from cmg.losses.avs import contrast, first_frame_bce, matching
 from cmg.metrics.segmentation import Scores
 from cmg.models.segmentation import Segmenter
 from cmg.training import checkpoint
@@ -66,6 +66,8 @@ class Training:
     def __init__(self, options, folder, train, val, queries, digest, device):
         self.options, self.folder, self.device = options, Path(folder), device
         self.train_set, self.val_set, self.queries, self.digest = train, val, queries, digest
+        classes = train.folder.classes
+        self.labels = torch.tensor([classes.index(clip.category) for clip in train.clips], device=device)
         torch.manual_seed(options["seed"])
         self.source, self.target = options["source"], options["target"]
         self.width = queries["train"][self.source].shape[-1]
@@ -110,7 +112,8 @@ class Training:
         torch.manual_seed((options["seed"] * 1_000_003 + self.epoch) % 2**63)
         order = epoch_order(len(self.train_set), options["batch_size"], options["seed"], self.epoch)
         total, step = options["epochs"] * len(order), self.epoch * len(order)
-        sums = torch.zeros(2, device=self.device)
+        contrasts = options["w_contrast"] and options["query"] != "none"  # there is nothing to contrast with
+        sums = torch.zeros(3, device=self.device)
         loader = batches(self.train_set, order, options["workers"])
         for pictures, masks, index in tqdm(loader, desc=f"epoch {self.epoch + 1}", leave=False, disable=None):
             for group in self.optimizer.param_groups:
@@ -121,19 +124,23 @@ class Training:
                 frames, masks = distorted(frames, masks, options["distort"])
             query = self.queries["train"][self.source][index, :seen].to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=options["precision"] == "bf16"):
-                out = net(frames, query)
+                maps = net.see(frames)
+                out = net.segment(maps, query, frames.shape[-2:])
+                compared = net.compared(maps, query) if contrasts else []
             bce = first_frame_bce(out.logits, masks)
             match = matching(out.logits, out.maps, out.queries) if options["w_matching"] else bce.new_zeros(())
-            loss = bce + options["w_matching"] * match
+            against = contrast(compared, masks, self.labels[index]) if compared else bce.new_zeros(())
+            loss = bce + options["w_matching"] * match + options["w_contrast"] * against
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
-            sums += torch.stack([bce.detach(), match.detach()])
+            sums += torch.stack([bce.detach(), match.detach(), against.detach()])
             step += 1
-        bce, match = (sums / len(order)).tolist()
-        if not math.isfinite(bce + match):
+        bce, match, against = (sums / len(order)).tolist()
+        if not math.isfinite(bce + match + against):
             raise UserError(f"epoch {self.epoch + 1}: the loss is not finite; try a smaller --lr or --precision fp32")
-        return {"loss/bce": bce, "loss/matching": match, "lr": self.optimizer.param_groups[0]["lr"]}
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {"loss/bce": bce, "loss/matching": match, "loss/contrast": against, "lr": rate}
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
-"""Losses of audio-visual segmentation (AVSBench, Zhou et al., ECCV 2022)."""
+"""Losses of audio-visual segmentation (AVSBench, Zhou et al., ECCV 2022), and one that contrasts clips."""
 
 import torch
 from torch.nn import functional as F
 
 EPSILON = 1e-6
+SHARPNESS = 10.0  # of the contrast: a cosine of 1 against -1 is e²⁰ to 1
 
 
 def first_frame_bce(logits, masks):
@@ -41,4 +42,39 @@ def matching(logits, maps, queries):
         seen = torch.einsum("btchw,bthw->btc", grid.float(), inside)
         seen = seen / (inside.sum((2, 3))[..., None] + EPSILON)
         terms.append(-(F.cosine_similarity(seen, query.float(), dim=-1).relu() + EPSILON).log().mean())
+    return torch.stack(terms).mean()
+
+
+def contrast(compared, masks, labels):
+    """What is masked should answer to its own clip's query rather than to that of a clip of another class.
+
+    `matching` is at its least when all objects and all queries look the same; here they must differ. With v_i the mean
+    of θ(x) over the true mask of clip i, u_j = φ(a_j) of clip j and s_ij = 10 cos(v_i, u_j), a stage costs
+
+        ½ [ mean_i −log( e^s_ii / Σ_j e^s_ij ) + mean_j −log( e^s_jj / Σ_i e^s_ij ) ]
+
+    with sums over the clip itself and the clips of other classes, of the first frame alone; mean over stages. Clips
+    whose mask is empty take no part.
+
+    Parameters
+    ----------
+    compared : list of (Tensor[B, T, H, W, C], Tensor[B, T, C]), of `Segmenter.compared`
+    masks : BoolTensor[B, 1, h, w]
+    labels : LongTensor[B], classes of the clips
+    """
+    kept = masks.flatten(1).any(1)
+    if not kept.any():
+        return compared[0][0].sum() * 0
+    masks, labels = masks[kept].float(), labels[kept]
+    own = torch.arange(len(labels), device=labels.device)
+    rival = labels[:, None] != labels
+    rival[own, own] = True
+    terms = []
+    for grid, query in compared:
+        grid, query = grid[kept, 0].float(), query[kept, 0].float()
+        weight = F.adaptive_avg_pool2d(masks, grid.shape[1:3])[:, 0]  # (b, H, W)
+        seen = torch.einsum("bhwc,bhw->bc", grid, weight) / weight.sum((1, 2))[:, None]
+        alike = SHARPNESS * F.normalize(seen, dim=1) @ F.normalize(query, dim=1).T  # (b, b)
+        alike = alike.masked_fill(~rival, -torch.inf)
+        terms.append((F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2)
     return torch.stack(terms).mean()

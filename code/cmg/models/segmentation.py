@@ -83,11 +83,11 @@ class Tpavi(nn.Module):
 class DilatedSum(nn.Module):
     """The sum of 3×3 convolutions of several dilations: a stage's map to C channels, with a wide view."""
 
-    def __init__(self, in_channels, channels, dilations):
+    def __init__(self, in_channels, channels, dilations, std):
         super().__init__()
         self.branches = nn.ModuleList(nn.Conv2d(in_channels, channels, 3, padding=d, dilation=d) for d in dilations)
         for branch in self.branches:
-            nn.init.normal_(branch.weight, std=0.01)
+            nn.init.normal_(branch.weight, std=std)
 
     def forward(self, x):
         return sum(branch(x) for branch in self.branches)
@@ -122,7 +122,7 @@ class Decoder(nn.Module):
 
     def forward(self, maps, size):
         """maps : list of Tensor[B·T, C, H, W]; size : (h, w) of the frames -> Tensor[B·T, 1, h, w]."""
-        half = [(side + 1) // 2 for side in size]
+        half = [max((side + 1) // 2, seen) for side, seen in zip(size, maps[0].shape[-2:])]  # none is shrunk
         # Sizes are given rather than doubled: sides that are no multiple of 32 do not come out even.
         sizes = [half, *(grid.shape[-2:] for grid in maps)]
         x = None
@@ -160,7 +160,8 @@ class Segmenter(nn.Module):
         super().__init__()
         self.backbone = BACKBONES[backbone](weights)
         self.query = QueryProjector(query_width)
-        self.lateral = nn.ModuleList(DilatedSum(c, channels, dilations) for c in self.backbone.channels)
+        std = self.backbone.lateral_std
+        self.lateral = nn.ModuleList(DilatedSum(c, channels, dilations, std) for c in self.backbone.channels)
         self.fusion = nn.ModuleDict({str(stage): Tpavi(channels) for stage in sorted(fusion)})
         self.decoder = Decoder(channels)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -181,6 +182,15 @@ class Segmenter(nn.Module):
         logits = self.decoder([grid.flatten(0, 1) for grid in maps], size)[:, 0]  # (B·T, h, w)
         fused = [maps[int(stage)] for stage in self.fusion]
         return Segmented(logits.unflatten(0, query.shape[:2]), fused, queries)
+
+    def compared(self, maps, query):
+        """What TPAVI multiplies at each fused stage, θ of the map and φ of the aligned query, as a list of pairs.
+
+        maps : of `see`; query : Tensor[B, T, Q] -> (Tensor[B, T, H, W, C/2], Tensor[B, T, C/2]) a stage.
+        """
+        query = self.query(query)
+        return [(block.theta(maps[int(stage)].permute(0, 1, 3, 4, 2)), block.phi(block.align(query)))
+                for stage, block in self.fusion.items()]
 
     def forward(self, frames, query):
         """frames : Tensor[B, T, 3, h, w] in 0..1; query : Tensor[B, T, Q] -> Segmented."""

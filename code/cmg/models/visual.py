@@ -1,6 +1,9 @@
-"""Image backbones of the segmentation network: an image to four maps, each half as large as the one before.
+"""Image backbones of the segmentation network: an image to four maps, from fine to coarse.
 
-The published backbones start at a quarter of the image's side (`Tiny`: at half, for it is given small images).
+The published backbones start at a quarter of the image's side, and each map is half as large as the one before.
+`lateral_std` is the spread of the initial weights of the convolutions that read the maps: the benchmark's 0.01 gives
+values of the order of 1 from a few hundred channels and up, from a few dozen next to nothing, and TPAVI then compares
+little but its biases.
 """
 
 from pathlib import Path
@@ -15,6 +18,7 @@ class ResNet50(nn.Module):
     """torchvision's ResNet-50: maps of 256, 512, 1024 and 2048 channels."""
 
     channels = (256, 512, 1024, 2048)
+    lateral_std = 0.01
 
     def __init__(self, weights="none"):
         super().__init__()
@@ -34,6 +38,7 @@ class PvtV2B5(nn.Module):
     """timm's PVTv2-b5 (Wang et al. 2022), 82 M parameters: maps of 64, 128, 320 and 512 channels."""
 
     channels = (64, 128, 320, 512)
+    lateral_std = 0.01
 
     def __init__(self, weights="none"):
         super().__init__()
@@ -52,19 +57,23 @@ class PvtV2B5(nn.Module):
 
 
 class Tiny(nn.Module):
-    """Four strided convolution stages, 0.1 M parameters: for tests and for small data on a CPU."""
+    """A dozen narrow convolutions, 0.1 M parameters: for tests and for small data on a CPU.
+
+    The maps have the image's own size, a quarter, an eighth and a sixteenth of its side: images are small here, and a
+    stroke of three pixels has no outline at half its size.
+    """
 
     channels = (16, 32, 48, 64)
+    lateral_std = 0.05
 
     def __init__(self, weights="none"):
         super().__init__()
         if weights == "imagenet":
             raise UserError("--backbone-weights imagenet: the tiny backbone has none; expected none or a file")
-        widths = (16, *self.channels)
         self.stem = _convolution(3, 16)
-        self.stages = nn.ModuleList(
-            nn.Sequential(_convolution(a, b, stride=2), _convolution(b, b)) for a, b in zip(widths, self.channels)
-        )
+        self.stages = nn.ModuleList([
+            _convolution(16, 16), nn.Sequential(_halving(16, 16), _halving(16, 32)), _halving(32, 48), _halving(48, 64),
+        ])
         if weights != "none":
             _load(self, weights)
 
@@ -77,6 +86,10 @@ BACKBONES = {"pvt_v2_b5": PvtV2B5, "resnet50": ResNet50, "tiny": Tiny}
 
 def _convolution(a, b, stride=1):
     return nn.Sequential(nn.Conv2d(a, b, 3, stride, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+
+
+def _halving(a, b):
+    return nn.Sequential(_convolution(a, b, stride=2), _convolution(b, b))
 
 
 def _cascade(x, stages):
