@@ -118,12 +118,10 @@ def array_in_zip(path):
                 raise BadPickle(f"member '{members[0].filename}' leads out of the archive")
             with archive.open(members[0]) as file:
                 content = file.read(LIMIT + 1)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise BadPickle(f"cannot be unpacked ({str(error)[:80]})") from None
-    except Exception as error:  # zlib.error and its like
-        if isinstance(error, BadPickle):
-            raise
-        raise BadPickle(f"cannot be unpacked ({type(error).__name__})") from None
+    except BadPickle:
+        raise
+    except Exception as error:  # a damaged or encrypted archive fails in many ways: BadZipFile, zlib.error, …
+        raise BadPickle(f"cannot be unpacked ({type(error).__name__}: {str(error)[:80]})") from None
     if len(content) > LIMIT:
         raise BadPickle(f"more than {LIMIT >> 20} MiB when unpacked")
     return array_of(content)
