@@ -22,7 +22,7 @@ from cmg.extract.backbones import BACKBONES, Choice, load_backbone
 from cmg.extract.hashed import HashedWords, words_of
 from cmg.extract.logmel import BINS, CENTRE, FLOOR, MELS, SPREAD, LogMel
 from cmg.extract.media import BadClip, audio_seconds, video_seconds
-from cmg.extract.pixels import Pixels, edges
+from cmg.extract.pixels import Pixels, edges, region
 from cmg.extract.progress import Progress
 
 
@@ -264,6 +264,36 @@ def test_pixels_against_block_means():
         np.testing.assert_allclose(x[0, row, column, 48:], view.ravel(), atol=1e-4)
     single = frames[0].reshape(28, 2, 28, 4, 3).mean(axis=(1, 3)) / 127.5 - 1
     np.testing.assert_allclose(x[1, 3, 3, :48], single[12:16, 12:16].ravel(), atol=1e-5)
+
+
+def test_the_view_looks_at_what_there_is():
+    """A bright square: its outline's mean is its middle, and its edges deviate by sqrt(2/3) of half its side.
+
+    Two of the four sides of length 2h lie at ±h of an axis, two spread evenly along it: (h² + h²/3) / 2 = 2h²/3.
+    """
+    grey = torch.full((4, 112, 112), -1.0)
+    grey[0, 28:56, 56:84] = 1.0  # x 0 to 0.5, y -0.5 to 0: h = 0.25
+    grey[1, :12, 100:] = 1.0  # small, in a corner
+    grey[2, 6:-6, 6:-6] = 1.0  # fills the frame
+    centre, half = region(grey)
+    torch.testing.assert_close(centre[0], torch.tensor([0.25, -0.25]), atol=1e-4, rtol=0)
+    assert abs(half[0] - 2 * 0.25 * (2 / 3) ** 0.5) < 0.02
+    assert (centre[1].abs() + half[1] <= 1 + 1e-6).all() and half[1] == 0.25  # within the frame, not closer than that
+    for whole in (2, 3):  # 3: no edges at all
+        assert half[whole] == 1 and centre[whole].tolist() == [0, 0]
+
+
+def test_size_and_place_do_not_matter_to_the_view():
+    """A picture, and the same at half the size in each quarter of a dark frame."""
+    rng = np.random.default_rng(0)
+    thing = np.kron(rng.integers(0, 2, (4, 4)) * 255, np.ones((8, 8))).astype(np.uint8)
+    frames = np.zeros((5, 1, 224, 224, 3), np.uint8)
+    frames[0, 0, 32:160, 48:176] = np.kron(thing, np.ones((4, 4)))[..., None]
+    for k, (y, x) in enumerate(((16, 24), (16, 136), (128, 24), (128, 136)), 1):
+        frames[k, 0, y : y + 64, x : x + 64] = np.kron(thing, np.ones((2, 2)))[..., None]
+    view = Pixels()(list(frames))[:, 0, 0, 48:]
+    assert view.max() > 0.3
+    np.testing.assert_allclose(view[1:], np.broadcast_to(view[:1], (4, 196)), atol=0.08)
 
 
 def mel_edges():
@@ -635,6 +665,24 @@ def test_edge_view_beats_a_grey_view_of_its_length(digits):
         assert x.shape[1] == 196
         score[name] = LogisticRegression(max_iter=500).fit(x[:1000], labels[:1000]).score(x[1000:], labels[1000:])
     assert score["edges"] > score["grey"] + 0.02, score
+
+
+def test_small_digits_are_read_like_large_ones(digits):
+    """The view's other claim: who learns from digits as large as the frame knows them in its quarters (chance 10 %)."""
+    from sklearn.linear_model import LogisticRegression
+
+    with np.load(digits / "images_mnist.npz") as file:
+        pictures, labels = file["images"][:1200], file["label"][:1200]
+    frames = np.zeros((1200, 1, 112, 112, 3), np.uint8)
+    for i, picture in enumerate(pictures):
+        if i < 1000:
+            frames[i, 0] = np.kron(picture, np.ones((4, 4)))[..., None]
+        else:
+            y, x = 56 * (i // 2 % 2), 56 * (i % 2)
+            frames[i, 0, y : y + 56, x : x + 56] = np.kron(picture, np.ones((2, 2)))[..., None]
+    x = Pixels()(list(frames))[:, 0, 0, 48:]
+    score = LogisticRegression(max_iter=500).fit(x[:1000], labels[:1000]).score(x[1000:], labels[1000:])
+    assert score > 0.85, score
 
 
 def test_slow_clips_are_written_one_by_one(tmp_path, monkeypatch):
