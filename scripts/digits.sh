@@ -3,13 +3,12 @@
 #
 #   ./scripts/digits.sh FOLDER                         the folder that holds render_media.py; or set CMG_DIGITS
 #   ./scripts/digits.sh FOLDER --seeds 0 --rows "recommended AVT"
-#   TABLES="tasks pair" ./scripts/digits.sh FOLDER     other tables of scripts/tables/, one after another
+#   TABLES="digits pair" ./scripts/digits.sh FOLDER    several tables of scripts/tables/, one after another
 #
-#   digits   recipes, on AVE
-#   tasks    the recommended recipe and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the
-#            unlabelled clips of AVVP as well, for only these show small digits in the quarters of a frame
-#   pair     the same two between two data sets that share only their classes, in the form of UCF101 ↔ VGGSound (see
-#            digit_pair.py); pretrained on clips of other speakers
+#   digits   recipes, and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the unlabelled
+#            clips of AVVP as well, for only these show small digits in the quarters of a frame
+#   pair     the first and the last of them between two data sets that share only their classes, in the form of UCF101 ↔
+#            VGGSound (see digit_pair.py); pretrained on clips of other speakers
 #
 # table1.sh … table5.sh and fig3.sh are this script with a table of the paper's.
 #
@@ -50,7 +49,6 @@ extract pair_audio --videos "$media/pair/videos" --select "a_*" --modalities aud
 
 for table in ${TABLES:-digits}; do
   case "$table" in
-    digits) data=("$media/pretrain.h5") ;;
     pair | table5) data=("$media/other_speakers.h5") ;;
     *) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
   esac

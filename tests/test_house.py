@@ -108,12 +108,12 @@ def called(tmp_path):
 
 def test_digits_script_fills_the_tables_that_it_is_asked_for(called, tmp_path):
     (tmp_path / "render_media.py").touch()
-    calls = called("scripts/digits.sh", str(tmp_path), "--seeds", "7", TABLES="tasks pair")
+    calls = called("scripts/digits.sh", str(tmp_path), "--seeds", "7", TABLES="digits pair")
     tables = [call for call in calls if call[:2] == ["-m", "cmg.tables"]]
     media = ROOT / "data" / "digits"
     assert [call[call.index("--data") + 1 : call.index("--set")] for call in tables] == [
         [str(media / "pretrain.h5"), str(media / "avvp_train.h5")], [str(media / "other_speakers.h5")]]
-    assert [call[2] for call in tables] == [str(ROOT / "scripts" / "tables" / f"{t}.txt") for t in ("tasks", "pair")]
+    assert [call[2] for call in tables] == [str(ROOT / "scripts" / "tables" / f"{t}.txt") for t in ("digits", "pair")]
     assert all(call[-2:] == ["--seeds", "7"] for call in tables)
     made = {_value(call, "--out") for call in calls if call[:2] == ["-m", "cmg.extract"]}
     assert made == {str(media / f"{name}.h5") for name in (

@@ -20,9 +20,10 @@ class Pixels:
     The 4×4 RGB patch (48 values, -1 to 1) says what is at the cell. The view (196 values, the same in all cells) keeps
     the identity of what is shown when the grid is pooled, as the receptive field of VGG's pool5, larger than the
     frame, does. It looks at the square that holds the frame's edges (`region`): at all of a frame that is filled, and
-    closely at a single thing that is small or at the side, so that its size and place do not matter. It is an edge view: the energy of brightness edges in 4 directions (a direction and its opposite
-    apart) around each of 7×7 places. A linear classifier tells handwritten digits apart better by these 196 values than
-    by a 14×14 grey picture of the same length (a test compares them), for they change little when a stroke moves.
+    closely at a single thing that is small or at the side, so that its size and place do not matter. It is an edge
+    view: the energy of brightness edges in 4 directions (a direction and its opposite apart) around each of 7×7
+    places. A linear classifier tells handwritten digits apart better by these 196 values than by a 14×14 grey picture
+    of the same length (a test compares them), for they change little when a stroke moves.
 
     Example
     -------
@@ -101,6 +102,6 @@ def edges(grey):
 
 
 def _shrink(frame):
-    """uint8 ndarray [H, W, 3] -> Tensor[3, 112, 112], each value the mean of its area; frame by frame, as HD is large."""
+    """uint8 ndarray [H, W, 3] -> Tensor[3, 112, 112], the mean of each area; frame by frame, as HD is large."""
     x = torch.from_numpy(frame).permute(2, 0, 1).contiguous().float()  # (3, H, W)
     return F.interpolate(x[None], size=(SIDE * ZOOM, SIDE * ZOOM), mode="area")[0]
