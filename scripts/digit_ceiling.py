@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""What a perfect vocabulary would read on AVE's digit clips: what the figures of that task are to be held against.
+
+    digit_ceiling.py FOLDER [--probe-seeds 3]
+
+FOLDER is a folder of digit clips, the given one or one that digit_ave.py wrote. Every second gets a code of its own for
+each set of digits that is heard (audio) or seen (video) in it, the same in both modalities; the probes and their strict
+choice are those of `cmg.downstream.ave`. What is missing to 100 % is the clips' own: a distractor is as loud as the
+category, and the clip probe, a maximum over time, cannot tell which of two digits lasted longer.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from cmg.data.ave import clip_labels, read_ave, segment_labels
+from cmg.downstream.probe import ProbeData, fit_selected
+from cmg.downstream.results import markdown_table
+from cmg.downstream.task import STRICT, mean, std
+
+DIM = 256
+SPLITS = ("train", "val", "test")
+SIDE = {"audio": "audio", "video": "visual"}  # what compositions.jsonl calls the modalities
+
+
+def codes(row, modality):
+    """One number for each second: bit k is set where digit k is heard or seen."""
+    return [sum({1 << event["label"] for event in row[SIDE[modality]] if event["onset"] <= second < event["offset"]})
+            for second in range(row["seconds"])]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", type=Path)
+    p.add_argument("--probe-seeds", type=int, default=3)
+    a = p.parse_args()
+    rows = {row["id"]: row for row in map(json.loads, open(a.folder / "compositions.jsonl", encoding="utf-8"))}
+    ave = read_ave(a.folder / "ann")
+    vectors = torch.randn(1 << len(ave.classes), DIM, generator=torch.Generator().manual_seed(0))
+    settings = STRICT._replace(probe_seeds=a.probe_seeds)
+
+    def data(split, modality, kind):
+        clips = ave.splits[split]
+        index = torch.tensor([codes(rows[clip.id], modality) for clip in clips])  # (N, T)
+        labels = clip_labels(clips, ave.classes) if kind == "clip" else segment_labels(clips, ave.classes, 10)
+        return ProbeData(vectors, index, torch.ones_like(index, dtype=torch.bool), labels)
+
+    lines = []
+    for source, target in (("video", "audio"), ("audio", "video")):
+        line = [f"{source} → {target}"]
+        for kind in ("clip", "segment"):
+            train, val = (data(split, source, kind) for split in SPLITS[:2])
+            outputs = len(ave.classes) + (kind == "segment")
+            chosen = fit_selected(kind, train, val, outputs, **settings.fit_arguments())
+            values = chosen.probes.score(data("test", target, kind)).accuracy
+            line.append(f"{mean(values):.1f} ± {std(values):.1f}")
+        lines.append(line)
+    print(markdown_table([f"perfect codes, {len(ave.splits['test'])} test clips", "clip top-1", "segment"], lines))
+
+
+if __name__ == "__main__":
+    main()
