@@ -27,6 +27,7 @@ SETTINGS = {
     "small": ["--specific-steps", "2"],
     "paper": ["--preset", "paper", "--cpc-steps", "2"],
     "official": ["--preset", "official", "--lr", "1e-3"],
+    "parts": ["--preset", "paper", "--accumulate", "2"],
     "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn"],
 }
 

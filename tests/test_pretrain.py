@@ -221,6 +221,10 @@ def test_epoch_order():
     parts = [epoch_order(23, 4, 1, 2, rank, 2) for rank in range(2)]
     assert [a + b for a, b in zip(*parts)] == epoch_order(23, 4, 1, 2)
     assert [len(b) for b in epoch_order(3, 5, 0, 0)] == [3]
+    whole = epoch_order(23, 8, 1, 2)
+    assert epoch_order(23, 8, 1, 2, parts=2) == whole
+    (first, second), _ = zip(*(epoch_order(23, 8, 1, 2, rank, 2, parts=2) for rank in range(2)))
+    assert first == whole[0][:2] + whole[0][4:6] and second == whole[0][2:4] + whole[0][6:]  # a slice of either half
 
 
 def test_learning_rate():

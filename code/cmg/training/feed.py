@@ -11,20 +11,23 @@ import torch
 BLOCKS = 16  # blocks of one batch each that are held, and shuffled, together when features are read from disk
 
 
-def epoch_order(n, batch_size, seed, epoch, rank=0, size=1, blocks=False):
+def epoch_order(n, batch_size, seed, epoch, rank=0, size=1, blocks=False, parts=1):
     """Batches of one epoch, a list of lists of rows: a pure function of (seed, epoch), so that a resumed run sees
-    the same batches. Every process takes its slice of every batch, all slices of the same length; the last incomplete
-    batch is left out, unless it is the only one.
+    the same batches. The last incomplete batch is left out, unless it is the only one.
 
+    rank, size, parts : every process takes its slice of each of the `parts` that a batch is split into, all slices of
+        a part of the same length. Clips are compared within their part, and a part is the same clips on any number of
+        processes.
     blocks : shuffle so that a disk reads in sequence. `batch_size` neighbouring rows are a block; blocks come in random
         order, and rows are shuffled among `BLOCKS` blocks at a time.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     order = block_order(n, batch_size, generator) if blocks else torch.randperm(n, generator=generator)
     full = max(1, n // batch_size)
-    share = min(batch_size, n) // size
     batches = [order[i * batch_size : (i + 1) * batch_size] for i in range(full)]
-    return [b[rank * share : (rank + 1) * share].tolist() for b in batches]
+    shares = [len(part) // size for part in batches[0].tensor_split(parts)]
+    return [[row for part, share in zip(batch.tensor_split(parts), shares)
+             for row in part[rank * share : (rank + 1) * share].tolist()] for batch in batches]
 
 
 def block_order(n, block, generator):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from cmg.errors import UserError
 from cmg.metrics import codebook as codebook_metrics
 from cmg.training import checkpoint
-from cmg.training.distributed import average_gradients, gather, mean_over_ranks, seed_shared
+from cmg.training.distributed import average_gradients, gather, mean_over_ranks, seed_shared, world
 from cmg.training.feed import BLOCKS, epoch_order, feed
 
 
@@ -75,7 +75,8 @@ class Trainer:
 
         `--accumulate` N splits the batch into N parts whose gradients are averaged: clips are compared with those of
         their own part only, Ψ's vCLUB estimators take their steps on every part, and the codebook moves once, by the
-        statistics of all parts together.
+        statistics of all parts together. Of several ranks each holds a slice of every part (`epoch_order`), so that
+        they compute what one process computes with the same N.
         """
         options = self.options
         seed_shared(options["seed"], self.step)
@@ -111,14 +112,16 @@ class Trainer:
         was = self.method.training
         state = self.method.eval().encode(batch)
         self.method.train(was)
-        self.method.model.codebook.initialise(state.semantic, state.valid, self.options["codebook_init"])
+        semantic, valid = ({m: in_order(x.tensor_split(self.options["accumulate"])) for m, x in values.items()}
+                           for values in (state.semantic, state.valid))
+        self.method.model.codebook.initialise(semantic, valid, self.options["codebook_init"])
 
     # -- the run -------------------------------------------------------------------------------------------------
 
     def order(self):
         """This rank's batches of the current epoch."""
         return epoch_order(len(self.features), self.options["batch_size"], self.options["seed"], self.epoch,
-                           self.rank, self.size, self.blocks)
+                           self.rank, self.size, self.blocks, self.options["accumulate"])
 
     def loader(self):
         """What is left of the current epoch: batches on the device."""
@@ -252,9 +255,20 @@ def joined(states):
     if len(states) == 1:
         return states[0]
 
-    def cat(name):
-        return {m: torch.cat([getattr(s, name)[m].detach() for s in states]) for m in states[0].valid}
+    def join(name):
+        return {m: in_order([getattr(s, name)[m] for s in states]) for m in states[0].valid}
 
-    quantized = {m: q._make(torch.cat([p.detach() for p in parts]) for parts in zip(*(s.quantized[m] for s in states)))
+    quantized = {m: q._make(in_order(parts) for parts in zip(*(s.quantized[m] for s in states)))
                  for m, q in states[0].quantized.items()}
-    return replace(states[0], valid=cat("valid"), semantic=cat("semantic"), quantized=quantized)
+    return replace(states[0], valid=join("valid"), semantic=join("semantic"), quantized=quantized)
+
+
+def in_order(parts):
+    """This rank's slice of the whole batch, from its slices of the batch's parts, without gradient.
+
+    The codebook draws clips by their place in the gathered batch, which must not depend on the number of ranks.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    rank, size = world()
+    return torch.cat([gather(part.detach()) for part in parts]).tensor_split(size)[rank]
