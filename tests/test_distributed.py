@@ -2,12 +2,16 @@
 
 import csv
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,11 +19,12 @@ import torch.multiprocessing as mp
 from conftest import without_dropout
 from test_pretrain import CODE, SMALL, write_clips
 
-from cmg.data.features import FeatureSet
+from cmg.data.features import FeatureFile, FeatureSet
+from cmg.errors import UserError
 from cmg.methods.base import build
 from cmg.models.codebook import Codebook
 from cmg.pretrain import main, parse
-from cmg.training.distributed import average_gradients, finish, gather, share, total
+from cmg.training.distributed import average_gradients, finish, from_all, gather, share, total
 from cmg.training.loop import Trainer
 
 STEPS = 20
@@ -71,6 +76,7 @@ def rank_of_two(rank, size, port_number, path, out):
     dist.init_process_group("gloo")
     collectives()
     codebook_sums()
+    one_copy_of_features(f"{out}.h5")
     for name, flags in SETTINGS.items():
         found, state = curve(path, flags, rank, size)
         torch.save((found, state), f"{out}.{name}.{rank}")
@@ -114,9 +120,35 @@ def codebook_sums():
     torch.testing.assert_close(book.count, torch.tensor([3.0, 3.0]), atol=0.1, rtol=0)
 
 
+def one_copy_of_features(path):
+    """Both ranks map the memory that each filled in part; its batches are what the file holds."""
+    rank, file = dist.get_rank(), FeatureFile(path)
+    features = FeatureSet(path)
+    rows = [599, 3, 256, 255, 511, 512, 3]
+    for m, x in features.stored(rows).items():
+        if m in features.modalities:
+            np.testing.assert_array_equal(x, file.read(m, rows)[0])
+    mine, other = from_all(shared_memory("self"))
+    assert mine == other and sum(size for _, size in mine) >= features.nbytes
+    assert not [n for n in os.listdir("/proc/self/fd") if "memfd" in os.path.realpath(f"/proc/self/fd/{n}")]
+    with patch("cmg.data.features.place", lambda *_: ("host", "disk")[rank]):
+        assert FeatureSet(path, cache="auto").cache == "disk"  # on both: its epochs have an order of their own
+    with pytest.raises(UserError, match=r"\A[^\n]* share memory .*no room.* expected --cache disk\Z"):
+        with patch("torch.from_file", side_effect=RuntimeError("no room")) if rank else patch("builtins.print"):
+            FeatureSet(path)
+
+
+def shared_memory(process):
+    """(inode, bytes) of all mappings of memory that belongs to no file system."""
+    maps = Path(f"/proc/{process}/maps").read_text()
+    found = re.findall(r"^(\w+)-(\w+) rw-s \S+ \S+ (\d+) +/memfd:cmg \(deleted\)$", maps, re.M)
+    return sorted((int(inode), int(end, 16) - int(begin, 16)) for begin, end, inode in found)
+
+
 @pytest.fixture(scope="module")
 def both_ranks(clips, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("ranks") / "found")
+    write_clips(f"{out}.h5", n=600)  # more than two blocks of reading
     mp.spawn(rank_of_two, (2, port(), clips, out), nprocs=2)
     return out
 
@@ -147,12 +179,14 @@ def test_a_lost_process_ends_the_run_and_another_number_resumes_it(clips, tmp_pa
     deadline = time.monotonic() + 120
     while not (out / "latest.pt").exists() and ranks[0].poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
+    held = [shared_memory(process.pid) for process in ranks]
     ranks[1].send_signal(signal.SIGKILL)
     _, said = ranks[0].communicate(timeout=60)
     ranks[1].communicate()
     assert ranks[0].returncode == 2
     assert "process 0 of 2: another one was lost at step" in said.splitlines()[-1] and "latest.pt" in said
     assert "Traceback" not in said
+    assert held[0] == held[1] and len(held[0]) == 9  # features, marks, finiteness of three: gone with the processes
 
     content = torch.load(out / "latest.pt", weights_only=True)
     assert len(content["streams"]["cpu"]) == 2 and not torch.equal(*content["streams"]["cpu"])

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from cmg.cli import MODALITIES
 from cmg.data.feature_file import SCHEMA, FeatureFile, FeatureWriter, first_repeated
 from cmg.errors import UserError
+from cmg.training.distributed import from_all, neighbours, shared_empty
 
 __all__ = ["CACHES", "SCHEMA", "FeatureFile", "FeatureSet", "FeatureWriter"]
 
@@ -27,8 +29,12 @@ class FeatureSet(torch.utils.data.Dataset):
         as clips without words, and a note says so.
     cache : "host" keeps everything in memory in the stored dtype, "device" in the memory of `device` (on a CPU the
         same thing), "disk" reads each batch from the files; "auto" takes the first of device, host, disk that has
-        room (`place`). The attribute `cache` says what it became.
+        room (`place`) for every process. The attribute `cache` says what it became.
     device : torch.device of "device" and "auto".
+
+    Several processes open the same set together. On a host they hold one copy a machine, which each reads its share of
+    from the files. On cards each holds the whole: a shuffled epoch may want any clip on any rank, and fetching it from
+    another card or the host is what this cache spares.
 
     Raises
     ------
@@ -61,11 +67,13 @@ class FeatureSet(torch.utils.data.Dataset):
             where = " and in ".join(str(file.path) for file in self.files if name in file.ids)
             raise UserError(f"id '{name}' occurs twice: in {where}")
         device = torch.device(device)
-        self.cache = place(self.nbytes, device) if cache == "auto" else cache
-        if self.cache == "device" and device.type == "cpu":
-            self.cache = "host"
+        rank, size = neighbours()
+        if cache == "auto":  # alike on all ranks: an epoch from disk has an order of its own
+            cache = max(from_all(place(self.nbytes, device, size)), key=CACHES.index)
+        self.cache = "host" if cache == "device" and device.type == "cpu" else cache
         self._device = device if self.cache == "device" else torch.device("cpu")
-        self._memory = {m: self._load(m) for m in self.modalities} if self.cache != "disk" else {}
+        self._memory = {m: self._load(m, rank, size) for m in self.modalities} if self.cache != "disk" else {}
+        from_all(None)  # nobody reads what another has not written yet
 
     @property
     def nbytes(self):
@@ -92,17 +100,21 @@ class FeatureSet(torch.utils.data.Dataset):
                     ours, theirs = (f"'{value}'" if value else "not known" for value in (ours, theirs))
                     raise UserError(f"{file.path}: {name} is {theirs}, but {ours} in {self.files[0].path}")
 
-    def _load(self, modality):
+    def _load(self, modality, rank, size):
         """All rows of one modality: features [N, *shape], valid [N, T], and which rows are finite [N].
 
-        The first two lie on the device; the last never does, since a look at it must not wait for one.
+        The first two lie on the device; the last never does, since a look at it must not wait for one. On a host, the
+        `size` processes of the machine fill the same memory, this one as number `rank` of them.
         """
-        shape = self.shapes[modality]
-        x = torch.empty((len(self.ids), *shape), dtype=getattr(torch, self._dtype(modality).name), device=self._device)
-        valid = torch.empty((len(self.ids), shape[0]), dtype=torch.bool, device=self._device)
-        finite = torch.empty(len(self.ids), dtype=torch.bool)
+        if self.cache == "device":
+            rank, size = 0, 1
+        empty = shared_empty if size > 1 else partial(torch.empty, device=self._device)
+        n, shape = len(self.ids), self.shapes[modality]
+        x = empty((n, *shape), dtype=getattr(torch, self._dtype(modality).name))
+        valid, finite = empty((n, shape[0]), dtype=torch.bool), empty((n,), dtype=torch.bool).cpu()
         for file, start in zip(self.files, self._starts, strict=False):
-            for row in range(0, len(file.ids), 256):  # in blocks, so that no second copy of the set is ever held
+            # in blocks, so that no second copy of the set is ever held
+            for row in range(256 * rank, len(file.ids), 256 * size):
                 rows = np.arange(row, min(row + 256, len(file.ids)))
                 block, real = (torch.from_numpy(part) for part in file.read(modality, rows))
                 here = slice(start + row, start + row + len(rows))
@@ -169,13 +181,13 @@ class FeatureSet(torch.utils.data.Dataset):
         return rows, [name for name in ids if name not in self._row]
 
 
-def place(nbytes, device):
+def place(nbytes, device, sharing=1):
     """Where a feature set of this size should be kept: "device" where it fills at most half of the card's free
-    memory, "host" where the copies of all processes of this machine fill at most 60 % of what is available, "disk"
-    otherwise."""
+    memory, "host" where all copies on this machine, one for `sharing` processes, fill at most 60 % of what is
+    available, "disk" otherwise."""
     if device.type == "cuda" and nbytes <= 0.5 * torch.cuda.mem_get_info(device)[0]:
         return "device"
-    copies = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    copies = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)) // sharing)
     return "host" if copies * nbytes <= 0.6 * available_memory() else "disk"
 
 

@@ -12,8 +12,10 @@ seconds, which clip a code is reset to) come from `shared_rand`, all others (dro
 differs between ranks.
 """
 
+import math
 import os
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -174,6 +176,21 @@ def broadcast(tensor):
     return tensor
 
 
+def from_all(thing):
+    """A small Python object of every rank, for what precedes training: the list of them in rank order."""
+    if not several():
+        return [thing]
+    said = [None] * dist.get_world_size()
+    try:
+        dist.all_gather_object(said, thing)
+    except RuntimeError as error:
+        if not lost_a_process(error):
+            raise
+        rank, size = world()
+        raise UserError(f"process {rank} of {size}: another one was lost while data were opened") from None
+    return said
+
+
 @torch.no_grad()
 def average_gradients(parameters):
     """Mean of the gradients over processes, in one flat collective.
@@ -189,3 +206,42 @@ def average_gradients(parameters):
     flat /= dist.get_world_size()
     for g, mean in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients)):
         g.copy_(mean)
+
+
+# -- memory that the processes of a machine share --------------------------------------------------------------------
+
+
+def machine():
+    """The same text in all processes that find each other in /proc: those of one machine or container. Elsewhere than
+    on Linux there is no such memory, and every process is for itself."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return f"process {world()[0]}"
+
+
+def neighbours():
+    """(place, number) among the ranks of this machine."""
+    here = machine()
+    ranks = [rank for rank, there in enumerate(from_all(here)) if there == here]
+    return ranks.index(world()[0]), len(ranks)
+
+
+def shared_empty(shape, dtype):
+    """`torch.empty` in memory that all ranks of this machine map: each may write, and all see it.
+
+    It is a file without a name, made by the machine's first rank: /dev/shm need have no room for it, and the system
+    frees it with the last process that maps it, whatever ends that one.
+    """
+    here, file = machine(), os.memfd_create("cmg")
+    files = from_all((here, f"/proc/{os.getpid()}/fd/{file}"))
+    path, problem = next(path for there, path in files if there == here), None
+    try:
+        memory = torch.from_file(path, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[0]
+    problem = next(filter(None, from_all(problem)), None)  # by now all have mapped it
+    os.close(file)
+    if problem:
+        raise UserError(f"processes cannot share memory for features: {problem}; expected --cache disk")
+    return memory
