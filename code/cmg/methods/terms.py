@@ -87,15 +87,21 @@ class Disentangling(nn.Module):
         return (state.quantized[m].straight if self.quantised else state.semantic[m])[:, state.steps]
 
     def fit(self, state):
-        pairs = {m: (self.vectors(state, m).detach(), state.pooled[m].detach()) for m in self.estimators}
+        """The likelihood steps, in float32: autocast would make copies of the weights in bf16 once, and all steps but
+        the first would read what is out of date."""
+        given = {}
+        for m in self.estimators:
+            x = self.vectors(state, m).detach()
+            given[m] = x, state.pooled[m].detach().to(x.dtype), state.valid[m][:, state.steps]
         self.estimators.requires_grad_(True)
-        for _ in range(self.steps):
-            # The estimators share no parameter: the gradient of the sum is that of each alone.
-            loss = -sum(q.log_likelihood(*pairs[m], state.valid[m][:, state.steps]) for m, q in self.estimators.items())
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            average_gradients(self.estimators.parameters())
-            self.optimizer.step()
+        with torch.autocast(x.device.type, enabled=False):
+            for _ in range(self.steps):
+                # The estimators share no parameter: the gradient of the sum is that of each alone.
+                loss = -sum(q.log_likelihood(*given[m]) for m, q in self.estimators.items())
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                average_gradients(self.estimators.parameters())
+                self.optimizer.step()
         self.estimators.requires_grad_(False)
 
     def forward(self, state):
