@@ -6,6 +6,7 @@ an optimiser of its own); with q frozen, `upper_bound` is what the encoders mini
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from cmg.models.semantic import masked_mean
 from cmg.training.distributed import first_row, gather, shared_permutation, total
@@ -40,7 +41,7 @@ class CLUB(nn.Module):
     def log_likelihood(self, x, y, valid):
         """Mean over valid steps of log q(y | x), up to its constant; sum over y's dims. x [B, T, X], y [B, T, Y]."""
         mean, logvar = self.mean(x), self.logvar(x)
-        return masked_mean((-((mean - y) ** 2) / logvar.exp() - logvar).sum(-1), valid) / 2
+        return masked_mean((F.mse_loss(mean, y, reduction="none") * (-logvar).exp() + logvar).sum(-1), valid) / -2
 
     def upper_bound(self, x, y, valid, permutation=None):
         """The bound, a scalar, in nats per dimension of y ("released": in nats); about 0 where x, y are independent.
