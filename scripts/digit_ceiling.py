@@ -5,8 +5,8 @@
 
 FOLDER is a folder of digit clips, the given one or one that digit_ave.py wrote. Every second gets a code of its own for
 each set of digits that is heard (audio) or seen (video) in it, the same in both modalities; the probes and their strict
-choice are those of `cmg.downstream.ave`. What is missing to 100 % is the clips' own: a distractor is as loud as the
-category, and the clip probe, a maximum over time, cannot tell which of two digits lasted longer.
+choice are those of `cmg.downstream.ave`. What is missing to 100 % is the clips' own: a distractor looks and sounds like
+a category, and the clip probe, a maximum over time, cannot tell which of two digits lasted longer.
 """
 
 import argparse

@@ -7,8 +7,8 @@
 #
 #   digits   recipes, and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the unlabelled
 #            clips of AVVP as well, for only these show small digits in the quarters of a frame
-#   pair     the first and the last of them between two data sets that share only their classes, in the form of UCF101 ↔
-#            VGGSound (see digit_pair.py); pretrained on clips of other speakers
+#   pair     the recommended recipe and one that aligns nothing, between two data sets that share only their classes, in
+#            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
 #
 # table1.sh … table5.sh and fig3.sh are this script with a table of the paper's.
 #

@@ -10,7 +10,7 @@ PATCH = 4  # a cell's own patch is 4×4 RGB
 SIDE = GRID * PATCH  # of the picture that patches and view are taken from
 ZOOM = 4  # the view may show a region this many times smaller than the frame without a loss
 SPREAD = 2.0  # half the side of what the view shows, in standard deviations of where the edges are
-ORIENTATIONS = 4  # of the edges in the view of the whole frame
+ORIENTATIONS = 4  # of the edges in the view
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
