@@ -7,14 +7,36 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.models.toom_cook import conv3, conv_transpose3
+
+
+class Conv3(nn.Conv2d):
+    """3×3 convolution of maps (N, C, H, W)."""
+
+    def __init__(self, channels, width, padding=0, bias=True):
+        super().__init__(channels, width, 3, padding=padding, bias=bias)
+
+    def forward(self, x):
+        return conv3(x, self.weight, self.bias, self.padding[0])
+
+
+class Conv1(nn.Conv2d):
+    """1×1 convolution of maps (N, C, H, W): a matrix product, whatever the order of the maps in memory."""
+
+    def __init__(self, channels, width, bias=True):
+        super().__init__(channels, width, 1, bias=bias)
+
+    def forward(self, x):
+        return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+
 
 class ResidualBlock(nn.Module):
     """relu(relu(x) + conv1(relu(conv3(relu(x))))), the in-place arithmetic of the released residual stack."""
 
     def __init__(self, width):
         super().__init__()
-        self.conv3 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.conv1 = nn.Conv2d(width, width, 1, bias=False)
+        self.conv3 = Conv3(width, width, padding=1, bias=False)
+        self.conv1 = Conv1(width, width, bias=False)
 
     def forward(self, x):
         x = torch.relu(x)
@@ -31,8 +53,8 @@ class GridSpecific(nn.Module):
     def __init__(self, channels, width, head):
         super().__init__()
         self.convs = nn.Sequential(
-            nn.Conv2d(channels, width // 2, 3), nn.ReLU(), nn.Conv2d(width // 2, width, 3), nn.ReLU(),
-            nn.Conv2d(width, width, 1), ResidualBlock(width),
+            Conv3(channels, width // 2), nn.ReLU(), Conv3(width // 2, width), nn.ReLU(),
+            Conv1(width, width), ResidualBlock(width),
         )
         self.head = (
             nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, channels)) if head else None
@@ -78,10 +100,11 @@ class GridDecoder(nn.Module):
         maps = specific.flatten(0, 1).permute(0, 3, 1, 2)  # (B·T, S, h, w)
         # up1 reads the code, repeated over the grid, above the map. The code's part of it is linear in the code.
         of_code, of_map = self.up1.weight.split([self.up1.in_channels - S, S])
-        x = F.conv_transpose2d(maps, of_map, self.up1.bias)
+        x = conv_transpose3(maps, of_map, self.up1.bias)
         x = x + constant_map(self.code(code).flatten(0, 1), of_code, h, w)
-        x = self.out(torch.relu(self.up2(self.residual(x))))
-        return x.permute(0, 2, 3, 1).unflatten(0, (B, T))
+        x = torch.relu(conv_transpose3(self.residual(x), self.up2.weight, self.up2.bias))
+        x = F.linear(x.movedim(1, -1), self.out.weight.flatten(1).T, self.out.bias)
+        return x.unflatten(0, (B, T))
 
 
 def constant_map(x, weight, h, w):
