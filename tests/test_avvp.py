@@ -133,7 +133,7 @@ def test_events_loss_and_score_are_those_of_every_second_listed():
         logits = (x @ w1[p].T + b1[p]) @ w2[p].T + b2[p]
         entropy = torch.nn.functional.binary_cross_entropy(logits.sigmoid(), y)
         log = -(y * logits.log_softmax(1) * torch.exp(-alpha[p])).sum(1).mean()
-        assert probes.loss(data)[p].item() == pytest.approx((entropy + log).item(), rel=1e-9)
+        assert probes.score(data).loss[p].item() == pytest.approx((entropy + log).item(), rel=1e-9)
         fired, true = logits[:, :3] > 0, y[:, :3] > 0
         f1 = 200 * (fired & true).sum() / (fired.sum() + true.sum())
         assert probes.score(data).accuracy[p].item() == pytest.approx(f1.item())

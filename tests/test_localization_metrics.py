@@ -96,7 +96,7 @@ def test_precision_of_batches_is_a_mean_of_ratios():
 
 def test_exp_log_loss_is_that_of_the_public_script():
     stored = np.load(FIXTURES / "exp_log_loss.npz")
-    logits, label = torch.tensor(stored["logits"]), torch.tensor(stored["label"])
+    logits, label = torch.tensor(stored["logits"]).T, torch.tensor(stored["label"]).T
     alpha = torch.full((26,), float(stored["alpha"]))
     loss = exp_log_loss(logits, label, alpha)
     assert loss.dtype == torch.float32
@@ -104,11 +104,11 @@ def test_exp_log_loss_is_that_of_the_public_script():
 
 
 def test_exp_log_loss_counts_equal_seconds_together():
-    logits = torch.randn(2, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))  # two probes
+    logits = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     alpha = torch.tensor([[0.1] * 5, [0.3] * 5], dtype=torch.float64)
-    row = torch.tensor([0, 2, 2, 1])  # four seconds of three distinct vectors
-    label = torch.tensor([[1, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 1]])
-    counts = torch.zeros(3, 5, dtype=torch.int64).index_add_(0, row, label)
-    together = exp_log_loss(logits, counts, alpha[:, None], seconds=4)
-    one_by_one = torch.stack([exp_log_loss(logits[p, row], label, alpha[p]) for p in range(2)])
+    row = torch.tensor([0, 2, 2, 1])  # four seconds of three distinct vectors, five classes, two probes
+    label = torch.tensor([[1, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 1]]).T
+    counts = torch.zeros(5, 3, dtype=torch.int64).index_add_(1, row, label)
+    together = exp_log_loss(logits, counts, alpha, seconds=4)
+    one_by_one = torch.stack([exp_log_loss(logits[p, :, row], label, alpha[p]) for p in range(2)])
     torch.testing.assert_close(together, one_by_one)

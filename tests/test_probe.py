@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cmg.downstream.probe import MaxOverTime, Probes, constant_accuracy, fit, fit_selected, probe_data
+from cmg.downstream.probe import Probes, batches, constant_accuracy, fit, fit_selected, max_over_time, probe_data
 from cmg.downstream.tokens import TokenSet
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -31,6 +31,8 @@ def random_data(kind, n=50, steps=6, dim=8, codes=12, classes=4, dtype=torch.flo
     valid = torch.rand(n, steps, generator=g) < 0.7 if ragged else torch.ones(n, steps, dtype=torch.bool)
     valid[:, -1] = True
     labels = torch.randint(classes, (n,) if kind == "clip" else (n, steps), generator=g)
+    if kind == "events":
+        labels = torch.rand(n, steps, classes, generator=g) < 0.3
     return probe_data(tokens_of(book[code], code, valid), labels), book[code], valid
 
 
@@ -51,17 +53,54 @@ def test_fixture(kind):
     assert (logits[0] - reference).abs().max() > 1e-3  # the other probe keeps its own weights
 
 
-def test_max_over_time_is_the_maximum_and_so_is_its_gradient():
+def test_max_over_time():
     g = torch.Generator().manual_seed(1)
-    table = torch.randn(9, 5, generator=g, dtype=torch.float64, requires_grad=True)
-    index = torch.randint(9, (7, 4), generator=g)
-    index[0] = 3  # four times the same vector: one gradient, not four
-    assert torch.equal(MaxOverTime.apply(table, index), table[index].max(1).values)
-    weight = torch.randn(7, 5, generator=g, dtype=torch.float64)
-    ours, = torch.autograd.grad((MaxOverTime.apply(table, index) * weight).sum(), table)
-    reference, = torch.autograd.grad((table[index].max(1).values * weight).sum(), table)
-    assert torch.allclose(ours, reference, rtol=0, atol=1e-15)
-    assert torch.autograd.gradcheck(MaxOverTime.apply, (table, index))
+    table, index = torch.randn(9, 5, generator=g), torch.randint(9, (7, 4), generator=g)
+    assert torch.equal(max_over_time(table, index), table[index].max(1).values)
+
+
+def test_batches_are_the_clips_in_their_order():
+    """The table with few vectors, the seconds' own vectors with many; the last batch is what is left."""
+    for codes in (12, 500):
+        data, dense, valid = random_data("segment", n=10, codes=codes, ragged=True)
+        order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+        parts = list(batches(data, order, 4))
+        assert [len(part.labels) for part in parts] == [4, 4, 2]
+        assert all(len(part.vectors) <= part.index.numel() for part in parts)
+        seen = torch.cat([part.vectors[part.index] for part in parts])
+        assert torch.equal(seen[valid[order]], dense[order][valid[order]])
+        assert torch.equal(torch.cat([part.labels for part in parts]), data.labels[order])
+        assert torch.equal(torch.cat([part.valid for part in parts]), valid[order])
+
+
+@pytest.mark.parametrize("kind", ["clip", "segment", "events"])
+@pytest.mark.parametrize("codes", [12, 500])
+def test_gradients_are_those_of_autograd(kind, codes):
+    """In float64, of three probes, by the plain loss of dense tokens; nothing else takes part in a step."""
+    data, dense, valid = random_data(kind, codes=codes, ragged=True)
+    probes = Probes(kind, 8, 4, [0, 1, 2], [1.0] * 3, dtype=torch.float64)
+    part, = batches(data, torch.arange(50), 50)
+    ours = probes.gradients(part)
+    first, bias, second, last, *alpha = probes.parameters
+    hidden = torch.einsum("ntd,phd->pnth", dense, first) + bias[:, None, None]
+    if kind == "clip":
+        hidden = hidden.masked_fill(~valid[..., None], -torch.inf).max(2).values
+    logits = torch.einsum("p...h,pkh->p...k", hidden, second)
+    logits = logits + last.view(3, *[1] * (logits.ndim - 2), 4)
+    labels = data.labels if kind == "clip" else data.labels[valid]
+    logits = logits if kind == "clip" else logits[:, valid]  # (P, n, K)
+    if kind == "events":
+        losses = torch.stack([F.binary_cross_entropy_with_logits(z, labels.double()) for z in logits])
+        log = (labels * logits.log_softmax(2)).sum(1) * torch.exp(-alpha[0])
+        losses = losses - log.sum(1) / len(labels)
+    else:
+        losses = torch.stack([F.cross_entropy(z, labels) for z in logits])
+    assert (probes.score(data).loss - losses).abs().max() < 1e-12
+    reference = torch.autograd.grad(losses.sum(), probes.parameters)
+    assert len(ours) == len(reference) == 4 + (kind == "events")
+    for one, other in zip(ours, reference):
+        assert one.is_contiguous() and one.shape == other.shape  # the fused Adam takes no notice of strides
+        assert (one - other).abs().max() < 1e-12
 
 
 class PublicHead(nn.Module):

@@ -185,7 +185,7 @@ class EventTask:
 def fires(probes, data: ProbeData):
     """Which classes each probe holds for present (probability above 0.5), bool Tensor[P, N, T, K + 1]; seconds that
     the modality lacks hold nothing."""
-    return (probes.step_logits(data.vectors) > 0)[:, data.index] & data.valid[..., None]
+    return (probes.logits(data) > 0) & data.valid[..., None]
 
 
 def by_class(masks):

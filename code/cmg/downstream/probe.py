@@ -68,33 +68,22 @@ def probe_data(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
     return ProbeData(vectors, index, tokens.valid, labels.to(index.device))
 
 
-class MaxOverTime(torch.autograd.Function):
-    """`table[index].amax(1)`: Tensor[U, C], int64 Tensor[N, T] -> Tensor[N, C].
+def batches(data: ProbeData, order: torch.Tensor, size: int) -> Iterator[ProbeData]:
+    """The clips numbered `order`, `size` at a time."""
+    for index, valid, labels in zip(*(column[order].split(size) for column in data[1:])):
+        vectors = data.vectors
+        if len(vectors) > index.numel():  # continuous tokens, say: only the batch's own are needed
+            vectors = vectors[index.flatten()]
+            index = torch.arange(index.numel(), device=index.device).view_as(index)
+        yield ProbeData(vectors, index, valid, labels)
 
-    On a CPU autograd's own backward of that expression costs ten times the whole rest of a probe's step. Without a
-    gradient to come it is done step by step, for the [N, T, C] of a whole split may not fit into memory.
-    """
 
-    @staticmethod
-    def forward(ctx, table, index):
-        if not ctx.needs_input_grad[0]:
-            top = table.index_select(0, index[:, 0])
-            for step in index[:, 1:].T:
-                top = torch.maximum(top, table.index_select(0, step))
-            return top
-        steps = table.index_select(0, index.flatten()).view(*index.shape, -1)  # (N, T, C)
-        top = steps.amax(1)  # without the position, which costs ten times as much
-        ctx.rows = len(table)
-        ctx.save_for_backward(index, steps, top)
-        return top
-
-    @staticmethod
-    def backward(ctx, gradient):
-        index, steps, top = ctx.saved_tensors
-        share = (steps - top.unsqueeze(1)).sign_().add_(1)  # 1 where a step holds the maximum, else 0
-        share *= (gradient / share.sum(1)).unsqueeze(1)  # steps with the same vector share its gradient
-        to_table = gradient.new_zeros(ctx.rows, gradient.shape[1])
-        return to_table.index_add_(0, index.flatten(), share.view(-1, gradient.shape[1])), None
+def max_over_time(table, index):
+    """`table[index].amax(1)`, step by step, for the [N, T, C] of a whole split may not fit into memory."""
+    top = table.index_select(0, index[:, 0])
+    for step in index[:, 1:].T:
+        top = torch.maximum(top, table.index_select(0, step))
+    return top
 
 
 class Probes:
@@ -129,47 +118,82 @@ class Probes:
         return F.linear(vectors, weight.view(-1, self.dim), bias.view(-1))
 
     def classify(self, hidden):
-        """Second layer, Tensor[N, P·D] -> Tensor[P, N, K]."""
-        weight, bias = self.parameters[2:4]
-        hidden = hidden.view(len(hidden), -1, self.dim).transpose(0, 1)  # (P, N, D)
-        return torch.baddbmm(bias[:, None], hidden, weight.transpose(1, 2))
+        """Second layer, Tensor[N, P·D] -> Tensor[P, K, N]."""
+        second, last = self.parameters[2:4]
+        return torch.baddbmm(last[..., None], second, hidden.view(len(hidden), -1, self.dim).permute(1, 2, 0))
 
-    def step_logits(self, vectors):
-        """Both layers of segment and events on Tensor[U, D] -> Tensor[P, U, K + 1]."""
+    def both_layers(self, vectors):
+        """Both layers of segment and events on Tensor[U, D] -> Tensor[P, K + 1, U]."""
         first, bias, second, last = self.parameters[:4]
-        both = second @ first  # (P, K+1, D)
-        return vectors @ both.transpose(1, 2) + torch.baddbmm(last[..., None], second, bias[..., None]).transpose(1, 2)
+        both = (second @ first).view(-1, self.dim)  # (P·(K+1), D)
+        offset = torch.baddbmm(last[..., None], second, bias[..., None])  # (P, K+1, 1)
+        return (both @ vectors.T).view(*last.shape, -1) + offset
 
-    def clip_logits(self, vectors, index):
-        """Logits of clips whose steps are `vectors[index]`, index [N, T] -> Tensor[P, N, K]."""
-        return self.classify(MaxOverTime.apply(self.hidden(vectors), index))
+    def row_logits(self, data: ProbeData):
+        """Tensor[P, K, R]: of every clip, or, as seconds with the same vector have the same logits, of every vector.
+
+        Classes come before rows, for a CPU's softmax over a short last dimension takes twenty times as long.
+        """
+        if self.kind == "clip":
+            return self.classify(max_over_time(self.hidden(data.vectors), data.index))
+        return self.both_layers(data.vectors)
 
     def logits(self, data: ProbeData):
         """Tensor[P, N, K] for clips, Tensor[P, N, T, K + 1] otherwise."""
-        if self.kind == "clip":
-            return self.clip_logits(data.vectors, data.index)
-        return self.step_logits(data.vectors)[:, data.index]
+        rows = self.row_logits(data).mT
+        return rows if self.kind == "clip" else rows[:, data.index]
 
-    def loss(self, data: ProbeData, batch=None):
-        """Mean loss of each probe over the clips numbered `batch` (all by default), Tensor[P]."""
-        index, labels = data.index, data.labels
-        if batch is not None:
-            index, labels = index[batch], labels[batch]
-        vectors = data.vectors
-        if len(vectors) > index.numel():  # continuous tokens, say: only the batch's own are needed
-            used, index = index.unique(return_inverse=True)  # (u,), (B, T)
-            vectors = vectors[used]
+    def tally(self, data: ProbeData):
+        """Labels of these rows: how many valid seconds have (label, row), Tensor[K, R], and how many has each row, [R].
+
+        A clip is one second here.
+        """
+        rows, valid = len(data.vectors), data.valid.flatten().to(self.parameters[0].dtype)
         if self.kind == "clip":
-            logits = self.clip_logits(vectors, index)
-            return F.cross_entropy(logits.transpose(1, 2), labels.expand(len(logits), -1), reduction="none").mean(1)
-        # The logits depend on the vector alone, so seconds are counted by (vector, label) instead of listed.
-        counts, seconds = self._counts(index, labels, data.valid if batch is None else data.valid[batch], len(vectors))
-        logits = self.step_logits(vectors)  # (P, u, K+1)
-        if self.kind == "segment":
-            return -(logits.log_softmax(-1) * counts).sum((1, 2)) / counts.sum()
-        entropy = (seconds[:, None] * F.softplus(logits) - counts * logits).sum((1, 2))
+            seconds = valid.new_ones(len(data.labels))
+            return valid.new_zeros(self.outputs, len(seconds)).scatter_(0, data.labels[None], 1), seconds
+        seconds = valid.new_zeros(rows).index_add_(0, data.index.flatten(), valid)
+        if self.kind == "events":
+            labels = data.labels.flatten(0, 1).to(valid.dtype) * valid[:, None]
+            return valid.new_zeros(rows, self.outputs).index_add_(0, data.index.flatten(), labels).T, seconds
+        pair = (data.labels * rows + data.index).masked_fill(~data.valid, 0)
+        return valid.new_zeros(self.outputs * rows).index_add_(0, pair.flatten(), valid).view(-1, rows), seconds
+
+    def loss(self, logits, counts, seconds):
+        """Mean loss of each probe, Tensor[P], from `row_logits` and `tally`."""
         total = seconds.sum()
-        return entropy / (total * self.outputs) + exp_log_loss(logits, counts, self.parameters[4][:, None], total)
+        if self.kind != "events":
+            return -(logits.log_softmax(1) * counts).sum((1, 2)) / total
+        entropy = (seconds * F.softplus(logits) - counts * logits).sum((1, 2))
+        return entropy / (total * self.outputs) + exp_log_loss(logits, counts, self.parameters[4], total)
+
+    @torch.no_grad()
+    def gradients(self, data: ProbeData):
+        """Gradient of each probe's own mean loss, shaped like `parameters`.
+
+        Through the loss by autograd; through the layers by hand, for there most of the arithmetic can be saved.
+        """
+        first, bias, second, last, *weights = self.parameters
+        if self.kind == "clip":
+            steps = self.hidden(data.vectors).index_select(0, data.index.flatten()).view(*data.index.shape, -1)
+            top = steps.amax(1)  # (N, P·D), without the position, which costs ten times as much
+            holder = steps.eq_(top[:, None]).mul_(data.index[..., None].to(steps.dtype)).amax(1).long()
+            logits = self.classify(top)
+        else:
+            logits = self.both_layers(data.vectors)
+        with torch.enable_grad():
+            loss = self.loss(logits.requires_grad_(), *self.tally(data))
+            slope, *rest = torch.autograd.grad(loss.sum(), (logits, *weights))  # (P, K, R)
+        offset = slope.sum(2)  # (P, K)
+        if self.kind == "clip":
+            to_second = slope @ top.view(len(top), -1, self.dim).transpose(0, 1)
+            to_top = second.mT @ slope  # (P, D, N)
+            # A unit of the first layer learns from one vector a clip: cheaper than a product with the whole table.
+            to_first = F.embedding_bag(holder.T, data.vectors, mode="sum", per_sample_weights=to_top.flatten(0, 1))
+            return [to_first.view_as(first), to_top.sum(2), to_second, offset, *rest]
+        to_both = (slope.flatten(0, 1) @ data.vectors).view_as(second)
+        to_second = torch.baddbmm(offset[..., None] * bias[:, None], to_both, first.mT)
+        return [second.mT @ to_both, (offset[:, None] @ second)[:, 0], to_second, offset, *rest]
 
     @torch.no_grad()
     def score(self, data: ProbeData) -> Score:
@@ -177,30 +201,16 @@ class Probes:
 
         Of events, micro-F1 at probability 0.5 without the background output: telling silence is no localisation.
         """
-        if self.kind == "clip":
-            correct = self.logits(data).argmax(-1) == data.labels  # (P, N)
-            return Score(100 * correct.double().mean(1), self.loss(data))
-        counts, seconds = self._counts(data.index, data.labels, data.valid, len(data.vectors))  # (U, K+1), (U,)
-        logits = self.step_logits(data.vectors)  # (P, U, K+1)
+        logits, (counts, seconds) = self.row_logits(data), self.tally(data)
+        loss = self.loss(logits, counts, seconds)
         if self.kind == "events":
-            fires = (logits > 0)[..., :-1]
-            hits = (fires * counts[:, :-1]).double().sum((1, 2))
-            predicted, true = (fires * seconds[:, None]).double().sum((1, 2)), counts[:, :-1].double().sum()
-            return Score(200 * hits / (predicted + true).clamp(min=1), self.loss(data))
-        prediction = logits.argmax(-1)  # (P, U)
-        correct = counts.expand(len(prediction), -1, -1).gather(2, prediction[..., None]).double().sum((1, 2))
-        return Score(100 * correct / counts.sum().double(), self.loss(data))
-
-    def _counts(self, index, labels, valid, vectors):
-        """How many valid seconds hold (vector, label), Tensor[U, K + 1], and how many each vector, Tensor[U]."""
-        dtype = self.parameters[0].dtype
-        seconds = torch.bincount(index[valid], minlength=vectors).to(dtype)
-        if self.kind == "events":
-            counts = torch.zeros(vectors, self.outputs, dtype=dtype, device=index.device)
-            return counts.index_add_(0, index[valid], labels[valid].to(dtype)), seconds
-        pair = index * self.outputs + labels
-        counts = torch.bincount(pair[valid], minlength=vectors * self.outputs)
-        return counts.view(vectors, self.outputs).to(dtype), seconds
+            fires = (logits > 0)[:, :-1]
+            hits = (fires * counts[:-1]).double().sum((1, 2))
+            predicted, true = (fires * seconds).double().sum((1, 2)), counts[:-1].double().sum()
+            return Score(200 * hits / (predicted + true).clamp(min=1), loss)
+        prediction = logits.argmax(1, keepdim=True)  # (P, 1, R)
+        correct = counts.expand(len(logits), -1, -1).gather(1, prediction).double().sum((1, 2))
+        return Score(100 * correct / counts.sum().double(), loss)
 
 
 def fit(kind: str, data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, batch_size: int = 80,
@@ -220,19 +230,19 @@ def fit(kind: str, data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, ba
                     vectors.device, vectors.dtype)
     # torch's own Adam, elementwise anyway: its parameters are views of the stacks, a stretch of probes for every rate.
     rates = [(lr, slice(n * len(seeds), (n + 1) * len(seeds))) for n, lr in enumerate(lrs)]
-    views = [[stack.detach()[own].requires_grad_() for stack in probes.parameters] for _, own in rates]
+    views = [[stack.detach()[own] for stack in probes.parameters] for _, own in rates]
     groups = [{"params": view, "lr": lr} for (lr, _), view in zip(rates, views)]
     optimiser = torch.optim.Adam(groups, fused=True)
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
-        for batch in torch.randperm(len(data.labels), generator=generator).to(vectors.device).split(batch_size):
-            loss = probes.loss(data, batch).sum()  # probes share no weight: the sum's gradient is each one's own
-            gradients = torch.autograd.grad(loss, probes.parameters)
+        order = torch.randperm(len(data.labels), generator=generator).to(vectors.device)
+        for batch in batches(data, order, batch_size):
+            gradients = probes.gradients(batch)
             if clip_norm is not None:
                 gradients = clipped(gradients, clip_norm)
             for (_, own), view in zip(rates, views):
                 for parameter, gradient in zip(view, gradients):
-                    parameter.grad = gradient[own].contiguous()  # the fused Adam takes no notice of strides
+                    parameter.grad = gradient[own]
             optimiser.step()
         yield epoch, probes
 
