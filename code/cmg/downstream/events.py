@@ -181,7 +181,6 @@ class EventTask:
         }
 
 
-@torch.no_grad()
 def fires(probes, data: ProbeData):
     """Which classes each probe holds for present (probability above 0.5), bool Tensor[P, N, T, K + 1]; seconds that
     the modality lacks hold nothing."""
