@@ -45,8 +45,7 @@ def main():
         clips = ave.splits[split]
         index = torch.tensor([codes(rows[clip.id], modality) for clip in clips])  # (N, T)
         labels = clip_labels(clips, ave.classes) if kind == "clip" else segment_labels(clips, ave.classes, 10)
-        used, index = index.unique(return_inverse=True)
-        return ProbeData(vectors[used], index, torch.ones_like(index, dtype=torch.bool), labels)
+        return ProbeData(vectors, index, torch.ones_like(index, dtype=torch.bool), labels)
 
     lines = []
     for source, target in (("video", "audio"), ("audio", "video")):

@@ -6,8 +6,8 @@ Three kinds, as in the public downstream code (D semantic width, K classes):
 * segment: Linear(D, D), Linear(D, K + 1) of each second, the last output for background;
 * events: the head of segment, but any number of classes a second: binary cross entropy plus `exp_log_loss`.
 
-All are cheap because a token is one of few code vectors: the first layer runs once for each code that a batch
-uses, not once for each second, and all probes share one matrix product. Where nothing stands between the two layers
+All are cheap because a token is one of few code vectors: the first layer runs once for each code, not once for each
+second, and all probes share one matrix product. Where nothing stands between the two layers
 (segment, events), they are multiplied with each other first: K + 1 outputs are fewer than D. Continuous tokens work as
 well, at the price of one vector a second.
 
@@ -73,8 +73,8 @@ def batches(data: ProbeData, order: torch.Tensor, size: int) -> Iterator[ProbeDa
     for index, valid, labels in zip(*(column[order].split(size) for column in data[1:])):
         vectors = data.vectors
         if len(vectors) > index.numel():  # continuous tokens, say: only the batch's own are needed
-            vectors = vectors[index.flatten()]
-            index = torch.arange(index.numel(), device=index.device).view_as(index)
+            used, index = index.unique(return_inverse=True)  # (u,), (B, T)
+            vectors = vectors[used]
         yield ProbeData(vectors, index, valid, labels)
 
 
@@ -177,11 +177,15 @@ class Probes:
         return [entropy + log, weights]
 
     def gradients(self, data: ProbeData):
-        """Gradient of each probe's own mean loss by its `parameters`, written out: autograd takes twice as long."""
+        """Gradient of each probe's own mean loss by its `parameters`, written out, for autograd takes twice as long.
+
+        All are contiguous: the fused Adam takes no notice of strides.
+        """
         first, bias, second, _ = self.parameters[:4]
         if self.kind == "clip":
             steps = self.hidden(data.vectors).index_select(0, data.index.flatten()).view(*data.index.shape, -1)
             top = steps.amax(1)  # (N, P·D), without the position, which costs ten times as much
+            # The vector that holds it, of several the last: floats, for a comparison to bool takes five times as long.
             holder = steps.eq_(top[:, None]).mul_(data.index[..., None].to(steps.dtype)).amax(1).long()
             logits = self.classify(top)
         else:
