@@ -184,7 +184,7 @@ class EventTask:
 def fires(probes, data: ProbeData):
     """Which classes each probe holds for present (probability above 0.5), bool Tensor[P, N, T, K + 1]; seconds that
     the modality lacks hold nothing."""
-    return (probes.logits(data) > 0) & data.valid[..., None]
+    return (probes.row_logits(data) > 0).mT[:, data.index] & data.valid[..., None]
 
 
 def by_class(masks):
