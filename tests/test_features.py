@@ -203,6 +203,17 @@ def test_features_that_are_not_finite_are_named(tmp_path, cache, value):
         features.__getitems__([0, 3])
 
 
+def test_finite_features_whose_sum_overflows_are_taken_and_cancelling_ones_are_not(tmp_path):
+    write(tmp_path / "a.h5", ["a", "b"])
+    with h5py.File(tmp_path / "a.h5", "a") as h5:
+        h5["audio"][0] = 60_000
+        h5["audio"][1, 0, :2] = np.inf, -np.inf
+    features = FeatureSet(tmp_path / "a.h5", cache="disk")
+    assert (features.stored([0])["audio"] == 60_000).all() and features.stored([0])["audio"].sum(-1).isinf().all()
+    with one_line("'audio' features of 'b' are not finite"):
+        features.stored([0, 1])
+
+
 # --- sets of files --------------------------------------------------------------------------------------------------
 
 

@@ -221,8 +221,9 @@ class FeatureFile:
             real = np.empty((len(wanted), valid.shape[1]), bool)
             start = 0
             for run in runs:
-                source, target = slice(run[0], run[-1] + 1), slice(start, start + len(run))
-                out[target], real[target] = x[source], valid[source]
+                source, target = np.s_[run[0] : run[-1] + 1], np.s_[start : start + len(run)]
+                x.read_direct(out, source, target)
+                valid.read_direct(real, source, target)
                 start += len(run)
         except OSError as error:
             raise UserError(f"{self.path}: reading '{modality}' failed ({_first_line(error)})") from None
