@@ -3,13 +3,17 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from cmg import gpu_check
 from cmg.bench import ByteCounter, main
 from cmg.bench_loading import main as loading
+from cmg.bench_loading import read_released, write_released
 from cmg.bench_picture import roofline
+from cmg.data.features import FeatureSet
+from cmg.data.pickles import array_in_zip
 
 TINY = ["--shapes", "tiny", "--preset", "small", "--dim", "16", "--specific-dim", "8", "--device", "cpu",
         "--steps", "2", "--warmup", "0"]
@@ -65,8 +69,42 @@ def test_loading_costs_are_all_measured(tmp_path, capsys):
     record = loading(["--data", str(path), "--batch-size", "2", "--out", str(tmp_path / "loading.json")])
     assert json.loads((tmp_path / "loading.json").read_text()) == record
     assert record["clips"] == 64 and record["bytes_per_clip"] == 4 * (6 * 5 * 5 * 8 + 6 * 12 + 6 * 10)
-    assert list(record["us_per_clip"]) == ["copy", "disk, blocks", "disk, row by row", "memory"]
+    assert list(record["us_per_clip"]) == [
+        "released layout, cold", "released layout, warm", "copy", "disk, blocks, cold", "disk, blocks, warm",
+        "disk, row by row, cold", "memory", "memory, as float32"]
     assert min(record["us_per_clip"].values()) > 0 and "times a copy" in capsys.readouterr().out
+    assert {file.name for file in tmp_path.iterdir()} == {"clips.h5", "loading.json"}
+
+
+def test_released_layout_holds_the_features(tmp_path):
+    from test_pretrain import write_clips
+
+    features = FeatureSet(write_clips(tmp_path / "clips.h5", n=5), cache="disk")
+    written = write_released(features, range(5), tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in written] == [f"{m}/{i}.zip" for m in ("video", "audio")
+                                                                     for i in range(5)]
+    third = array_in_zip(tmp_path / "video" / "3.zip")  # what `cmg.data.convert` takes apart
+    assert third.dtype == np.float64 and np.array_equal(third, features.stored([3])["video"][0].double().numpy())
+    orders = [[3, 0], [4, 1]]
+    batches = list(read_released(tmp_path, ["video", "audio"], orders))
+    for rows, batch in zip(orders, batches, strict=True):
+        expected = features.__getitems__(rows)
+        assert all(batch[m].dtype == torch.float32 and torch.equal(batch[m], expected[m]) for m in ("video", "audio"))
+
+
+def test_released_layout_needs_a_folder_to_write(tmp_path, monkeypatch, capsys):
+    from test_pretrain import write_clips
+
+    path = write_clips(tmp_path / "clips.h5", n=4)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cmg.bench_loading.write_released", full)
+    with pytest.raises(SystemExit) as stop:
+        loading(["--data", str(path), "--batch-size", "2"])
+    assert stop.value.code == 2
+    assert f"{tmp_path}: cannot write the released layout here (No space left on device)" in capsys.readouterr().err
 
 
 # -- the check of a card ---------------------------------------------------------------------------------------------
