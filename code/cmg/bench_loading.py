@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import pickle
+import statistics
 import tempfile
 import time
 import zipfile
@@ -55,12 +56,16 @@ def per_clip(batches, clips):
     return 1e6 * (time.perf_counter() - began) / clips
 
 
-def copies(features, batch_size, n):
-    """n batches' worth of bytes, copied from one place in memory to another."""
+def median_per_clip(epoch, clips):
+    """The same for what `epoch()` yields: the median of five passes, since one from memory is soon over."""
+    return statistics.median(per_clip(epoch(), clips) for _ in range(5))
+
+
+def copier(features, batch_size):
+    """A function that copies a batch's worth of bytes from one place in memory to another."""
     size = features.nbytes // len(features) * batch_size
     source, target = (torch.ones(size, dtype=torch.uint8) for _ in range(2))  # zeros might be one page over and over
-    target.copy_(source)
-    return (target.copy_(source) for _ in range(n))
+    return lambda: target.copy_(source)
 
 
 def write_released(features, rows, folder):
@@ -95,8 +100,9 @@ def measure_released(features, batch_size, folder):
     order = epoch_order(n, min(batch_size, n), 0, 0)
     clips = sum(map(len, order))
     forget(write_released(features, range(n), folder))
-    return {f"released layout, {state}": per_clip(read_released(folder, modalities, order), clips)
-            for state in ("cold", "warm")}
+    cold = per_clip(read_released(folder, modalities, order), clips)
+    warm = median_per_clip(lambda: read_released(folder, modalities, order), clips)
+    return {"released layout, cold": cold, "released layout, warm": warm}
 
 
 def measure(paths, batch_size, workers):
@@ -109,17 +115,16 @@ def measure(paths, batch_size, workers):
     except OSError as error:
         raise UserError(f"{Path(paths[0]).parent}: cannot write the released layout here ({error.strerror})") from None
     keep_freed_memory()  # as in training on a CPU; the public loader had to do without, as it does
-    found["copy"] = per_clip(copies(disk, batch_size, len(full)), clips)
+    copy = copier(disk, batch_size)
+    found["copy"] = median_per_clip(lambda: (copy() for _ in full), clips)
     forget(paths)
-    for state in ("cold", "warm"):
-        found[f"disk, blocks, {state}"] = per_clip(windows(disk, blocks, cpu, workers), clips)
+    found["disk, blocks, cold"] = per_clip(windows(disk, blocks, cpu, workers), clips)
+    found["disk, blocks, warm"] = median_per_clip(lambda: windows(disk, blocks, cpu, workers), clips)
     forget(paths)
     found["disk, row by row, cold"] = per_clip((disk.stored([row]) for rows in full for row in rows), clips)
     host = FeatureSet(paths, cache="host")
-    list(host.stored(rows) for rows in full[:2])
-    found["memory"] = per_clip((host.stored(rows) for rows in full), clips)
-    list(feed(host, full[:2], cpu))
-    found["memory, as float32"] = per_clip(feed(host, full, cpu), clips)
+    found["memory"] = median_per_clip(lambda: (host.stored(rows) for rows in full), clips)
+    found["memory, as float32"] = median_per_clip(lambda: feed(host, full, cpu), clips)
     return {"clips": clips, "bytes_per_clip": disk.nbytes // len(disk), "batch_size": batch_size,
             "us_per_clip": found, "commit": git_commit()}
 
