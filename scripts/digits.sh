@@ -7,6 +7,7 @@
 #
 #   digits   recipes, and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the unlabelled
 #            clips of AVVP as well, for only these show small digits in the quarters of a frame
+#   ave      the recipes on AVE, without AVVP's clips
 #   pair     the recommended recipe and one that aligns nothing, between two data sets that share only their classes, in
 #            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
 #
@@ -49,6 +50,7 @@ extract pair_audio --videos "$media/pair/videos" --select "a_*" --modalities aud
 
 for table in ${TABLES:-digits}; do
   case "$table" in
+    ave) data=("$media/pretrain.h5") ;;
     pair | table5) data=("$media/other_speakers.h5") ;;
     *) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
   esac
