@@ -46,7 +46,7 @@ def test_records_and_picture(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count("matrix product ceiling") == 2 and "epoch of 20 clips" in printed
     picture = out.with_suffix(".svg").read_text()
-    assert picture.count("<circle") == 2 and "VAT 8 fp32" in picture
+    assert picture.count("<circle") == 2 and "AVT 8 fp32" in picture
 
 
 def test_roofline_puts_the_corner_where_the_ceilings_meet():

@@ -43,7 +43,7 @@ def roofline(records):
 
 
 def label(record):
-    name = "".join(m[0].upper() for m in record["modalities"])
+    name = "".join(m for m in "AVT" if m in {m[0].upper() for m in record["modalities"]})
     return f"{name} {record['batch_size']} {record['precision']}" + (" compiled" if record["compile"] else "")
 
 
