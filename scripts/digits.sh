@@ -8,7 +8,7 @@
 #   digits   recipes, and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the unlabelled
 #            clips of AVVP as well, for only these show small digits in the quarters of a frame
 #   ave      the recipes on AVE, without AVVP's clips
-#   speed    Ψ on fewer seconds, narrower, or left out: what that costs and saves
+#   speed    Ψ on fewer seconds, or left out: what that costs and saves
 #   pair     the recommended recipe and one that aligns nothing, between two data sets that share only their classes, in
 #            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
 #
