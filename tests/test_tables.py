@@ -16,7 +16,7 @@ from cmg import table_cells, tables
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
 from cmg.errors import UserError
 from cmg.table_file import fill, read_settings, read_table
-from cmg.table_report import columns, markdown, summarise
+from cmg.table_report import columns, common_chance, draw, markdown, summarise
 from cmg.tables import main
 
 TABLES = Path(__file__).parent.parent / "scripts" / "tables"
@@ -120,6 +120,21 @@ def test_summary_is_mean_and_std_over_seeds(tmp_path):
     assert [cell.strip() for cell in chance.split("|")[1:5]] == ["chance", "10.0", "10.0", "10.0"]
     assert details[1].split("|")[7].strip() == "79.0 ± 7.2"  # own modality
     assert [line.split("|")[-3].strip() for line in details] == ["3", "3", "1"]  # seeds
+
+
+def test_chance_of_a_column_only_where_rows_share_it(tmp_path):
+    """In segmentation a row's chance is its own: what a wrong query reads."""
+    cells = [Finished("row", 0, {"avs": [row("miou", 75.0)]}), Finished("other", 0, {"avs": [row("miou", 64.0)]})]
+    cells[1].results()["avs"][0]["chance"] = 60.0
+    summary, column = summarise(cells), ("avs", "v2a", "miou")
+    assert common_chance(summary, column) is None and common_chance(summary[:1], column) == 10.0
+    file = tmp_path / "t.txt"
+    file.write_text("@avs [miou]: cmg.downstream.avs\nrow:\nother:\n")
+    evaluations = read_table(file).evaluations
+    line = next(line for line in markdown(summary, evaluations, cells).splitlines() if line.startswith("| chance"))
+    assert line.split("|")[2].strip() == "–"
+    draw(tmp_path / "t.png", summary, evaluations)  # draws no dashes
+    assert (tmp_path / "t.png").stat().st_size > 0
 
 
 class Processes:

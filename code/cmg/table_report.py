@@ -47,6 +47,12 @@ def summarise(cells) -> list[dict]:
     return lines
 
 
+def common_chance(summary, column):
+    """Chance of a column; None where rows have their own, as in segmentation: a wrong query's figure."""
+    values = [line["chance"] for line in summary if (line["task"], line["direction"], line["metric"]) == column]
+    return mean(values) if max(values) - min(values) < 1 else None
+
+
 def columns(summary, evaluations) -> list[tuple[str, str, str]]:
     """(evaluation, direction, metric) of every column, in the order of the table file."""
     shown = []
@@ -88,9 +94,8 @@ def markdown(summary, evaluations, cells, sweep=None, published=None) -> str:
         body.append([name, *("–" if line is None else plus_minus(line, "value") for line in found),
                      str(len(own)), f"{mean(account['minutes'] for account in own):.1f}",
                      ", ".join(sorted({account["commit"] for account in own}))])
-    chance = [[line["chance"] for line in summary if (line["task"], line["direction"], line["metric"]) == column]
-              for column in shown]
-    body.append(["chance", *(f"{mean(values):.1f}" for values in chance), "", "", ""])
+    chance = [common_chance(summary, column) for column in shown]
+    body.append(["chance", *("–" if value is None else f"{value:.1f}" for value in chance), "", "", ""])
     wide = markdown_table(["transfer", *headers(shown, summary), "seeds", "minutes", "pretrained at"], body)
     order = [lines[(name, *column)] for name in names for column in shown if (name, *column) in lines]
     details = markdown_table(
@@ -155,7 +160,6 @@ def draw(path, summary, evaluations):
             for family in families for column, title in zip(shown, titles)]
         draw_lines(path, series, "transfer, %")
         return
-    chance = [mean(line["chance"] for line in summary if (line["task"], line["direction"], line["metric"]) == column)
-              for column in shown]
+    chance = [common_chance(summary, column) for column in shown]
     draw_bars(path, titles, [(name, [figures(name, column) for column in shown]) for name in names], chance,
               "transfer, %")

@@ -86,8 +86,8 @@ class Canvas:
             self.text(x, y + number * (SIZE + 2), line, "ma")
 
 
-def draw_bars(path, groups: list[str], rows, chance: list[float], title: str) -> Path:
-    """A group of bars for every column, a colour for every row, dashes at chance.
+def draw_bars(path, groups: list[str], rows, chance: list[float | None], title: str) -> Path:
+    """A group of bars for every column, a colour for every row, dashes at chance, if it has one.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def draw_bars(path, groups: list[str], rows, chance: list[float], title: str) ->
                 x = left + r * bar
                 canvas.patch(x, canvas.y(value), x + bar - 2, canvas.y(0), r)
                 canvas.whisker(x + bar / 2 - 1, value, deviation)
-        for dash in range(0, len(rows) * bar, 8):
+        for dash in range(0, len(rows) * bar if chance[g] is not None else 0, 8):
             y = canvas.y(chance[g])
             canvas.line([(left + dash, y), (left + dash + 4, y)], INK)
         canvas.wrapped(LEFT + (g + 0.5) * group, TOP + PLOT + 6, name, group - 4)
