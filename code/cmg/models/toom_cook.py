@@ -11,7 +11,7 @@ for each of n² points, and interpolated:
 it is this small. The price is rounding: a few times a direct convolution's in float32 (below 1e-5 of the maps' spread),
 and under bf16 autocast, where the matrix products alone run in bf16, 1 to 2 % (n = 5) and 4 % (n = 7) of the spread.
 
-On a GPU cuDNN is at the card's ceiling as it is, and few channels do not repay the transforms: `worthwhile` decides.
+For a CPU alone: cuDNN has such algorithms of its own. Few channels do not repay the transforms: `worthwhile` decides.
 """
 
 from functools import lru_cache
