@@ -12,6 +12,7 @@ from cmg.bench import ByteCounter, main
 from cmg.bench_loading import main as loading
 from cmg.bench_loading import read_released, write_released
 from cmg.bench_picture import roofline
+from cmg.data.feature_file import FeatureWriter
 from cmg.data.features import FeatureSet
 from cmg.data.pickles import array_in_zip
 
@@ -105,6 +106,15 @@ def test_released_layout_needs_a_folder_to_write(tmp_path, monkeypatch, capsys):
         loading(["--data", str(path), "--batch-size", "2"])
     assert stop.value.code == 2
     assert f"{tmp_path}: cannot write the released layout here (No space left on device)" in capsys.readouterr().err
+
+
+def test_the_released_layout_has_no_text(tmp_path, capsys):
+    path = tmp_path / "text.h5"
+    with FeatureWriter(path, {"text": (6, 10)}, {"source": "test"}) as writer:
+        writer.append(["a", "b"], {"text": np.ones((2, 6, 10))}, {"text": np.ones((2, 6), bool)})
+    with pytest.raises(SystemExit) as stop:
+        loading(["--data", str(path), "--batch-size", "2"])
+    assert stop.value.code == 2 and "holds text alone" in capsys.readouterr().err
 
 
 # -- the check of a card ---------------------------------------------------------------------------------------------

@@ -109,6 +109,9 @@ def measure(paths, batch_size, workers):
     disk = FeatureSet(paths, cache="disk")
     full, blocks = (epoch_order(len(disk), batch_size, 0, 0, blocks=b) for b in (False, True))
     clips, cpu = sum(map(len, full)), torch.device("cpu")
+    if disk.modalities == ("text",):
+        raise UserError(f"--data {paths[0]}: holds text alone, which the released layout has no files for; "
+                        "expected audio or video")
     try:
         with tempfile.TemporaryDirectory(dir=Path(paths[0]).resolve().parent) as folder:  # on the same disk
             found = measure_released(disk, batch_size, folder)

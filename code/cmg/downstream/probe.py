@@ -7,9 +7,9 @@ Three kinds, as in the public downstream code (D semantic width, K classes):
 * events: the head of segment, but any number of classes a second: binary cross entropy plus `exp_log_loss`.
 
 All are cheap because a token is one of few code vectors: the first layer runs once for each code, not once for each
-second, and all probes share one matrix product. Where nothing stands between the two layers
-(segment, events), they are multiplied with each other first: K + 1 outputs are fewer than D. Continuous tokens work as
-well, at the price of one vector a second.
+second, and all probes share one matrix product. Where nothing stands between the two layers (segment, events), they are
+multiplied with each other first: K + 1 outputs are fewer than D. Continuous tokens work as well, at the price of one
+vector a second.
 
 The trainer (`fit`) knows nothing of validation; `fit_selected` adds the strict protocol's choice.
 """
