@@ -53,7 +53,7 @@ def test_records_and_picture(tmp_path, capsys):
 def test_roofline_puts_the_corner_where_the_ceilings_meet():
     record = {"ceiling_gflop_per_second": 1000.0, "ceiling_gbyte_per_second": 10.0, "gflop_per_step": 50.0,
               "gbyte_per_step": 5.0, "gflop_per_second": 100.0, "modalities": ["video"], "batch_size": 8,
-              "precision": "fp32", "compile": False, "device": "x"}
+              "precision": "fp32", "compile": False, "cuda_graph": False, "device": "x"}
     picture = roofline([record])
     line = re.search(r'points="([^"]+)"', picture)[1]
     corner = [float(v) for v in line.split()[1].split(",")]

@@ -44,6 +44,8 @@ def test_no_graph_breaks_and_no_recompiles(clips, preset):
             torch.compile(phase, backend="eager", fullgraph=True)
             for phase in (trainer.encode, trainer.losses, trainer.update)
         )
+        for term in trainer.method.fitted():
+            term.objective = torch.compile(term.objective, backend="eager", fullgraph=True)
 
     flags = ["--preset", preset]
     torch.testing.assert_close(losses_of(clips, flags, trace), losses_of(clips, flags, lambda trainer: None),

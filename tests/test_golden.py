@@ -1,7 +1,7 @@
 """Golden loss curves: 50 steps of each preset must give the numbers that are on file, so that a change of the
 arithmetic is always a decision. To record new ones: `CMG_RECORD_GOLDEN=1 python -m pytest tests/test_golden.py`.
 
-Dropout is off, and every other draw is made on the CPU: the curves hold on any device (`CMG_TEST_DEVICE`)."""
+Dropout is off, and every other draw is made on the CPU here: the curves hold on any device (`CMG_TEST_DEVICE`)."""
 
 import csv
 import os
@@ -16,6 +16,7 @@ from cmg.data.features import FeatureSet
 from cmg.methods.base import build
 from cmg.models import toom_cook
 from cmg.pretrain import parse
+from cmg.training import distributed
 from cmg.training.loop import Trainer
 
 FILE = Path(__file__).parent / "fixtures" / "golden_curves.csv"
@@ -37,6 +38,15 @@ def curve(clips, preset, *flags):
             trainer.step += 1
         trainer.epoch += 1
     return torch.stack(found).tolist()
+
+
+@pytest.fixture(autouse=True)
+def draws_of_the_host(monkeypatch):
+    """What all ranks draw alike comes from a generator on the device: here from the CPU's, on any device."""
+    generator = torch.Generator()
+    monkeypatch.setattr(distributed, "shared_generator", lambda device: generator)
+    monkeypatch.setattr(distributed, "_shared_rand", lambda n, device: torch.rand(
+        n, generator=generator, dtype=torch.float64).to(device))
 
 
 @pytest.fixture(scope="module")

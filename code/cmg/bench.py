@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,13 +25,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmg.bench_picture import roofline
+from cmg.bench_picture import how, roofline
 from cmg.cli import MODALITIES, Parser, command, git_commit, versions
 from cmg.downstream.results import markdown_table, write_atomically
 from cmg.errors import UserError
 from cmg.methods.base import build, defaults
 from cmg.presets import PRESETS
 from cmg.training.distributed import choose_device
+from cmg.training.graph import WARM_UP
 from cmg.training.host import keep_freed_memory
 from cmg.training.loop import Trainer
 
@@ -117,8 +119,8 @@ def copy_ceiling(device):
 def make_trainer(args, device, batch_size, clips):
     options = defaults(args.preset, args.method) | {
         "method": args.method, "epochs": 1, "max_steps": None, "batch_size": batch_size, "seed": 0, "accumulate": 1,
-        "precision": args.precision, "compile": args.compile, "codebook_init": "uniform", "workers": 0,
-        "log_every": 20, "save_every": 0, "checkpoint_epochs": 1,
+        "precision": args.precision, "compile": args.compile, "cuda_graph": args.cuda_graph,
+        "codebook_init": "uniform", "workers": 0, "log_every": 20, "save_every": 0, "checkpoint_epochs": 1,
     }
     for name in ("dim", "specific_dim", "specific_steps"):
         if getattr(args, name) is not None:
@@ -131,7 +133,8 @@ def make_trainer(args, device, batch_size, clips):
 
 def by_phase(trainer, batch, device, steps):
     """Median milliseconds of each phase of a step, each waited for, so that their sum exceeds the step's time."""
-    spent = {}
+    spent, recorded = {}, trainer.optimise
+    trainer.optimise = partial(Trainer.optimise, trainer)  # not as a graph, in which nothing can be timed
 
     def watched(name, call):
         def run(*args, **kwargs):
@@ -149,9 +152,24 @@ def by_phase(trainer, batch, device, steps):
         trainer.train_step(batch)
     for name, (owner, call) in places.items():
         setattr(owner, call, kept[name])
+    trainer.optimise = recorded
     found = {name: 1e3 * statistics.median(times) for name, times in spent.items()}
     whole = found.pop("step")
     return found | {"backward and the rest": max(0.0, whole - sum(found.values()))}
+
+
+@contextmanager
+def eager(trainer):
+    """Within: the step operator by operator, to be counted, neither compiled nor a graph."""
+    method, kept = trainer.method, (trainer.encode, trainer.losses, trainer.update, trainer.optimise)
+    objectives = {term: term.__dict__.pop("objective", None) for term in method.fitted()}
+    trainer.encode, trainer.losses, trainer.update = method.encode, method.losses, method.update
+    trainer.optimise = partial(Trainer.optimise, trainer)
+    yield
+    trainer.encode, trainer.losses, trainer.update, trainer.optimise = kept
+    for term, objective in objectives.items():
+        if objective:
+            term.objective = objective
 
 
 @contextmanager
@@ -178,12 +196,11 @@ def measure(args, device, batch_size, ceilings):
     trainer = make_trainer(args, device, batch_size, batch_size)
     batch = next(iter(trainer.loader()))
     trainer.train_step(batch)  # compiles; makes the optimiser's state
-    compiled, method, parts = (trainer.encode, trainer.losses, trainer.update), trainer.method, {}
-    trainer.encode, trainer.losses, trainer.update = method.encode, method.losses, method.update  # to be counted
-    with FlopCounterMode(display=False) as counter, ByteCounter() as counted, forward_flops(method, counter, parts):
+    parts = {}
+    with (eager(trainer), FlopCounterMode(display=False) as counter, ByteCounter() as counted,
+          forward_flops(trainer.method, counter, parts)):
         trainer.train_step(batch)
-    trainer.encode, trainer.losses, trainer.update = compiled
-    for _ in range(args.warmup):
+    for _ in range(max(args.warmup, WARM_UP if args.cuda_graph else 0)):
         trainer.train_step(batch)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -200,7 +217,8 @@ def measure(args, device, batch_size, ceilings):
     floor = max(flops / matmul, counted.total / copy) if not args.compile else flops / matmul
     return {
         "preset": args.preset, "modalities": list(args.modalities), "shapes": args.shapes, "batch_size": batch_size,
-        "precision": args.precision, "compile": args.compile, "device": device_name(device),
+        "precision": args.precision, "compile": args.compile, "cuda_graph": args.cuda_graph,
+        "device": device_name(device),
         "gflop_per_step": flops / 1e9, "gbyte_per_step": counted.total / 1e9,
         "step_ms": 1e3 * step, "step_ms_min": 1e3 * min(times), "step_ms_max": 1e3 * max(times), "steps": args.steps,
         "clips_per_second": batch_size / step, "gflop_per_second": flops / step / 1e9,
@@ -214,11 +232,12 @@ def measure(args, device, batch_size, ceilings):
 
 
 def whole_epoch(args, device, batch_size):
-    """Seconds of one epoch over `--epoch` clips as `cmg.pretrain` runs it, after two steps to warm up."""
+    """Seconds of one epoch over `--epoch` clips as `cmg.pretrain` runs it, after some steps to warm up."""
     trainer = make_trainer(args, device, batch_size, args.epoch)
     batches = iter(trainer.loader())
-    for _ in range(2):
-        trainer.train_step(next(batches))
+    first = next(batches)
+    for _ in range(WARM_UP + 1 if args.cuda_graph else 2):
+        trainer.train_step(first)
     batches.close()
     with timed(device, took := []):
         for batch in trainer.loader():
@@ -252,8 +271,8 @@ def table(record):
         rows.append([f"epoch of {record['epoch_clips']} clips", f"{record['epoch_s']:.1f} s"])
     rows += [[f"time: {name}", f"{ms:.1f} ms"] for name, ms in record["phase_ms"].items()]
     rows += [[f"forward: {name}", f"{gflop:.2f} GFLOP"] for name, gflop in list(record["forward_gflop"].items())[:6]]
-    head = f"{record['preset']}, {' '.join(record['modalities'])}, batch {record['batch_size']}, {record['precision']}"
-    return markdown_table([head + (", compiled" if record["compile"] else ""), record["device"]], rows)
+    head = f"{record['preset']}, {' '.join(record['modalities'])}, batch {record['batch_size']}, {how(record)}"
+    return markdown_table([head, record["device"]], rows)
 
 
 @command
@@ -273,11 +292,14 @@ def main(argv=None):
     p.add_argument("--device", default="auto")
     p.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     p.add_argument("--compile", action="store_true")
+    p.add_argument("--cuda-graph", action="store_true")
     p.add_argument("--out", help="JSON file, a list of records; the picture goes beside it as .svg")
     args = p.parse_args(argv)
     if min(args.batch_size) < 2 or args.epoch is not None and args.epoch < 2 * max(args.batch_size):
         raise UserError("--batch-size: expected at least 2, and --epoch at least two batches")
     device = choose_device(args.device)
+    if args.cuda_graph and device.type != "cuda":
+        raise UserError(f"--cuda-graph: on {device.type}; expected a card")
     if args.precision == "tf32":
         torch.set_float32_matmul_precision("high")
     if device.type == "cpu":

@@ -42,9 +42,14 @@ def roofline(records):
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n' + "\n".join(lines) + "\n</svg>\n"
 
 
+def how(record):
+    """"bf16, compiled, CUDA graph": how a record's step was run."""
+    return ", ".join([record["precision"], *["compiled"] * record["compile"], *["CUDA graph"] * record["cuda_graph"]])
+
+
 def label(record):
     name = "".join(m for m in "AVT" if m in {m[0].upper() for m in record["modalities"]})
-    return f"{name} {record['batch_size']} {record['precision']}" + (" compiled" if record["compile"] else "")
+    return f"{name} {record['batch_size']} {how(record)}"
 
 
 def decades(values):

@@ -29,7 +29,7 @@ from cmg.training.recorder import Recorder
 
 # Flags that a resumed run may change; all others must be as they were.
 FREE_ON_RESUME = {"epochs", "max_steps", "workers", "cache", "device", "log_every", "checkpoint_epochs", "save_every",
-                  "resume", "out", "data", "compile"}
+                  "resume", "out", "data", "compile", "cuda_graph"}
 
 
 def parser():
@@ -48,6 +48,7 @@ def parser():
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     run.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
     run.add_argument("--compile", action="store_true", help="torch.compile the step")
+    run.add_argument("--cuda-graph", action="store_true", help="record the step once and replay it, on one card")
     run.add_argument("--resume", help="auto: continue --out if it holds latest.pt; or the path of a latest.pt")
     run.add_argument("--workers", type=int, default=2, help="loader processes with --cache disk")
     run.add_argument("--cache", default="auto", choices=CACHES,
@@ -169,6 +170,9 @@ def main(argv=None):
         torch.set_float32_matmul_precision("high")
     if device.type == "cpu":
         keep_freed_memory()
+    if args.cuda_graph and (device.type != "cuda" or size > 1):
+        raise UserError(f"--cuda-graph: on {device.type}, {size} process{'es' * (size > 1)}; expected a card and one "
+                        "process")
     content, source = prepare_folder(args)
     features = open_data(args, device)
     if args.batch_size % (size * args.accumulate):

@@ -72,8 +72,9 @@ class Method(nn.Module):
     ----------
     model : UnifiedModel, the part that downstream tasks load.
     specific : ModuleDict modality -> Ψ, or None if no term needs one.
-    terms : dict name -> module with `forward(state) -> dict[str, Tensor]`, and optionally `fit(state)` together with
-        an `optimizer` attribute that the checkpoint carries along, or `update(model)` to follow the model's step.
+    terms : dict name -> module with `forward(state) -> dict[str, Tensor]`, and optionally `update(model)` to follow the
+        model's step, or `fit(state)` for steps of its own, together with the `optimizer` that takes them, which the
+        checkpoint carries along, and the function `objective` that it lowers, which `--compile` compiles.
     weights : dict name -> float. A term of weight 0 should not be built at all.
     specific_steps : Ψ and what reads it run at this many random steps of every batch, an unbiased estimate of the
         same terms at a fraction of their cost; 0 = at every step.
@@ -104,10 +105,13 @@ class Method(nn.Module):
                 state.specific[m], state.pooled[m] = self.specific[m](state.front[m][:, state.steps])
         return state
 
+    def fitted(self):
+        """The terms that take steps of their own."""
+        return [term for term in self.terms.values() if hasattr(term, "fit")]
+
     def fit(self, state):
-        for term in self.terms.values():
-            if hasattr(term, "fit"):
-                term.fit(state)
+        for term in self.fitted():
+            term.fit(state)
 
     def losses(self, state):
         return {
@@ -125,7 +129,7 @@ class Method(nn.Module):
 
     def inner_optimizers(self):
         """dict name -> optimiser of every term that has one."""
-        return {name: term.optimizer for name, term in self.terms.items() if hasattr(term, "optimizer")}
+        return {name: term.optimizer for name, term in self.terms.items() if hasattr(term, "fit")}
 
     def trained_parameters(self):
         """Parameters of the main optimiser: all but the terms' own estimators and momentum teachers."""

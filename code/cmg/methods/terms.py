@@ -86,6 +86,10 @@ class Disentangling(nn.Module):
     def vectors(self, state, m):
         return (state.quantized[m].straight if self.quantised else state.semantic[m])[:, state.steps]
 
+    def objective(self, given):
+        """-log q(y | x), summed: the estimators share no parameter, so the gradient is that of each alone."""
+        return -sum(q.log_likelihood(*given[m]) for m, q in self.estimators.items())
+
     def fit(self, state):
         """The likelihood steps, in float32: autocast would make copies of the weights in bf16 once, and all steps but
         the first would read what is out of date."""
@@ -96,10 +100,8 @@ class Disentangling(nn.Module):
         self.estimators.requires_grad_(True)
         with torch.autocast(x.device.type, enabled=False):
             for _ in range(self.steps):
-                # The estimators share no parameter: the gradient of the sum is that of each alone.
-                loss = -sum(q.log_likelihood(*given[m]) for m, q in self.estimators.items())
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                self.objective(given).backward()
                 average_gradients(self.estimators.parameters())
                 self.optimizer.step()
         self.estimators.requires_grad_(False)

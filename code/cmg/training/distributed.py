@@ -25,7 +25,7 @@ from cmg.errors import UserError
 
 PATIENCE = timedelta(minutes=10)  # a rank may write a checkpoint meanwhile, not more
 
-_shared = torch.Generator()
+_shared = {}  # "cpu" or "cuda" -> torch.Generator; a process uses one card
 
 
 def start(device_type):
@@ -79,19 +79,28 @@ def choose_device(name):
 # -- draws that all ranks make alike ---------------------------------------------------------------------------------
 
 
+def shared_generator(device):
+    """The stream of shared draws on a device. A card has its own: numbers from the host would have to be waited for,
+    and a CUDA graph would repeat those of the step that it recorded."""
+    device = torch.device(device)
+    if device.type not in _shared:
+        _shared[device.type] = torch.Generator(device)
+    return _shared[device.type]
+
+
 @torch.library.custom_op("cmg::shared_rand", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def _shared_rand(n: int) -> torch.Tensor:  # an operator of its own, for torch.compile knows no generators
-    return torch.rand(n, generator=_shared, dtype=torch.float64)
+def _shared_rand(n: int, device: torch.device) -> torch.Tensor:  # of its own, for torch.compile knows no generators
+    return torch.rand(n, generator=shared_generator(device), dtype=torch.float64, device=device)
 
 
 @_shared_rand.register_fake
-def _(n):
-    return torch.empty(n, dtype=torch.float64)
+def _(n, device):
+    return torch.empty(n, dtype=torch.float64, device=device)
 
 
 def shared_rand(n, device):
     """n uniform numbers in [0, 1), float64 Tensor[n], the same on every rank as long as all of them draw alike."""
-    return _shared_rand(n).to(device, non_blocking=True)
+    return _shared_rand(n, device)
 
 
 def shared_permutation(n, device):
@@ -99,9 +108,9 @@ def shared_permutation(n, device):
     return shared_rand(n, device).argsort()
 
 
-def seed_shared(seed, step):
+def seed_shared(seed, step, device="cpu"):
     """Begin a step's shared draws: a function of (seed, step), so that a resumed run draws what it would have drawn."""
-    _shared.manual_seed((seed * 1_000_003 + step) % 2**63)
+    shared_generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 # -- collectives -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from cmg.metrics import codebook as codebook_metrics
 from cmg.training import checkpoint
 from cmg.training.distributed import average_gradients, gather, mean_over_ranks, seed_shared, world
 from cmg.training.feed import BLOCKS, epoch_order, feed
+from cmg.training.graph import StepGraph, load_optimizer, set_rate
 
 
 def learning_rate(step, total, options):
@@ -54,9 +55,13 @@ class Trainer:
         if options["max_steps"] is not None:
             self.total = min(self.total, options["max_steps"])
         self.groups = method.clip_groups()
+        if options["cuda_graph"]:
+            optimizers = [self.optimizer, *method.inner_optimizers().values()]
+            self.optimise = StepGraph(self.optimise, optimizers, device)
 
     def compile(self):
-        """`torch.compile` the phases of the step: three graphs without breaks on a card.
+        """`torch.compile` the phases of the step and the objectives of the terms' own steps: graphs without breaks on
+        a card.
 
         On a CPU the library's compiler has no LSTM, and between processes no gathering with gradients: the graphs
         break there.
@@ -66,6 +71,8 @@ class Trainer:
         self.encode, self.losses, self.update = (
             torch.compile(phase, fullgraph=alone) for phase in (self.encode, self.losses, self.update)
         )
+        for term in self.method.fitted():
+            term.objective = torch.compile(term.objective, fullgraph=alone)
 
     # -- one step ------------------------------------------------------------------------------------------------
 
@@ -78,14 +85,20 @@ class Trainer:
         statistics of all parts together. Of several ranks each holds a slice of every part (`epoch_order`), so that
         they compute what one process computes with the same N.
         """
-        options = self.options
-        seed_shared(options["seed"], self.step)
-        if self.step == 0 and options["codebook_init"] != "uniform":
+        seed_shared(self.options["seed"], self.step, self.device)
+        if self.step == 0 and self.options["codebook_init"] != "uniform":
             self.initialise(batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = options["lr"] * learning_rate(self.step, self.total, options)
+        set_rate(self.optimizer, self.rate())
+        return self.optimise(batch)
+
+    def rate(self):
+        """The learning rate of this step."""
+        return self.options["lr"] * learning_rate(self.step, self.total, self.options)
+
+    def optimise(self, batch):
+        """What a step computes, without what the host decides for it: this part can be recorded as a CUDA graph."""
+        options, parts = self.options, self.options["accumulate"]
         self.optimizer.zero_grad(set_to_none=True)
-        parts = options["accumulate"]
         found = [self.backward(part, 1 / parts) for part in split(batch, parts)]
         average_gradients(self.parameters)
         norms = [torch.nn.utils.clip_grad_norm_(g, options["clip_grad"] or math.inf) for g in self.groups]
@@ -182,7 +195,7 @@ class Trainer:
             return
         numbers = torch.stack([v.float() for v in values.values()]).tolist()  # the one read-back
         values = dict(zip(values, numbers))
-        values["train/lr"] = self.optimizer.param_groups[0]["lr"]
+        values["train/lr"] = self.rate()
         values["train/clips_per_s"] = rate
         recorder.write(self.step, self.epoch, values)
         match = next((v for k, v in values.items() if k.startswith("codebook/match")), 0.0)
@@ -227,9 +240,9 @@ class Trainer:
                             f"{ {m: list(s) for m, s in self.features.shapes.items()} }")
         state = {f"model.{k}": v for k, v in content["model"].items()} | content["method"]
         self.method.load_state_dict(state, strict=True)
-        self.optimizer.load_state_dict(content["optimizer"])
+        load_optimizer(self.optimizer, content["optimizer"])
         for name, optimizer in self.method.inner_optimizers().items():
-            optimizer.load_state_dict(content["inner"][name])
+            load_optimizer(optimizer, content["inner"][name])
         position = content["position"]
         if position["batch"] and position.get("blocks", False) != self.blocks:
             raise UserError(f"{path}: stopped inside an epoch that {'was' if not self.blocks else 'was not'} shuffled "
