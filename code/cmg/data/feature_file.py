@@ -192,7 +192,8 @@ class FeatureFile:
 
     def _open(self):
         if self._pid != os.getpid():
-            self._h5, self._pid = h5py.File(self.path, "r"), os.getpid()
+            # without HDF5's cache of chunks, which copies every clip once more
+            self._h5, self._pid = h5py.File(self.path, "r", rdcc_nbytes=0), os.getpid()
         return self._h5
 
     def close(self):
