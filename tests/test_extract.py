@@ -594,7 +594,7 @@ def test_a_dying_decoder_costs_one_clip():
         (["--captions", "{repeats}"], r"id 'a' occurs twice \(line 3\)"),
         (["--captions", "{clips}/f.wav"], "not a UTF-8 CSV file"),
         (["--out", "{empty}"], "--out .*: is a folder"),
-        (["--out", "{clips}/f.wav/set.h5"], "cannot write here"),
+        (["--out", "{clips}/f.wav/set.h5"], "cannot write"),
         (["--seconds", "0"], "--seconds: '0' is not a whole number of at least 1"),
         (["--workers", "-1"], "--workers"),
         (["--video-backbone", "vgg"], "--video-backbone: invalid choice: 'vgg'"),

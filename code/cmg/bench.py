@@ -27,8 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmg.bench_picture import how, roofline
 from cmg.cli import MODALITIES, Parser, command, git_commit, versions
-from cmg.downstream.results import markdown_table, write_atomically
+from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
+from cmg.files import write_atomically
 from cmg.methods.base import build, defaults
 from cmg.presets import PRESETS
 from cmg.training.distributed import choose_device

@@ -30,8 +30,9 @@ import torch
 
 from cmg.cli import Parser, command, git_commit
 from cmg.data.features import FeatureSet
-from cmg.downstream.results import markdown_table, write_atomically
+from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
+from cmg.files import write_atomically
 from cmg.training.feed import epoch_order, feed, windows
 from cmg.training.host import keep_freed_memory
 

@@ -25,8 +25,9 @@ from cmg.bench import device_name
 from cmg.bench_picture import how
 from cmg.cli import Parser, command, git_commit, versions
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
-from cmg.downstream.results import markdown_table, write_atomically
+from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
+from cmg.files import write_atomically
 from cmg.training.distributed import choose_device
 
 ROOT = Path(__file__).resolve().parents[2]

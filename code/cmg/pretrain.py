@@ -10,7 +10,6 @@ Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--re
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from cmg.cli import MODALITIES, Parser, command, git_commit, versions
 from cmg.data.features import CACHES, FeatureSet
 from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
 from cmg.errors import UserError
+from cmg.files import write_atomically
 from cmg.methods.base import available, build, defaults, flags, refuse_foreign
 from cmg.presets import PRESETS
 from cmg.training import checkpoint, distributed
@@ -196,15 +196,12 @@ def main(argv=None):
             return
     recorder = None
     if rank == 0:
-        out.mkdir(parents=True, exist_ok=True)
         record = {"flags": options, "version": cmg.__version__, "commit": git_commit(), "versions": versions(),
                   "processes": size, "clips": len(features), "cache": features.cache,
                   "shapes": {m: list(s) for m, s in features.shapes.items()},
                   "parameters": sum(p.numel() for p in method.parameters()),
                   "parameters_kept": sum(p.numel() for p in method.model.parameters())}
-        part = out / "args.json.tmp"
-        part.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(part, out / "args.json")
+        write_atomically(out / "args.json", json.dumps(record, indent=1) + "\n")
         recorder = Recorder(out, trainer.step)
         print(f"{args.method} ({args.preset}): {' '.join(features.modalities)}, {len(features)} clips, "
               f"{record['parameters'] / 1e6:.1f} M parameters ({record['parameters_kept'] / 1e6:.1f} M kept), "

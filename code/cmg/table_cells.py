@@ -13,8 +13,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cmg.downstream.results import write_atomically
 from cmg.errors import UserError
+from cmg.files import write_atomically
 from cmg.table_file import fill, read_settings, slug
 
 

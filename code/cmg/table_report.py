@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from cmg.downstream.charts import Series, draw_bars, draw_lines
-from cmg.downstream.results import markdown_table, write_atomically
+from cmg.downstream.results import markdown_table
+from cmg.files import write_atomically
 from cmg.table_paper import compare, markdown_comparison
 from cmg.table_sweep import markdown_sweep, spoken
 

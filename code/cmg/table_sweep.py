@@ -12,8 +12,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from cmg.downstream.results import markdown_table, write_atomically
+from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
+from cmg.files import write_atomically
 from cmg.table_cells import Cell, fill_in
 from cmg.table_file import slug
 

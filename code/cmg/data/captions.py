@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cmg.cli import Parser, command
-from cmg.downstream.results import write_atomically
 from cmg.errors import UserError
+from cmg.files import write_atomically
 
 
 class Caption(NamedTuple):

@@ -18,7 +18,6 @@ The set is written as feature files and an annotation folder in AVE's format, an
 
 import hashlib
 import json
-import os
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ import numpy as np
 
 from cmg.data.features import FeatureWriter
 from cmg.errors import UserError
+from cmg.files import write_atomically
 
 RECIPE = 1  # raise it when the same settings give other arrays, so that old caches are not mistaken for new ones
 SPLITS = ("train", "val", "test")
@@ -153,10 +153,10 @@ def synthetic_files(root=None, spec=SyntheticSpec()):
     _write_features(files.ave, spec, world, events)
     rows = {split: _annotation_rows(split, events[split]) for split in SPLITS}
     for split, path in texts.items():
-        _write_text(path, rows[split])
-    _write_text(everything, "".join(rows.values()))
-    _write_text(categories, "".join(f"{_class_name(k)}\n" for k in range(spec.classes)))
-    _write_text(done, json.dumps(asdict(spec), indent=2) + "\n")
+        write_atomically(path, rows[split])
+    write_atomically(everything, "".join(rows.values()))
+    write_atomically(categories, "".join(f"{_class_name(k)}\n" for k in range(spec.classes)))
+    write_atomically(done, json.dumps(asdict(spec), indent=2) + "\n")
     return files
 
 
@@ -330,10 +330,3 @@ def _data_folder():
     """`data/` of the checkout this module lies in; of the current folder when the package is installed elsewhere."""
     checkout = Path(__file__).resolve().parents[3]
     return checkout / "data" if (checkout / "code" / "cmg").is_dir() else Path("data")
-
-
-def _write_text(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temp.write_text(text, encoding="utf-8")
-    os.replace(temp, path)

@@ -35,14 +35,7 @@ from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
 from cmg.downstream.probe import ProbeData, Selected, constant_accuracy, fit, fit_selected, probe_data
-from cmg.downstream.results import (
-    find_checkpoints,
-    mark_best,
-    markdown_table,
-    results_table,
-    write_atomically,
-    write_results,
-)
+from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, results_table, write_results
 from cmg.downstream.task import (
     CLIP_NORM,
     STRICT,
@@ -56,6 +49,7 @@ from cmg.downstream.task import (
 )
 from cmg.downstream.tokens import TokenSet, check_shapes, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
+from cmg.files import write_atomically
 from cmg.training.checkpoint import build_model, read
 from cmg.training.distributed import choose_device
 

@@ -34,10 +34,11 @@ from cmg.data.features import FeatureSet
 from cmg.downstream.avs_picture import COLOURS, draw, overlay
 from cmg.downstream.avs_queries import QueryReader, mismatched
 from cmg.downstream.avs_run import BEST, Training, batches, build, evaluate, read, to_frames
-from cmg.downstream.results import markdown_table, write_atomically, write_results
+from cmg.downstream.results import markdown_table, write_results
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES as FEATURES
 from cmg.extract.backbones import Choice
+from cmg.files import write_atomically
 from cmg.metrics.segmentation import frame_iou
 from cmg.models.visual import BACKBONES
 from cmg.training import checkpoint

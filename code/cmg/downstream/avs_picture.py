@@ -1,13 +1,9 @@
 """Masks drawn over frames, as one PNG."""
 
-import io
-import os
-from pathlib import Path
-
 import torch
 from PIL import Image, ImageDraw
 
-from cmg.errors import UserError
+from cmg.downstream.pictures import save
 
 COLOURS = {"truth": (40, 200, 80), "own": (70, 130, 255), "target": (255, 90, 40)}
 LABEL = 14  # pixels of the line of text above a clip's rows
@@ -38,14 +34,4 @@ def draw(path, clips, rows_of):
         for row, frames in enumerate(rows):
             strip = frames.permute(1, 0, 2, 3).reshape(height, seconds * width, 3)  # (h, T·w, 3)
             sheet.paste(Image.fromarray(strip.numpy()), (0, top + LABEL + row * height))
-    packed = io.BytesIO()
-    sheet.save(packed, "PNG")
-    path = Path(path)
-    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        part.write_bytes(packed.getvalue())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot write ({error.strerror})") from None
-    return path
+    return save(sheet, path)

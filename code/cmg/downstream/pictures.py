@@ -1,10 +1,11 @@
 """Pictures that tasks leave beside their results, drawn with Pillow: second-by-second heat maps and matrices."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from cmg.files import replacing
 
 CELL = 14  # pixels
 HIT, MISSED, MADE_UP, TRUTH, PREDICTION, EMPTY = (
@@ -69,10 +70,7 @@ def draw_matrix(path, matrix, rows: list[str], columns: list[str], title: str) -
 
 
 def save(image, path) -> Path:
-    """Write a PNG under a temporary name and rename it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    image.save(part, format="PNG")
-    os.replace(part, path)
-    return path
+    """Write a PNG, atomically."""
+    with replacing(path) as part:
+        image.save(part, format="PNG")
+    return Path(path)

@@ -1,11 +1,11 @@
 """What every downstream task leaves behind: `results.json`, tables, and `best.pt` in the run folder."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 from cmg.errors import UserError
+from cmg.files import replacing, write_atomically
 
 # Two rows with equal values here are the same measurement: the newer one replaces the older.
 IDENTITY = ("task", "source", "target", "protocol", "metric", "seed")
@@ -22,19 +22,6 @@ def find_checkpoints(path) -> list[Path]:
     if not found:
         raise UserError(f"--checkpoint {path}: no epoch_*.pt in this folder; expected a run folder of cmg.pretrain")
     return found
-
-
-def write_atomically(path, text: str):
-    """Write a text file under a temporary name and rename it, so that no reader ever sees half of it."""
-    path = Path(path)
-    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"--out {path}: cannot write ({error.strerror})") from None
 
 
 def write_results(folder, rows: list[dict]) -> Path:
@@ -63,13 +50,8 @@ def _identity(row: dict) -> tuple:
 def mark_best(checkpoint: Path) -> Path:
     """Copy a checkpoint to `best.pt` beside it, atomically."""
     best = checkpoint.with_name("best.pt")
-    part = best.with_name(f"best.pt.tmp-{os.getpid()}")
-    try:
+    with replacing(best) as part:
         shutil.copyfile(checkpoint, part)
-        os.replace(part, best)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{best}: cannot write ({error.strerror})") from None
     return best
 
 

@@ -26,6 +26,7 @@ from cmg.extract.media import FRAMES_PER_SECOND, SUFFIXES
 from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
 from cmg.extract.workers import Job, Recipe, extract_all
+from cmg.files import replacing
 from cmg.training.distributed import choose_device
 
 
@@ -117,12 +118,10 @@ def write_failed(path, failed):
     if not failed:
         path.unlink(missing_ok=True)
         return
-    temp = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with open(temp, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "path", "reason"])
         table.writerows(sorted((outcome.job.id, outcome.job.path, outcome.reason) for outcome in failed))
-    os.replace(temp, path)
 
 
 @command

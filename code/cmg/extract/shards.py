@@ -1,7 +1,6 @@
 """Shards of finished clips, resume, one feature file in the end."""
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.errors import UserError
 from cmg.extract.backbones import load_backbone
+from cmg.files import write_atomically
 
 SHARD = 64  # finished clips per shard, and
 PATIENCE = 60  # seconds until a smaller one is written: no more than these is lost when the run is killed
@@ -60,13 +60,7 @@ class Parts:
                     "repeat those to resume it, remove the folder, or pass --overwrite"
                 )
             shutil.rmtree(self.folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temp = self.folder / f"settings.json.tmp-{os.getpid()}"
-            temp.write_text(wanted)
-            os.replace(temp, settings)
-        except OSError as error:
-            raise UserError(f"{self.out}: cannot write here ({error.strerror})") from None
+        write_atomically(settings, wanted)
 
     def ids(self):
         """Ids of the clips in the shards on disk."""

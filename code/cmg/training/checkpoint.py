@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cmg.errors import UserError
+from cmg.files import replacing
 from cmg.models.unified import UnifiedModel
 from cmg.training import released
 
@@ -16,18 +17,11 @@ FORMAT = 1
 
 
 def save(path, content):
-    """`torch.save` to a temporary name in the same folder, flushed to disk, then renamed."""
-    path = Path(path)
-    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with open(part, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot write the checkpoint ({error.strerror or error})") from None
+    """`torch.save`, flushed to the disk before the file takes its name."""
+    with replacing(path) as part, open(part, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path):

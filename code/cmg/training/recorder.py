@@ -2,8 +2,9 @@
 
 import csv
 import math
-import os
 from pathlib import Path
+
+from cmg.files import replacing
 
 
 class Recorder:
@@ -29,12 +30,10 @@ class Recorder:
         self.board = SummaryWriter(str(Path(folder) / "tb"), purge_step=step)
 
     def rewrite(self, rows):
-        part = self.path.with_name("metrics.csv.tmp")
-        with open(part, "w", newline="") as file:
+        with replacing(self.path) as part, open(part, "w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(part, self.path)
 
     def write(self, step, epoch, values):
         """One row. values : dict name -> float."""
