@@ -8,11 +8,11 @@ from torch.testing import assert_close
 
 from cmg.losses.club import CLUB
 from cmg.losses.cross_cpc import CrossCPC
+from cmg.losses.masked import masked_mean, mse
 from cmg.losses.matching import CodeMatching
 from cmg.methods.base import State
 from cmg.methods.terms import Alignment, Commitment
 from cmg.models.codebook import Codebook
-from cmg.models.semantic import masked_mean, mse
 from cmg.models.specific import constant_map
 
 

@@ -12,7 +12,8 @@ from cmg.losses.avs import contrast, first_frame_bce, matching
 from cmg.metrics.segmentation import Scores
 from cmg.models.segmentation import Segmenter
 from cmg.training import checkpoint
-from cmg.training.loop import epoch_order, learning_rate
+from cmg.training.feed import epoch_order
+from cmg.training.loop import learning_rate
 from cmg.training.recorder import Recorder
 
 BEST = {"strict": "best.pt", "paper": "best_paper.pt"}  # the epoch that each protocol tests

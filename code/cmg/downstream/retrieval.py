@@ -49,6 +49,7 @@ from cmg.downstream.task import (
 )
 from cmg.downstream.tokens import check_shapes, directions, encode_set
 from cmg.errors import UserError
+from cmg.losses.masked import clip_vectors
 from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
 
 RECALLS = (1, 5, 10)
@@ -109,14 +110,9 @@ class Collection:
         there = tokens.valid.any(1)
         has[has.nonzero()[:, 0][~there.cpu()]] = False
         tokens = tokens.take(there.nonzero()[:, 0])
-        vectors = {"codes": pooled(tokens.quantized, tokens.valid), "semantic": pooled(tokens.semantic, tokens.valid)}
+        vectors = {"codes": clip_vectors(tokens.quantized, tokens.valid)[0],
+                   "semantic": clip_vectors(tokens.semantic, tokens.valid)[0]}
         return Items(clips, has, vectors)
-
-
-def pooled(x, valid):
-    """Mean over the steps that exist, Tensor[N, T, …] -> Tensor[N, …]."""
-    weight = valid.to(x.dtype).view(*valid.shape, *[1] * (x.ndim - 2))
-    return (x * weight).sum(1) / weight.sum(1)
 
 
 def retrieve(queries: Items, gallery: Items, kind: str):
@@ -163,16 +159,13 @@ def with_head(model, features: FeatureSet, pairs, gallery: str, settings: Settin
     strict, seen = settings.protocol == "strict", video_ids(pretrain_ids)
     part_of = [tenth(name) for name in features.ids]
     modalities = dict.fromkeys(m for pair in pairs for m in pair)
-    everything = torch.arange(len(features))
     tokens = {m: encode_set(model, features, m, device=device) for m in modalities}
     there = torch.stack([t.valid.any(1).cpu() for t in tokens.values()]).all(0)
-    raw, valid = [], []
-    for rows in everything.split(256):
-        batch = features.__getitems__(rows.tolist())
-        raw.append(pooled(batch[gallery].flatten(2), batch[f"valid/{gallery}"]))
-        valid.append(batch[f"valid/{gallery}"].any(1))
-    raw, valid = torch.cat(raw), torch.cat(valid) & there
-    vectors = {m: pooled(t.quantized, t.valid).cpu() for m, t in tokens.items()}
+    blocks = (features.__getitems__(rows.tolist()) for rows in torch.arange(len(features)).split(256))
+    found = [clip_vectors(batch[gallery].flatten(2), batch[f"valid/{gallery}"]) for batch in blocks]
+    raw, exists = (torch.cat(parts) for parts in zip(*found))  # (N, A), (N,)
+    valid = exists & there
+    vectors = {m: clip_vectors(t.quantized, t.valid)[0].cpu() for m, t in tokens.items()}
     parts, n_excluded = {}, 0
     for name, tenths in (("fit", range(6)), ("val", range(6, 8)), ("test", range(8, 10))):
         numbers = [n for n, part in enumerate(part_of) if part in tenths]

@@ -7,6 +7,7 @@ import torch
 
 from cmg.cli import MODALITIES
 from cmg.errors import UserError
+from cmg.metrics.codebook import overlap
 
 
 class TokenSet(NamedTuple):
@@ -58,8 +59,7 @@ def codebook_sharing(a: TokenSet, b: TokenSet) -> dict[str, float | int | None]:
 
     match_rate : % of the seconds that exist in both modalities at which both pick the same code; None where
         the steps do not line up (words are no seconds).
-    code_overlap : intersection of the two histograms of code use, Σ_m min(p_a(m), p_b(m)); 0 when the
-        modalities split the codebook between them, 1 when they use every code equally often.
+    code_overlap : intersection of the two histograms of code use, see `cmg.metrics.codebook.overlap`.
     shared_codes, used_codes : codes used by both modalities, and by at least one.
     """
     size = int(max(a.codes.max(), b.codes.max())) + 1
@@ -71,7 +71,7 @@ def codebook_sharing(a: TokenSet, b: TokenSet) -> dict[str, float | int | None]:
         match_rate = 100.0 * (a.codes == b.codes)[both].double().mean().item() if both.any() else None
     return {
         "match_rate": match_rate,
-        "code_overlap": torch.minimum(use_a / use_a.sum(), use_b / use_b.sum()).sum().item(),
+        "code_overlap": overlap(use_a, use_b).item(),
         "shared_codes": int(((use_a > 0) & (use_b > 0)).sum()),
         "used_codes": int(((use_a > 0) | (use_b > 0)).sum()),
     }

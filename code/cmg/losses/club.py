@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cmg.models.semantic import masked_mean
+from cmg.losses.masked import masked_mean
 from cmg.training.distributed import first_row, gather, shared_permutation, total
 
 

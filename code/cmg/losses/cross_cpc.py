@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cmg.training.distributed import first_row, gather, share, shared_rand
+from cmg.losses.info_nce import own_rows
+from cmg.training.distributed import first_row, gather, shared_rand
 
 
 class CrossCPC(nn.Module):
@@ -56,15 +57,8 @@ class CrossCPC(nn.Module):
                 terms = []
                 for k in range(1, self.steps + 1):
                     prediction = self.predict[a][k - 1](context[a][:, : T - k])  # (B, T-k, D)
-                    logits, labels = self.scores(prediction, everyone[b][:, k:], first_row(prediction))
-                    columns = real[b][:, k:].t().unsqueeze(1)  # (T-k, 1, N): padded steps are nobody's negative
-                    logits = logits.masked_fill(~columns, float("-inf"))
-                    rows = (valid[a][:, : T - k] & valid[b][:, k:]).t()  # (T-k, B)
-                    # A row without a real target is all -inf; it is left out: finite logits keep gradients clean.
-                    logits = logits.masked_fill(~rows.unsqueeze(2), 0.0)
-                    loss = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none")
-                    rows = rows.flatten().to(loss.dtype)
-                    terms.append((loss * rows).sum() / share(rows.sum()))
+                    scores = self.scores(prediction, everyone[b][:, k:])  # (T-k, B, N)
+                    terms.append(own_rows(scores, valid[a][:, : T - k].t(), real[b][:, k:].t(), first_row(prediction)))
                 losses[f"{a[0]}2{b[0]}"] = torch.stack(terms).mean()
         return losses
 
@@ -83,21 +77,15 @@ class CrossCPC(nn.Module):
                 terms = []
                 for k in range(1, self.steps + 1):
                     target = z[b].index_select(1, t + k)  # (B, 1, D)
-                    logits, labels = self.scores(target, everyone[a, k], first_row(target))
-                    terms.append(F.cross_entropy(logits.flatten(0, 1), labels))
+                    own = first_row(target) + torch.arange(len(target), device=device)
+                    terms.append(F.cross_entropy(self.scores(target, everyone[a, k])[0], own))
                 losses[f"{a[0]}2{b[0]}"] = torch.stack(terms).mean() * (0.1 if a == b else 1.0)
         return losses
 
-    def scores(self, rows, columns, first):
-        """Logits [T', B, N] of rows [B, T', D] against columns [N, T', D], and the right column of each, [T' · B].
-
-        first : the column that belongs to row 0.
-        """
+    def scores(self, rows, columns):
+        """Logits [T', B, N] of rows [B, T', D] against columns [N, T', D], step by step."""
         if self.temperature is not None:
             rows, columns = F.normalize(rows, dim=-1), F.normalize(columns, dim=-1)
         logits = torch.einsum("itd,jtd->tij", rows, columns)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if self.temperature is not None:
-            logits = logits / self.temperature
-        T, B, _ = logits.shape
-        return logits, torch.arange(first, first + B, device=logits.device).repeat(T)
+        return logits if self.temperature is None else logits / self.temperature

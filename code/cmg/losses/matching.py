@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.losses.masked import clip_vectors
 from cmg.training.distributed import gather
 
 
@@ -37,11 +38,10 @@ class CodeMatching(nn.Module):
         }
 
     def distribution(self, squared, valid):
-        """P(e | clip): Tensor[B, M]. The root's gradient is infinite at 0, hence the floor."""
-        tiny = torch.finfo(squared.dtype).tiny
+        """P(e | clip): Tensor[B, M]; all 0 for a clip without a single step."""
+        tiny = torch.finfo(squared.dtype).tiny  # the gradient of a root is infinite at 0
         p = (-squared.clamp_min(tiny).sqrt()).softmax(-1)  # (B, T, M)
-        weight = valid.to(p.dtype).unsqueeze(-1)
-        return (p * weight).sum(1) / weight.sum(1).clamp_min(1)
+        return clip_vectors(p, valid)[0]
 
     def pair(self, a, b):
         log_a, log_b = (a + 1e-10).log(), (b + 1e-10).log()

@@ -5,7 +5,7 @@ L_rec = 1/|H| Σ_{(i,t) in H} ‖ f_it - D(visible f_i, codes of the other modal
 
 from torch.nn import functional as F
 
-from cmg.models.semantic import masked_mean
+from cmg.losses.masked import masked_mean
 from cmg.training.distributed import first_row, shared_rand, world
 
 

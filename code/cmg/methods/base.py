@@ -157,10 +157,6 @@ def load(name):
     return importlib.import_module(f"cmg.methods.{name}")
 
 
-def declared(module, name, default):
-    return getattr(module, name, default)
-
-
 def parts(method):
     """dict name -> module of all that a method holds, `baseline` first; `UserError` where the name makes no sense."""
     held = {"baseline": load("baseline")}
@@ -171,7 +167,7 @@ def parts(method):
         if name in held:
             raise UserError(f"--method {method}: {name} is part of it already; expected every part once")
         module = load(name)
-        for part in declared(module, "PARTS", ()):
+        for part in getattr(module, "PARTS", ()):
             add(part)
         held[name] = module
 
@@ -182,7 +178,7 @@ def parts(method):
 
 def flags():
     """dict name of a method -> its dict flag -> Flag."""
-    return {name: declared(load(name), "FLAGS", {}) for name in available()}
+    return {name: getattr(load(name), "FLAGS", {}) for name in available()}
 
 
 def defaults(preset, method):
@@ -192,8 +188,8 @@ def defaults(preset, method):
     for name, own in flags().items():
         values |= {flag: 0.0 for flag in own if flag.startswith("w_") and name not in held}
     for module in held.values():
-        values |= declared(module, "DEFAULTS", {})
-        values |= {flag: PRESETS[preset][flag] for flag in declared(module, "KEEPS", ())}
+        values |= getattr(module, "DEFAULTS", {})
+        values |= {flag: PRESETS[preset][flag] for flag in getattr(module, "KEEPS", ())}
     return values
 
 
@@ -212,11 +208,11 @@ def build(shapes, options):
     """The method that `options["method"]` names, for features of these shapes."""
     held = parts(options["method"])
     for name in options["method"].split("+"):
-        if declared(held[name], "PAIRED", False) and len(shapes) < 2:
+        if getattr(held[name], "PAIRED", False) and len(shapes) < 2:
             raise UserError(f"--method {options['method']}: {name} aligns modalities; expected two or three, not only "
                             f"{', '.join(shapes)}")
     frame = held["baseline"].frame(shapes, options)
-    makers = {name: make for module in held.values() for name, make in declared(module, "TERMS", {}).items()}
+    makers = {name: make for module in held.values() for name, make in getattr(module, "TERMS", {}).items()}
     weights = {name: options[f"w_{name}"] for name in makers}
     terms = {name: make(frame) for name, make in makers.items() if weights[name]}
     terms = {name: term for name, term in terms.items() if term is not None}

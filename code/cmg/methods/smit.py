@@ -9,9 +9,9 @@ as published, `--smit-temperature` for cosines; three modalities take the mean o
 from torch import nn
 
 from cmg.losses.margin import adaptive_margin
+from cmg.losses.masked import clip_vectors
 from cmg.methods.base import Flag
 from cmg.methods.terms import pairs
-from cmg.models.semantic import clip_vectors
 
 PAIRED = True
 

@@ -16,7 +16,10 @@ def perplexity(counts):
 
 
 def overlap(a, b):
-    """Histogram intersection of two code counts [M]: 0 = disjoint vocabularies, 1 = the same usage."""
+    """Intersection of two histograms of code use [M], Σ_m min(p_a(m), p_b(m)).
+
+    0 if the modalities split the codebook between them, 1 if they use every code equally often.
+    """
     a, b = a / a.sum().clamp_min(1e-12), b / b.sum().clamp_min(1e-12)
     return torch.minimum(a, b).sum()
 

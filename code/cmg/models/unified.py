@@ -63,8 +63,8 @@ class UnifiedModel(nn.Module):
             valid = self.mask(valid)
         features = features.to(encoder.temporal.project.weight.dtype)  # public checkpoints are float64
         semantic = encoder(encoder.front(features), valid)
-        codes = self.codebook.distances(semantic).argmin(-1)
-        return Tokens(codes, self.codebook.lookup(codes).to(semantic.dtype), semantic)
+        quantized = self.codebook.quantize(semantic)
+        return Tokens(quantized.codes, quantized.vectors, semantic)
 
     @torch.no_grad()
     def encode(self, **features):
@@ -72,8 +72,8 @@ class UnifiedModel(nn.Module):
 
         Features are tensors [B, T, …] of any float type on any device; results are on the model's device.
         """
-        device, dtype = self.codebook.embedding.device, next(self.semantic.parameters()).dtype
+        device = self.codebook.embedding.device
         if not features:
             raise UserError(f"encode() needs features of at least one of {', '.join(self.modalities)}")
-        tokens = {m: self.encode_modality(m, torch.as_tensor(x).to(device, dtype)) for m, x in features.items()}
+        tokens = {m: self.encode_modality(m, torch.as_tensor(x).to(device)) for m, x in features.items()}
         return tokens if len(tokens) > 1 else next(iter(tokens.values()))
