@@ -58,7 +58,7 @@ def curve(path, flags, rank=0, size=1):
         if buffer.is_floating_point():
             method.model.codebook._buffers[name] = buffer.double()
     torch.manual_seed(1 + rank)
-    trainer = Trainer(method, features, options, ".", torch.device("cpu"), rank, size)
+    trainer = Trainer(method, features, options, ".", torch.device("cpu"))
     found = []
     while trainer.step < STEPS:
         for batch in trainer.loader():

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -131,18 +130,9 @@ def processes(args, folder):
     if args.device != "cpu" and torch.cuda.device_count() < 2:
         return {"skipped": f"{torch.cuda.device_count()} card"}
     flags = [*small_run(args, folder), "--max-steps", "12"]
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    ranks = [subprocess.Popen([sys.executable, "-m", "cmg.pretrain", *flags, "--out", str(folder / "two")], cwd=ROOT,
-                              env=inherited({"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2",
-                                             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}),
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for r in (0, 1)]
     python("cmg.pretrain", *flags, "--out", str(folder / "one"))
-    for rank in ranks:
-        said = rank.communicate(timeout=LIMIT)[1]
-        if rank.returncode:
-            raise Failed(said[-600:])
+    python("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cmg.pretrain", *flags,
+           "--out", str(folder / "two"))
     two, one = first_loss(folder / "two"), first_loss(folder / "one")
     if abs(two - one) > 0.05 * abs(one):  # dropout draws other numbers on every process
         raise Failed(f"first loss {two:g} on two processes, {one:g} on one")

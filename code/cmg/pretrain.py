@@ -188,7 +188,7 @@ def main(argv=None):
     torch.manual_seed(args.seed)  # stage one: every process builds the same weights
     method = build(features.shapes, options).to(device)
     torch.manual_seed(args.seed + 1 + rank)  # stage two: dropout and negatives differ between processes
-    trainer = Trainer(method, features, options, out, device, rank, size)
+    trainer = Trainer(method, features, options, out, device)
     if content:
         trainer.restore(content, source)
         if trainer.step >= trainer.total:

@@ -10,10 +10,7 @@ FOLDER may also be the one above, which holds it as `Single-source`. A mask's pi
 is above 127. Every clip of the table must be complete: what is missing is an error that names the file.
 """
 
-import collections
 import csv
-import io
-import pickle
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from cmg.data.pickles import BadPickle, array_of
 from cmg.errors import UserError
 
 try:
@@ -175,34 +173,17 @@ def read_log_mel(path):
 
     Raises
     ------
-    UserError : missing, damaged, of another shape, or a pickle that would call anything but what builds a tensor.
+    UserError : missing, damaged, of another shape, or a pickle that names anything but what builds a tensor.
     """
     try:
-        with open(path, "rb") as file:
-            x = _TensorUnpickler(file).load()
+        x = array_of(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # a damaged pickle fails in many types
-        raise UserError(f"{path}: not a pickled tensor ({str(error)[:100]})") from None
-    if not isinstance(x, torch.Tensor) or tuple(x.shape) != (SECONDS, 1, 96, 64):
-        raise UserError(f"{path}: {tuple(getattr(x, 'shape', ()))}; expected a tensor of shape ({SECONDS}, 1, 96, 64)")
-    return x.detach().float()
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Builds tensors and nothing else; the storage inside is read by torch with `weights_only`."""
-
-    allowed = {
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch.storage", "_load_from_bytes"): lambda data: torch.load(io.BytesIO(data), weights_only=True),
-    }
-
-    def find_class(self, module, name):
-        try:
-            return self.allowed[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it calls {module}.{name}") from None
+    except BadPickle as bad:
+        raise UserError(f"{path}: not a pickled tensor ({bad})") from None
+    if x.shape != (SECONDS, 1, 96, 64):
+        raise UserError(f"{path}: {x.shape}; expected a tensor of shape ({SECONDS}, 1, 96, 64)")
+    return torch.from_numpy(x).float()
 
 
 def _open(path, mode):

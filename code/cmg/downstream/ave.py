@@ -34,7 +34,7 @@ from cmg.cli import MODALITIES, Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels, video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
-from cmg.downstream.probe import ProbeData, Selected, constant_accuracy, fit, fit_selected, probe_data
+from cmg.downstream.probe import ProbeData, Selected, best_of_epochs, constant_accuracy, fit, fit_selected, probe_data
 from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, results_table, write_results
 from cmg.downstream.task import (
     CLIP_NORM,
@@ -45,6 +45,8 @@ from cmg.downstream.task import (
     output_folder,
     probe_settings,
     std,
+    tell_missing,
+    tell_pretrained,
     with_origin,
 )
 from cmg.downstream.tokens import TokenSet, check_shapes, codebook_sharing, directions, encode_set
@@ -167,9 +169,8 @@ class AveTask:
         for _, probes in fit(kind, train, self.outputs(kind), clip_norm=CLIP_NORM, **arguments):
             for m in modalities:
                 curves[m].append(probes.score(judged[m]).accuracy)
-        # The epoch is taken from the log by hand there, the best of each modality; so here, for every probe.
-        seeds = self.settings.probe_seeds
-        return {m: torch.stack(curve).amax(0).view(-1, seeds).amax(0) for m, curve in curves.items()}, None
+        # There the best epoch is read off the log by hand, for each modality; here it is taken for every probe.
+        return {m: best_of_epochs(curve, self.settings.probe_seeds) for m, curve in curves.items()}, None
 
     def validate(self, model) -> Validation:
         """Fit the probes of one checkpoint and score it on the deciding split."""
@@ -256,11 +257,8 @@ def open_task(args, content, device) -> AveTask:
     task = AveTask(features, annotations, pairs, settings, content["pretrain_ids"], device)
     for line in annotations.skipped + annotations.notes:
         print(f"warning: {line}", file=sys.stderr)
-    if task.missing:
-        print(f"warning: {len(task.missing)} annotated clips have no features and are left out, the first is "
-              f"{task.missing[0]}", file=sys.stderr)
-    if task.n_excluded:
-        print(f"warning: {task.n_excluded} test clips were pretrained on and are left out", file=sys.stderr)
+    tell_missing(task.missing)
+    tell_pretrained(task.n_excluded)
     return task
 
 

@@ -31,7 +31,7 @@ from cmg.data.avvp import AvvpAnnotations, Event, event_labels, locate, read_avv
 from cmg.data.features import FeatureSet
 from cmg.downstream.avvp import check_seconds, draw, localisable_pairs, print_account, without_pretrained
 from cmg.downstream.events import EventTask, Part
-from cmg.downstream.task import Settings, add_probe_flags, open_run, output_folder, write_task
+from cmg.downstream.task import Settings, add_probe_flags, open_run, output_folder, tell_missing, write_task
 from cmg.errors import UserError
 
 SHARED = Path(__file__).parents[1] / "data" / "ave_avvp_classes.csv"
@@ -108,9 +108,7 @@ def make_task(ave: FeatureSet, ave_annotations: AveAnnotations, avvp: FeatureSet
         missing.update(dict.fromkeys(absent))
         labels = event_labels(found, avvp_annotations.events[m], classes, avvp.shapes[m][0])
         parts["test", m] = Part(avvp, rows, found, labels)
-    if missing:
-        print(f"warning: {len(missing)} annotated clips have no features and are left out, the first is "
-              f"{next(iter(missing))}", file=sys.stderr)
+    tell_missing(missing)
     if n_shared:
         print(f"warning: {n_shared} test clips are cut from videos of AVE and are left out", file=sys.stderr)
     extra = {"n_excluded": n_excluded, "n_in_ave": n_shared, "n_missing": len(missing), "n_classes": len(classes)}

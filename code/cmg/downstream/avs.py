@@ -35,6 +35,7 @@ from cmg.downstream.avs_picture import COLOURS, draw, overlay
 from cmg.downstream.avs_queries import QueryReader, mismatched
 from cmg.downstream.avs_run import BEST, Training, batches, build, evaluate, read, to_frames
 from cmg.downstream.results import markdown_table, write_results
+from cmg.downstream.task import tell_pretrained
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES as FEATURES
 from cmg.extract.backbones import Choice
@@ -170,7 +171,7 @@ class Task:
         self.modalities = list(dict.fromkeys((options["source"], options["target"])))
         self.content = model = None
         if options["query"] == "codes":
-            self.path = _checkpoint_file(options["checkpoint"])
+            self.path = checkpoint.file_of(options["checkpoint"])
             self.content = checkpoint.read(self.path)
             model = checkpoint.build_model(self.content, self.device)
             for flag in ("source", "target"):
@@ -191,8 +192,7 @@ class Task:
         self.n_excluded = len(self.clips["test"]) - len(kept)
         if not kept:
             raise UserError(f"--checkpoint: all {self.n_excluded} test clips were pretrained on; nothing to test")
-        if self.n_excluded:
-            print(f"warning: {self.n_excluded} test clips were pretrained on and are left out", file=sys.stderr)
+        tell_pretrained(self.n_excluded)
         self.clips["test"] = kept
 
     def set(self, split):
@@ -275,13 +275,6 @@ class Task:
             titles.append(title)
             pictures.append(rows)
         return draw(self.out / f"masks_{self.options['protocol']}.png", titles, pictures)
-
-
-def _checkpoint_file(path) -> Path:
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    return next((path / name for name in ("best.pt", "latest.pt") if (path / name).exists()), path / "best.pt")
 
 
 def _table(rows):

@@ -33,7 +33,15 @@ from cmg.data.avvp import AvvpAnnotations, event_labels, locate, read_avvp, vide
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.downstream.events import EventTask, Part
 from cmg.downstream.pictures import draw_events
-from cmg.downstream.task import Settings, add_probe_flags, open_run, output_folder, write_task
+from cmg.downstream.task import (
+    Settings,
+    add_probe_flags,
+    open_run,
+    output_folder,
+    tell_missing,
+    tell_pretrained,
+    write_task,
+)
 from cmg.downstream.tokens import directions
 from cmg.errors import UserError
 
@@ -74,9 +82,7 @@ def make_task(features: FeatureSet, annotations: AvvpAnnotations, pairs, setting
         for m in modalities:
             add("fit", list(annotations.events[m]), m)
             parts["test", m] = parts["fit", m]
-    if missing:
-        print(f"warning: {len(missing)} annotated clips have no features and are left out, the first is "
-              f"{next(iter(missing))}", file=sys.stderr)
+    tell_missing(missing)
     extra = {"n_excluded": n_excluded, "n_missing": len(missing), "n_dropped_rows": len(annotations.skipped)}
     return EventTask("avvp", annotations.classes, parts, pairs, settings, "precision", extra, device)
 
@@ -88,8 +94,7 @@ def without_pretrained(names: list[str], pretrain_ids) -> tuple[list[str], int]:
     kept = [name for name in names if name not in seen and video_of(name) not in seen]
     if names and not kept:
         raise UserError(f"--checkpoint: all {len(names)} test clips were pretrained on; nothing to test")
-    if len(kept) < len(names):
-        print(f"warning: {len(names) - len(kept)} test clips were pretrained on and are left out", file=sys.stderr)
+    tell_pretrained(len(names) - len(kept))
     return kept, len(names) - len(kept)
 
 

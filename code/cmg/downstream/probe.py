@@ -297,6 +297,14 @@ def fit_selected(kind: str, train: ProbeData, val: ProbeData, outputs: int, *, s
     return Selected(selected, lrs[winner], chosen[own].tolist(), Score(*(part[own] for part in best)))
 
 
+def best_of_epochs(curve, seeds: int):
+    """The paper protocol's choice: each seed's figure at the epoch and learning rate at which it is best.
+
+    curve : list over epochs of Tensor[P], of the probes of `fit` -> Tensor[seeds]
+    """
+    return torch.stack(curve).amax(0).view(-1, seeds).amax(0)
+
+
 def constant_accuracy(train: ProbeData, judged: ProbeData) -> float:
     """Accuracy in % of always answering the most frequent label of `train`; invalid seconds do not count."""
     known, asked = (d.labels[d.valid] if d.labels.ndim == 2 else d.labels for d in (train, judged))

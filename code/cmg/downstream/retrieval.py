@@ -25,7 +25,6 @@ paper : nothing is left out; of the head the epoch is taken at which the target'
 
 import argparse
 import csv
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +44,7 @@ from cmg.downstream.task import (
     open_run,
     output_folder,
     std,
+    tell_pretrained,
     write_task,
 )
 from cmg.downstream.tokens import check_shapes, directions, encode_set
@@ -249,8 +249,7 @@ def main(argv=None):
         asked = asked_captions(args.captions) if args.captions else ()
         collection = Collection(features, texts, asked, pretrain_ids)
         rows = zero_shot(model, collection, pairs, run.settings, run.device)
-    if rows[0]["n_excluded"]:
-        print(f"warning: {rows[0]['n_excluded']} clips were pretrained on and are left out", file=sys.stderr)
+    tell_pretrained(rows[0]["n_excluded"], "clips")
     rows = write_task("Retrieval", args, rows, run, table)
     draw(rows, output_folder(args, run.path) / f"{rows[0]['task']}_{args.protocol}.png")
     return rows

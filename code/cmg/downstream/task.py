@@ -1,6 +1,7 @@
 """What the probing tasks have in common: their flags and settings, the checkpoint they read, the rows they write."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from cmg.data.features import FeatureSet
 from cmg.downstream.results import results_table, write_results
 from cmg.downstream.tokens import check_shapes
 from cmg.errors import UserError
-from cmg.training.checkpoint import build_model, read
+from cmg.training.checkpoint import build_model, file_of, read
 from cmg.training.distributed import choose_device
 
 # Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
@@ -75,16 +76,8 @@ def probe_settings(args) -> Settings:
 
 
 def open_checkpoint(path) -> tuple[Path, dict]:
-    """A checkpoint file, or the one of a run folder that AVE chose -> (path, content).
-
-    The tasks after AVE choose no checkpoint: in a run folder `best.pt` is read, `latest.pt` where AVE has not run.
-    """
-    path = Path(path)
-    if path.is_dir():
-        names = [name for name in ("best.pt", "latest.pt") if (path / name).is_file()]
-        if not names:
-            raise UserError(f"--checkpoint {path}: neither best.pt nor latest.pt in this folder; expected a run folder")
-        path = path / names[0]
+    """A checkpoint, of a run folder the one that AVE chose -> (path, content). The tasks after AVE choose none."""
+    path = file_of(path)
     return path, read(path)
 
 
@@ -126,6 +119,19 @@ def write_task(title: str, args, rows: list[dict], run: Run, table=results_table
     written = write_results(output_folder(args, run.path), rows)
     print(f"{title}, {run.path}, {args.protocol}\n\n{table(rows)}\n\n{written}")
     return rows
+
+
+def tell_missing(names):
+    """Warn of annotated clips without features; `names` may be empty."""
+    if names:
+        print(f"warning: {len(names)} annotated clips have no features and are left out, the first is "
+              f"{next(iter(names))}", file=sys.stderr)
+
+
+def tell_pretrained(count: int, what="test clips"):
+    """Warn of test clips that the checkpoint was pretrained on; `count` may be 0."""
+    if count:
+        print(f"warning: {count} {what} were pretrained on and are left out", file=sys.stderr)
 
 
 def output_folder(args, path: Path) -> Path:

@@ -29,7 +29,7 @@ from cmg.data.ave import video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.ucf_vggsound import SPLITS, PairLists, locate, read_pair_lists
 from cmg.downstream.pictures import draw_matrix
-from cmg.downstream.probe import ProbeData, constant_accuracy, fit, fit_selected, probe_data
+from cmg.downstream.probe import ProbeData, best_of_epochs, constant_accuracy, fit, fit_selected, probe_data
 from cmg.downstream.task import (
     CLIP_NORM,
     Settings,
@@ -38,6 +38,8 @@ from cmg.downstream.task import (
     open_run,
     output_folder,
     std,
+    tell_missing,
+    tell_pretrained,
     write_task,
 )
 from cmg.downstream.tokens import codebook_sharing, directions, encode_set
@@ -129,8 +131,7 @@ class PairTask:
             for _, probes in fit("clip", train, K, clip_norm=CLIP_NORM, **arguments):
                 curves["value"].append(probes.score(judged).accuracy)
                 curves["own"].append(probes.score(own).accuracy)
-            value, own_value = (torch.stack(curve).amax(0).view(-1, self.settings.probe_seeds).amax(0)
-                                for curve in curves.values())
+            value, own_value = (best_of_epochs(curve, self.settings.probe_seeds) for curve in curves.values())
             extra = {}
         with torch.no_grad():
             answers = probes.logits(judged)[0].argmax(-1)
@@ -178,11 +179,8 @@ def main(argv=None):
     for line in task.lists.skipped + task.lists.notes:
         print(f"annotations: {line}", file=sys.stderr)
     for m, count in task.n_excluded.items():
-        if count:
-            print(f"warning: {count} test clips of {DATA_SET[m]} were pretrained on and are left out", file=sys.stderr)
-    if task.missing:
-        print(f"warning: {len(task.missing)} listed clips have no features and are left out, the first is "
-              f"{task.missing[0]}", file=sys.stderr)
+        tell_pretrained(count, f"test clips of {DATA_SET[m]}")
+    tell_missing(task.missing)
     rows = write_task("UCF101 ↔ VGGSound", args, task.run(run.model()), run)
     for (source, target), matrix in task.confusions.items():
         name = f"ucf_vggsound_{args.protocol}_{source}_{target}.png"

@@ -36,6 +36,18 @@ def load(path):
         raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
 
 
+def file_of(path):
+    """The checkpoint file that a path stands for: itself, or of a run folder `best.pt`, which `cmg.downstream.ave`
+    chose, or `latest.pt` if that has not run yet."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for name in ("best.pt", "latest.pt"):
+        if (path / name).is_file():
+            return path / name
+    raise UserError(f"{path}: neither best.pt nor latest.pt in this folder; expected a run folder")
+
+
 def read(path):
     """The content of a checkpoint on the CPU, as a dict; one of the public implementation is translated."""
     content = load(path)
@@ -80,7 +92,4 @@ def load_pretrained(path, device="cpu"):
     -------
     UnifiedModel in eval mode on `device`.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = next((path / name for name in ("best.pt", "latest.pt") if (path / name).exists()), path / "best.pt")
-    return build_model(read(path), device)
+    return build_model(read(file_of(path)), device)

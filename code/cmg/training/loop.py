@@ -33,18 +33,15 @@ class Trainer:
     Parameters
     ----------
     method : Method on its device; features : FeatureSet; options : dict of all flags; folder : run folder (Path);
-    device : torch.device; rank, size : of the process group.
+    device : torch.device.
     """
 
-    def __init__(self, method, features, options, folder, device, rank=0, size=1):
+    def __init__(self, method, features, options, folder, device):
         self.method, self.features, self.options = method, features, options
-        self.folder, self.device, self.rank, self.size = Path(folder), device, rank, size
+        self.folder, self.device, (self.rank, self.size) = Path(folder), device, world()
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options["optimizer"]]
         self.parameters = method.trained_parameters()
-        self.optimizer = kind(
-            self.parameters, lr=options["lr"], weight_decay=options["weight_decay"],
-            fused=True,
-        )
+        self.optimizer = kind(self.parameters, lr=options["lr"], weight_decay=options["weight_decay"], fused=True)
         self.encode, self.losses, self.update = method.encode, method.losses, method.update
         if options["compile"]:
             self.compile()
@@ -222,8 +219,7 @@ class Trainer:
             "method": rest,
             "optimizer": self.optimizer.state_dict(),
             "inner": {name: o.state_dict() for name, o in self.method.inner_optimizers().items()},
-            "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step,
-                         "blocks": self.blocks},
+            "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step, "blocks": self.blocks},
             "streams": streams,
         })
 
