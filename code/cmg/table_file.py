@@ -16,7 +16,7 @@ folder unless it says otherwise (`--checkpoint {run}/latest.pt`).
 AVE under `strict` chooses this checkpoint, so it comes before all others, whatever the order of the lines.
 
 Rows may be tuned. The first trial of a row is the row as it stands; `? name: flags` is one more, with these flags after
-the row's own. What trials share that rows do not, fewer epochs say, stands in a line `?*: flags`:
+the row's own. Flags that all trials have and rows do not, for example fewer epochs, stand in a line `?*: flags`:
 
     ? full: --w-cmcm 10
     ?*: --epochs 8

@@ -10,7 +10,7 @@ features come; an id must be in every folder given. Longer clips are cut, shorte
 marked as shorter. Pickles are read without running what is in them.
 
 Released features do not say which weights made them, so `sha256/<modality>` stays empty, and such a file joins no file
-of `cmg.extract`: they may be of other weights. Who knows better says so with --video-sha256 and --audio-sha256.
+of `cmg.extract`: their weights may differ. If you know the weights, give --video-sha256 and --audio-sha256.
 """
 
 import multiprocessing

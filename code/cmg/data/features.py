@@ -32,9 +32,9 @@ class FeatureSet(torch.utils.data.Dataset):
         room (`place`) for every process. The attribute `cache` says what it became.
     device : torch.device of "device" and "auto".
 
-    Several processes open the same set together. On a host they hold one copy a machine, which each reads its share of
-    from the files. On cards each holds the whole: a shuffled epoch may want any clip on any rank, and fetching it from
-    another card or the host is what this cache spares.
+    Several processes open the same set together. With "host" the processes of a machine share one copy, and each reads
+    its part of it from the files. With "device" each holds the whole set on its card, because a shuffled epoch may need
+    any clip on any rank.
 
     Raises
     ------
@@ -103,7 +103,7 @@ class FeatureSet(torch.utils.data.Dataset):
     def _load(self, modality, rank, size):
         """All rows of one modality: features [N, *shape], valid [N, T], and which rows are finite [N].
 
-        The first two lie on the device; the last never does, since a look at it must not wait for one. On a host, the
+        The first two lie on the device, the last on the CPU, so that a look at it waits for no device. On a host, the
         `size` processes of the machine fill the same memory, this one as number `rank` of them.
         """
         if self.cache == "device":
@@ -136,7 +136,7 @@ class FeatureSet(torch.utils.data.Dataset):
         return batch | {m: batch[m].float() for m in self.modalities}
 
     def stored(self, indices, pinned=False):
-        """The same in the stored dtype, for who converts it elsewhere; `pinned` puts it into page-locked memory."""
+        """The same batch in the stored dtype; `pinned` puts it into page-locked memory."""
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = {"index": index}
         for m in self.modalities:

@@ -110,7 +110,7 @@ class QueryReader:
             raise UserError(f"--data: {len(missing)} of {len(clips)} clips have no features, the first is {missing[0]}")
         step = self.features.attrs.get("seconds_per_step", 1)
         if step != 1:
-            raise UserError(f"--data: {step} s a step; expected 1, for there is a frame a second")
+            raise UserError(f"--data: {step} s a step; expected 1, because there is a frame a second")
         if self.features.shapes["audio"][0] < SECONDS:
             raise UserError(f"--data: audio of {self.features.shapes['audio'][0]} steps; expected at least {SECONDS}")
         return rows
@@ -133,8 +133,9 @@ class _FirstSteps:
 
 
 def mismatched(clips, queries):
-    """Every clip with the query of the next clip of another class: what a network that ignores the query loses nothing
-    by. Unchanged where there is only one class.
+    """Every clip gets the query of the next clip of another class; a network that ignores its query loses nothing.
+
+    Unchanged where there is only one class.
 
     >>> from cmg.data.avs import S4Clip
     >>> clips = [S4Clip(str(i), "0", category, "test") for i, category in enumerate("aabc")]

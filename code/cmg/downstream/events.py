@@ -27,7 +27,7 @@ from cmg.metrics.localization import (
 
 COUNT = {"segment": segment_counts, "event": event_counts}
 SHOWN = 6  # clips in a picture
-COLLAPSE = 0.5  # of the recall at the best F1: where less is left, precision was bought with silence
+COLLAPSE = 0.5  # warn if recall is below this share of what it is at the best F1
 
 
 class Part(NamedTuple):
@@ -49,7 +49,7 @@ class EventTask:
     parts : dict (role, modality) -> Part; roles "fit", "val" (strict only) and "test"
     pairs : list of (source, target)
     chosen_by : "precision" or "f1", what the paper protocol takes its epoch by
-    extra : figures to add to every row, counts of clips left out say
+    extra : figures to add to every row, for example counts of clips left out
 
     Attributes
     ----------

@@ -60,7 +60,7 @@ def probe_data(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
     vectors = tokens.quantized.reshape(n * steps, dim)
     if torch.equal(vectors[first][index], tokens.quantized):
         vectors = vectors[first]
-    else:  # a token that is more than its code, of a residual quantiser say
+    else:  # a token is more than its code, as with a residual quantiser
         index = torch.arange(n * steps, device=index.device).view(n, steps)
     # A missing step takes the clip's first existing one: repeating a vector does not change a maximum.
     stand_in = index.gather(1, tokens.valid.to(torch.uint8).argmax(1, keepdim=True))  # (N, 1)
@@ -72,14 +72,14 @@ def batches(data: ProbeData, order: torch.Tensor, size: int) -> Iterator[ProbeDa
     """The clips numbered `order`, `size` at a time."""
     for index, valid, labels in zip(*(column[order].split(size) for column in data[1:])):
         vectors = data.vectors
-        if len(vectors) > index.numel():  # continuous tokens, say: only the batch's own are needed
+        if len(vectors) > index.numel():  # continuous tokens, for example: keep those of the batch
             used, index = index.unique(return_inverse=True)  # (u,), (B, T)
             vectors = vectors[used]
         yield ProbeData(vectors, index, valid, labels)
 
 
 def max_over_time(table, index):
-    """`table[index].amax(1)`, step by step, for the [N, T, C] of a whole split may not fit into memory."""
+    """`table[index].amax(1)`, step by step, because the [N, T, C] of a whole split may not fit into memory."""
     top = table.index_select(0, index[:, 0])
     for step in index[:, 1:].T:
         top = torch.maximum(top, table.index_select(0, step))
@@ -132,7 +132,7 @@ class Probes:
     def row_logits(self, data: ProbeData):
         """Tensor[P, K, R]: of every clip, or, as seconds with the same vector have the same logits, of every vector.
 
-        Classes come before rows, for a CPU's softmax over a short last dimension takes twenty times as long.
+        Classes come before rows, because a CPU's softmax over a short last dimension takes twenty times as long.
         """
         if self.kind == "clip":
             return self.classify(max_over_time(self.hidden(data.vectors), data.index))
@@ -177,15 +177,16 @@ class Probes:
         return [entropy + log, weights]
 
     def gradients(self, data: ProbeData):
-        """Gradient of each probe's own mean loss by its `parameters`, written out, for autograd takes twice as long.
+        """Gradient of each probe's own mean loss by its `parameters`, written out, because autograd takes twice
+        as long.
 
-        All are contiguous: the fused Adam takes no notice of strides.
+        All are contiguous: the fused Adam ignores strides.
         """
         first, bias, second, _ = self.parameters[:4]
         if self.kind == "clip":
             steps = self.hidden(data.vectors).index_select(0, data.index.flatten()).view(*data.index.shape, -1)
             top = steps.amax(1)  # (N, P·D), without the position, which costs ten times as much
-            # The vector that holds it, of several the last: floats, for a comparison to bool takes five times as long.
+            # Which vector holds it, the last of several. In floats, because comparing to bool takes five times as long.
             holder = steps.eq_(top[:, None]).mul_(data.index[..., None].to(steps.dtype)).amax(1).long()
             logits = self.classify(top)
         else:

@@ -27,8 +27,8 @@ def find_checkpoints(path) -> list[Path]:
 def write_results(folder, rows: list[dict]) -> Path:
     """Merge rows into `folder/results.json`: equal measurements are replaced, other tasks' rows stay.
 
-    A task's rows of another checkpoint count as equal, for a run folder has one result a direction; results of
-    checkpoints that are to be compared belong in folders of their own (`--out`).
+    Rows that differ in nothing but the checkpoint count as equal, because a run folder has one result a direction; to
+    compare checkpoints, give each a folder of its own (`--out`).
     """
     path = Path(folder) / "results.json"
     kept = []

@@ -7,10 +7,11 @@ Zero-shot: an item is the mean of its steps, of the code vectors ("codes") and o
 quantising ("semantic"); every query of one modality ranks all items of the other by cosine. Right is the item of the
 same clip. R@1, R@5, R@10 and the median rank, in every direction. Texts may come from a file of their own, with several
 captions a clip (`--text-data`; ids as `cmg.data.captions` writes them). `--captions`, the CSV they were extracted from,
-tells which were asked for: a caption or clip without features counts as wrong, it does not go away.
+lists the captions that there should be: one without features counts as wrong instead of being dropped.
 
-With `--gallery audio` the checkpoint knows two other modalities, video and text say. A head learns to find a clip's
-audio features, which no pretraining has touched, by the codes of the source; then it is queried with the target's.
+With `--gallery audio` the checkpoint knows two other modalities, for example video and text. A head learns to find a
+clip's audio features, which no pretraining has touched, by the codes of the source; then it is queried with the
+target's.
 
 Protocols
 ---------

@@ -23,7 +23,7 @@ class Pixels:
     closely at a single thing that is small or at the side, so that its size and place do not matter. It is an edge
     view: the energy of brightness edges in 4 directions (a direction and its opposite apart) around each of 7×7
     places. A linear classifier tells handwritten digits apart better by these 196 values than by a 14×14 grey picture
-    of the same length (a test compares them), for they change little when a stroke moves.
+    of the same length (a test compares them), because they change little when a stroke moves.
 
     Example
     -------

@@ -1,7 +1,7 @@
 """`vggish`: the paper's audio backbone, AudioSet's VGGish, on a log-mel spectrogram of the same arithmetic.
 
 Every second is encoded by itself. Of its 98 windows of 25 ms (every 10 ms, none beyond the second) the first 96 are the
-example, so that the last 25 ms of a second have no say: this is how the public AVE features were made.
+example, so that the last 25 ms of a second are not used: this is how the public AVE features were made.
 """
 
 import numpy as np

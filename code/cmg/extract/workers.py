@@ -1,7 +1,7 @@
 """Turn clips into features in several processes, which may share a device.
 
-Where decoding and computing overlap: each process takes clip after clip, so that while one decodes another computes,
-and on a GPU also within a process, for a backbone only queues its work on a second and the next second is decoded
+Decoding and computing overlap. Each process takes clip after clip, so that one decodes while another computes. On a GPU
+they also overlap within a process: a backbone only queues its work on a second, and the next second is decoded
 meanwhile. Finished clips are written by the parent process while the others go on.
 """
 

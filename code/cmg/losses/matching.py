@@ -48,7 +48,7 @@ class CodeMatching(nn.Module):
         similarity = a @ log_b.t()  # (B, B)
         similarity = similarity + (b @ log_a.t() if self.released else log_a @ b.t())
         if not self.released:
-            # A clip that lacks either modality, a caption say, is neither asked nor an answer to choose from.
+            # A clip that lacks one of the two, for example a caption, is neither a query nor a candidate.
             there = (a.sum(1) > 0) & (b.sum(1) > 0)  # (B,)
             similarity = similarity.masked_fill(~there, float("-inf")).masked_fill(~there.unsqueeze(1), 0.0)
             loss = F.cross_entropy(similarity, torch.arange(len(a), device=a.device), reduction="none")

@@ -8,14 +8,14 @@
 
 A method is one file in this folder, and `--method NAME` takes it. `--method a+b` takes the terms of both. It declares
 
-    PARTS     other methods that it holds; `baseline` comes first in every method without being named
+    PARTS     other methods that it includes; every method includes `baseline`
     TERMS     dict term -> `make(frame)`, which returns a module, or None where the data leave it nothing to do
-    FLAGS     dict flag -> Flag: those that only methods which hold this one take; term `x` has its weight in `w_x`
-    DEFAULTS  dict flag -> value that it sets against the preset
-    KEEPS     flags that take the preset's value again, where `baseline` sets another
-    PAIRED    True: meaningless with a single modality
+    FLAGS     dict flag -> Flag, the flags of its own; the weight of term `x` is the flag `w_x`
+    DEFAULTS  dict flag -> value, which replaces the preset's
+    KEEPS     flags whose value is the preset's although `baseline` replaces it
+    PAIRED    True if it needs two modalities or more
 
-all but the docstring optional. The loop never changes.
+all of which are optional. The loop never changes.
 """
 
 import importlib

@@ -27,8 +27,9 @@ def segment_counts(prediction, truth) -> Counts:
 def event_counts(prediction, truth) -> Counts:
     """Events, runs of seconds without a gap, that are hit (IoU ≥ 0.5), made up and missed.
 
-    Where a predicted and a true run overlap, they do so in one run of `prediction & truth`; each of those is such a
-    pair. No run reaches an IoU of one half with two others, for there is a gap between these: a hit takes one of each.
+    A predicted and a true run that overlap do so in exactly one run of `prediction & truth`, so these runs are the
+    pairs to look at. A run cannot reach an IoU of one half with two others, because there is a gap between those two:
+    every hit pairs one predicted with one true event.
     """
     both = prediction & truth
     shared = run_lengths(both)

@@ -75,7 +75,7 @@ def f_curve(logits, masks):
     true = masks[kept].flatten(1)  # (n, h·w)
     probability = logits[kept].float().sigmoid().flatten(1)
     edges = torch.linspace(0, 1 - 1e-10, THRESHOLDS, device=logits.device)
-    # Thresholds up to and including this pixel's probability, 1..255; 0 is unused, for the first threshold is 0.
+    # Thresholds up to and including this pixel's probability, 1..255; 0 is unused, as the first threshold is 0.
     reached = torch.searchsorted(edges, probability.contiguous(), right=True)
     counts = torch.zeros(2, len(true), THRESHOLDS + 1, dtype=torch.float64, device=logits.device)
     counts[0].scatter_add_(1, reached, torch.ones_like(probability, dtype=torch.float64))

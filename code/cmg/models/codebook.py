@@ -24,10 +24,12 @@ class Quantized(NamedTuple):
 
 
 def cross_attention(z, other, valid):
-    """r = cross-att(z; other, other) of eq. 7: what the other modality says of each step, [B, T, D].
+    """r = cross-att(z; other, other) of eq. 7: for each step of z a mean of the other modality's steps, [B, T, D].
 
     The code update passes no gradient, so learned projections would never be trained; the attention is plain scaled
     dot product between the (layer-normalised) semantic vectors.
+
+    z : Tensor[B, T, D]; other : Tensor[B, T', D]; valid : BoolTensor[B, T'], which steps of `other` exist.
     """
     score = z @ other.transpose(1, 2) * z.shape[-1] ** -0.5  # (B, T, T')
     score = score.masked_fill(~valid.unsqueeze(1), torch.finfo(score.dtype).min)
@@ -60,7 +62,7 @@ class Codebook(nn.Module):
         self.decay, self.equations, self.mm_ema = decay, equations, mm_ema
         self.reset, self.reset_after = reset, reset_after
         dtype = torch.float64 if equations == "released" else torch.float32
-        embedding = torch.empty(size, dim, dtype=dtype).uniform_(-1 / 400, 1 / 400)
+        embedding = torch.empty(size, dim, dtype=dtype).uniform_(-1 / 400, 1 / 400)  # whatever M, as released
         self.register_buffer("embedding", embedding)
         self.register_buffer("weight", embedding.clone())
         # A raw count of 0 would throw every code that the first batch misses far away (weight / ~0).
@@ -156,9 +158,9 @@ class Codebook(nn.Module):
             self.revive(torch.cat([gather(c).flatten(0, 1) for c in candidates]), real, finite)
 
     def target(self, m, z, valid):
-        """What one step of modality m contributes: (z + r) / 2, r the mean over the other modalities that the clip has.
+        """What the steps of modality m add to their codes, Tensor[B, T, D]: (z + r) / 2, r the other modalities' mean.
 
-        A caption that is missing has no say; where nothing else is there, the step stands for itself.
+        A modality that a clip lacks (a missing caption) is left out of r; a clip with no other modality adds z itself.
         """
         own = z[m].to(self.embedding.dtype)
         others = [n for n in self.modalities if n != m]

@@ -46,8 +46,8 @@ class Tpavi(nn.Module):
 
         z_p = LayerNorm( x_p + BN(µ( 1/N Σ_q (θ(x_p)·φ(a_q)) g(x_q) )) )
 
-    BN starts at zero, so that the block starts as LayerNorm(x). The sum is a product of matrices, which may be
-    bracketed the other way, and a_q is the same for all cells of a frame, so that
+    BN starts at zero, so that the block starts as LayerNorm(x). Matrix products are associative, and a_q is the same
+    for all cells of a frame, so that
 
         1/N Σ_q (θ(x_p)·φ(a_q)) g(x_q) = θ(x_p)ᵀ · 1/T Σ_t φ(a_t) g(x̄_t)ᵀ ,   x̄_t = mean over cells.
 

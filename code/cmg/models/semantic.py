@@ -68,7 +68,7 @@ class TemporalEncoder(nn.Module):
             return nn.TransformerEncoderLayer(dim, heads, feedforward, dropout, batch_first=True)
 
         self.encoder = nn.TransformerEncoder(layer(), layers, enable_nested_tensor=False)
-        self.encoder.layers = nn.ModuleList(layer() for _ in range(layers))  # own draws: the library clones one layer
+        self.encoder.layers = nn.ModuleList(layer() for _ in range(layers))  # drawn anew: the library clones one
 
     def forward(self, x, valid=None):
         """valid : BoolTensor[B, T] or None. Steps that are not valid are not attended to.

@@ -1,4 +1,4 @@
-"""Specific encoders Ψ and decoders: what only one modality holds, and the reconstruction that keeps both halves honest.
+"""Specific encoders Ψ, for what only one modality holds, and decoders, which rebuild the features from a code and Ψ.
 
 They exist for pretraining only; downstream tasks never load them.
 """
@@ -98,7 +98,7 @@ class GridDecoder(nn.Module):
     def forward(self, code, specific):
         B, T, h, w, S = specific.shape
         maps = specific.flatten(0, 1).permute(0, 3, 1, 2)  # (B·T, S, h, w)
-        # up1 reads the code, repeated over the grid, above the map. The code's part of it is linear in the code.
+        # up1 reads the code, repeated over the grid, and the map. It is linear: each part apart, then their sum.
         of_code, of_map = self.up1.weight.split([self.up1.in_channels - S, S])
         x = conv_transpose3(maps, of_map, self.up1.bias)
         x = x + constant_map(self.code(code).flatten(0, 1), of_code, h, w)
@@ -110,7 +110,8 @@ class GridDecoder(nn.Module):
 def constant_map(x, weight, h, w):
     """`conv_transpose2d` of vectors that are repeated over an h×w grid, as one matrix product.
 
-    At each cell of the output a sum of taps meets the vector: all nine in the middle, fewer towards the border.
+    Each cell of the output is the vector times the sum of the taps that reach the cell: all nine in the middle, fewer
+    at the border.
 
     x : Tensor[n, D]; weight : Tensor[D, S, p, q]. Returns Tensor[n, S, h+p-1, w+q-1], channels-last in memory.
     """

@@ -1,17 +1,19 @@
 """3×3 convolutions over the small grids of video features on a CPU, with a third of the multiplications.
 
-A row of a convolution is a product of polynomials: m numbers times a kernel of 3 make one of n = m + 2 coefficients,
-which its values at n points determine (Toom and Cook; the transposed form is Winograd's of 1980). So signal and kernel
-are evaluated at n points in rows and columns, multiplied point by point, which over all channels is one matrix product
-for each of n² points, and interpolated:
+A convolution along a row multiplies two polynomials: one with m coefficients, the row, and one with 3, the kernel. The
+product has n = m + 2 coefficients, so its values at n points determine it (Toom and Cook; Winograd 1980 for the
+transposed form). Row and kernel are evaluated at these points and multiplied point by point, then the product's
+coefficients are found by interpolation. On a grid, rows and columns give n² points, and each of them is one matrix
+product over the channels:
 
     y = back · ((into · x) ⊙ (points · w))
 
-5×5 → 3×3 takes 25 products instead of the definition's 81, 7×7 → 5×5 takes 49 instead of 225. A grid is one tile, for
-it is this small. The price is rounding: a few times a direct convolution's in float32 (below 1e-5 of the maps' spread),
-and under bf16 autocast, where the matrix products alone run in bf16, 1 to 2 % (n = 5) and 4 % (n = 7) of the spread.
+5×5 → 3×3 takes 25 products instead of the definition's 81, 7×7 → 5×5 takes 49 instead of 225. The grid is so small
+that it is one tile. The price is rounding: a few times a direct convolution's in float32 (below 1e-5 of the maps'
+spread), and under bf16 autocast, where the matrix products alone run in bf16, 1 to 2 % (n = 5) and 4 % (n = 7) of it.
 
-For a CPU alone: cuDNN has such algorithms of its own. Few channels do not repay the transforms: `worthwhile` decides.
+On a GPU this is left to cuDNN, which has such algorithms of its own. With few channels the transforms cost more than
+they save: `worthwhile` decides.
 """
 
 from functools import lru_cache
@@ -19,7 +21,7 @@ from functools import lru_cache
 import torch
 from torch.nn import functional as F
 
-POINTS = (0, 1, -1, 2, 1 / 2, -3 / 2)  # and infinity, always the last: of small fractions those that round least
+POINTS = (0, 1, -1, 2, 1 / 2, -3 / 2)  # the small fractions that round least; the last point is infinity
 TAPS = 3
 CHANNELS = 128  # from here on the products outweigh the transforms
 
@@ -89,7 +91,7 @@ def toom_cook(x, weight, transposed=False, padding=0):
     """
     N, (H, W) = len(x), (size + 2 * padding for size in x.shape[2:])
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    with torch.autocast("cpu", enabled=False):  # the transforms subtract numbers of one size: never in bf16
+    with torch.autocast("cpu", enabled=False):  # the transforms subtract numbers of similar size: not in bf16
         wide = torch.promote_types(dtype, torch.float32)
         into, points, back = matrices(H, W, transposed, wide)
         if padding:  # columns that would meet zeros

@@ -1,9 +1,9 @@
 """Image backbones of the segmentation network: an image to four maps, from fine to coarse.
 
 The published backbones start at a quarter of the image's side, and each map is half as large as the one before.
-`lateral_std` is the spread of the initial weights of the convolutions that read the maps: the benchmark's 0.01 gives
-values of the order of 1 from a few hundred channels and up, from a few dozen next to nothing, and TPAVI then compares
-little but its biases.
+`lateral_std` is the standard deviation of the initial weights of the convolutions that read the maps. The benchmark's
+0.01 gives values around 1 for maps of a few hundred channels. For a few dozen they would be close to 0, and TPAVI
+would compare little but its biases.
 """
 
 from pathlib import Path
@@ -47,7 +47,7 @@ class PvtV2B5(nn.Module):
         except ImportError:
             raise UserError("--backbone pvt_v2_b5 needs timm: pip install timm, or this project with its extra [avs]"
                             ) from None
-        # A file is given to timm as the place of its own weights, for it renames the published file's keys.
+        # A file is given to timm as the place of its own weights, because it renames the published file's keys.
         file = {} if weights in ("none", "imagenet") else {"pretrained_cfg_overlay": {"file": str(_existing(weights))}}
         self.net = _reaching(weights, lambda: timm.create_model("pvt_v2_b5", pretrained=weights != "none",
                                                                 features_only=True, **file))

@@ -89,7 +89,7 @@ def shared_generator(device):
 
 
 @torch.library.custom_op("cmg::shared_rand", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def _shared_rand(n: int, device: torch.device) -> torch.Tensor:  # of its own, for torch.compile knows no generators
+def _shared_rand(n: int, device: torch.device) -> torch.Tensor:  # an operator: torch.compile knows no generators
     return torch.rand(n, generator=shared_generator(device), dtype=torch.float64, device=device)
 
 
@@ -152,9 +152,9 @@ def total(x):
 
 
 def share(count):
-    """A count of this rank's valid entries as the denominator whose mean over ranks gives the whole batch's mean.
+    """What to divide a sum over this rank's `count` valid entries by, so that the mean over ranks is the batch's mean.
 
-    Σ over all ranks / number of ranks, and never below what a single entry gives: an empty batch has the mean 0.
+    That is the count of all ranks / number of ranks. It is at least what one entry gives, so an empty batch has mean 0.
     """
     if not several():
         return count.clamp_min(1)
@@ -186,7 +186,7 @@ def broadcast(tensor):
 
 
 def from_all(thing):
-    """A small Python object of every rank, for what precedes training: the list of them in rank order."""
+    """Every rank's `thing`, a small Python object, as a list in rank order. For setting up, too slow for a step."""
     if not several():
         return [thing]
     said = [None] * dist.get_world_size()
@@ -221,8 +221,10 @@ def average_gradients(parameters):
 
 
 def machine():
-    """The same text in all processes that find each other in /proc: those of one machine or container. Elsewhere than
-    on Linux there is no such memory, and every process is for itself."""
+    """A text that is the same in all processes that see each other in /proc: those of one machine or container.
+
+    On other systems than Linux it differs between all processes, because they cannot share memory in this way.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
     except OSError:

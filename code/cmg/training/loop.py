@@ -57,11 +57,10 @@ class Trainer:
             self.optimise = StepGraph(self.optimise, optimizers, device)
 
     def compile(self):
-        """`torch.compile` the phases of the step and the objectives of the terms' own steps: graphs without breaks on
-        a card.
+        """`torch.compile` the three phases of a step and the objectives of the terms' own steps, each of which is a
+        single graph on one GPU.
 
-        On a CPU the library's compiler has no LSTM, and between processes no gathering with gradients: the graphs
-        break there.
+        On a CPU graphs break at LSTMs, and with several processes at `gather`: the compiler supports neither.
         """
         alone = self.device.type == "cuda" and self.size == 1
         torch._dynamo.config.allow_rnn = alone
@@ -79,8 +78,8 @@ class Trainer:
 
         `--accumulate` N splits the batch into N parts whose gradients are averaged: clips are compared with those of
         their own part only, Ψ's vCLUB estimators take their steps on every part, and the codebook moves once, by the
-        statistics of all parts together. Of several ranks each holds a slice of every part (`epoch_order`), so that
-        they compute what one process computes with the same N.
+        statistics of all parts together. With several ranks, each holds a slice of every part (`epoch_order`), and
+        together they compute what one process computes with the same N.
         """
         seed_shared(self.options["seed"], self.step, self.device)
         if self.step == 0 and self.options["codebook_init"] != "uniform":
@@ -112,7 +111,7 @@ class Trainer:
             self.method.fit(state)
             losses = self.losses(state)
         (weight * sum(losses.values())).backward()
-        if weight < 1:  # one part of several: what only its own terms read need not wait for the others
+        if weight < 1:  # one part of several: free what only the terms of this part needed
             state = replace(state, features={}, front={}, specific={}, pooled={})
         return losses, state
 
@@ -273,9 +272,12 @@ def joined(states):
 
 
 def in_order(parts):
-    """This rank's slice of the whole batch, from its slices of the batch's parts, without gradient.
+    """Tensors of a batch's parts, joined such that gathering the result over all ranks restores the batch's order.
 
-    The codebook draws clips by their place in the gathered batch, which must not depend on the number of ranks.
+    The codebook draws clips by their position in the gathered batch, so this position must not depend on the number
+    of ranks.
+
+    parts : list of Tensor[b, …], this rank's slice of every part. Returns this rank's Tensor[B, …], without gradient.
     """
     if len(parts) == 1:
         return parts[0]
