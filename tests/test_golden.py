@@ -12,11 +12,11 @@ import torch
 from conftest import DEVICE, without_dropout
 from test_pretrain import SMALL, write_clips
 
+from cmg import distributed
 from cmg.data.features import FeatureSet
 from cmg.methods.base import build
 from cmg.models import toom_cook
 from cmg.pretrain import parse
-from cmg.training import distributed
 from cmg.training.loop import Trainer
 
 FILE = Path(__file__).parent / "fixtures" / "golden_curves.csv"

@@ -8,11 +8,11 @@ from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from cmg.distributed import seed_shared
 from cmg.losses.info_nce import contrast
 from cmg.losses.margin import adaptive_margin
 from cmg.losses.self_cross import draw_hidden, hidden_l1
 from cmg.losses.transport import code_prediction, sinkhorn, transport_cost
-from cmg.training.distributed import seed_shared
 
 
 def all_valid(*shape):

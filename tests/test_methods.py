@@ -11,10 +11,10 @@ from torch.testing import assert_close
 
 import cmg
 from cmg.data.features import FeatureSet
+from cmg.distributed import seed_shared
 from cmg.errors import UserError
 from cmg.methods.base import available, build, defaults
 from cmg.pretrain import parse
-from cmg.training.distributed import seed_shared
 from cmg.training.loop import Trainer
 
 RIVALS = ("smit", "mst", "codis", "turn", "cmcm")

@@ -24,10 +24,10 @@ from cmg.bench import device_name
 from cmg.bench_picture import how
 from cmg.cli import Parser, command, git_commit, versions
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
+from cmg.distributed import choose_device
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
 from cmg.files import write_atomically
-from cmg.training.distributed import choose_device
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 200  # seconds a process, of which compiling takes the most

@@ -11,8 +11,8 @@ import torch
 
 from cmg.cli import MODALITIES
 from cmg.data.feature_file import SCHEMA, FeatureFile, FeatureWriter, first_repeated
+from cmg.distributed import from_all, neighbours, shared_empty
 from cmg.errors import UserError
-from cmg.training.distributed import from_all, neighbours, shared_empty
 
 __all__ = ["CACHES", "SCHEMA", "FeatureFile", "FeatureSet", "FeatureWriter"]
 

@@ -34,6 +34,7 @@ from cmg.cli import MODALITIES, Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels, video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
+from cmg.distributed import choose_device
 from cmg.downstream.probe import ProbeData, Selected, best_of_epochs, constant_accuracy, fit, fit_selected, probe_data
 from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, results_table, write_results
 from cmg.downstream.task import (
@@ -53,7 +54,6 @@ from cmg.downstream.tokens import TokenSet, check_shapes, codebook_sharing, dire
 from cmg.errors import UserError
 from cmg.files import write_atomically
 from cmg.training.checkpoint import build_model, read
-from cmg.training.distributed import choose_device
 
 METRICS = {"clip": "accuracy", "segment": "segment_accuracy"}
 

@@ -31,6 +31,7 @@ import torch
 from cmg.cli import Parser, command, git_commit, versions
 from cmg.data.avs import SECONDS, SPLITS, S4Set, read_s4, video_of
 from cmg.data.features import FeatureSet
+from cmg.distributed import choose_device
 from cmg.downstream.avs_picture import COLOURS, draw, overlay
 from cmg.downstream.avs_queries import QueryReader, mismatched
 from cmg.downstream.avs_run import BEST, Training, batches, build, evaluate, read, to_frames
@@ -43,7 +44,6 @@ from cmg.files import write_atomically
 from cmg.metrics.segmentation import frame_iou
 from cmg.models.visual import BACKBONES
 from cmg.training import checkpoint
-from cmg.training.distributed import choose_device
 
 PRESETS = {
     # The benchmark's; the authors of Uni-Code train a single epoch by default.

@@ -21,6 +21,7 @@ import torch
 
 from cmg.cli import MODALITIES, Parser, command
 from cmg.data.features import FeatureFile
+from cmg.distributed import choose_device
 from cmg.downstream.charts import Series, draw_lines, draw_shares
 from cmg.downstream.results import markdown_table
 from cmg.downstream.task import Run, Settings, open_checkpoint, output_folder
@@ -28,7 +29,6 @@ from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
 from cmg.files import write_atomically
 from cmg.metrics.codebook import overlap, perplexity
-from cmg.training.distributed import choose_device
 
 SHARED = 0.2  # a code counts as shared where its smallest share among two modalities is above this
 

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from cmg.cli import MODALITIES, Parser, command
+from cmg.distributed import choose_device
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES, Choice
 from cmg.extract.captions import read_captions
@@ -27,7 +28,6 @@ from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
 from cmg.extract.workers import Job, Recipe, extract_all
 from cmg.files import replacing
-from cmg.training.distributed import choose_device
 
 
 def parse(argv):

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from cmg.distributed import choose_device
 from cmg.errors import UserError
 from cmg.extract.backbones import load_backbone
 from cmg.extract.media import FRAMES_PER_SECOND, BadClip, audio_seconds, video_seconds
-from cmg.training.distributed import choose_device
 
 
 class Job(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.distributed import first_row, gather, shared_permutation, total
 from cmg.losses.masked import masked_mean
-from cmg.training.distributed import first_row, gather, shared_permutation, total
 
 
 def mlp(in_dim, hidden, out_dim, last=None):

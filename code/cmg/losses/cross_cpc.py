@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.distributed import first_row, gather, shared_rand
 from cmg.losses.info_nce import own_rows
-from cmg.training.distributed import first_row, gather, shared_rand
 
 
 class CrossCPC(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from cmg.training.distributed import first_row, gather, share
+from cmg.distributed import first_row, gather, share
 
 
 def candidates(keys, exists):

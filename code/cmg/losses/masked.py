@@ -2,7 +2,7 @@
 
 from torch.nn import functional as F
 
-from cmg.training.distributed import share
+from cmg.distributed import share
 
 
 def masked_mean(value, valid):

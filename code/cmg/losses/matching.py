@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.distributed import gather
 from cmg.losses.masked import clip_vectors
-from cmg.training.distributed import gather
 
 
 class CodeMatching(nn.Module):

@@ -5,8 +5,8 @@ L_rec = 1/|H| Σ_{(i,t) in H} ‖ f_it - D(visible f_i, codes of the other modal
 
 from torch.nn import functional as F
 
+from cmg.distributed import first_row, shared_rand, world
 from cmg.losses.masked import masked_mean
-from cmg.training.distributed import first_row, shared_rand, world
 
 
 def draw_hidden(valid, share):

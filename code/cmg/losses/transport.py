@@ -6,7 +6,7 @@ the prototypes, and tells the *other* modality's student which prototypes its ve
 
 import torch
 
-from cmg.training.distributed import share
+from cmg.distributed import share
 
 
 @torch.no_grad()

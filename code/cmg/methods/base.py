@@ -26,9 +26,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from cmg.distributed import shared_permutation
 from cmg.errors import UserError
 from cmg.presets import PRESETS
-from cmg.training.distributed import shared_permutation
 
 
 class Flag(NamedTuple):

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.distributed import first_row, gather
 from cmg.losses.info_nce import contrast
 from cmg.losses.transport import code_prediction, sinkhorn, transport_cost
 from cmg.methods.base import Flag
 from cmg.methods.terms import pairs, seconds_or_clip
-from cmg.training.distributed import first_row, gather
 
 PAIRED = True
 

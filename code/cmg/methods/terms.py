@@ -5,13 +5,13 @@ from itertools import combinations
 import torch
 from torch import nn
 
+from cmg.distributed import average_gradients
 from cmg.losses.club import CLUB
 from cmg.losses.cross_cpc import CrossCPC
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import clip_vectors, mse
 from cmg.losses.matching import CodeMatching
 from cmg.models.specific import build_decoder
-from cmg.training.distributed import average_gradients
 
 
 class Reconstruction(nn.Module):

@@ -6,7 +6,7 @@ figure here is per modality or per pair.
 
 import torch
 
-from cmg.training.distributed import all_reduce_sum
+from cmg.distributed import all_reduce_sum
 
 
 def perplexity(counts):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cmg.training.distributed import all_reduce_sum, broadcast, gather, shared_permutation, shared_rand
+from cmg.distributed import all_reduce_sum, broadcast, gather, shared_permutation, shared_rand
 
 
 class Quantized(NamedTuple):

@@ -9,7 +9,7 @@ the graph reads, and random numbers come from generators on the card that the gr
 import torch
 from torch import cuda
 
-from cmg.training.distributed import shared_generator
+from cmg.distributed import shared_generator
 
 WARM_UP = 3  # steps before the recording, in which optimisers make their state and libraries choose their kernels
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from cmg.distributed import average_gradients, gather, mean_over_ranks, seed_shared, world
 from cmg.errors import UserError
 from cmg.metrics import codebook as codebook_metrics
 from cmg.training import checkpoint
-from cmg.training.distributed import average_gradients, gather, mean_over_ranks, seed_shared, world
 from cmg.training.feed import BLOCKS, epoch_order, feed
 from cmg.training.graph import StepGraph, load_optimizer, set_rate
 
