@@ -16,11 +16,11 @@ from cmg.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MODULES = ["pretrain", "tables", "bench", "bench_loading", "gpu_check", "data.convert",
+MODULES = ["pretrain", "bench", "bench_loading", "gpu_check", "data.convert",
            *(f"downstream.{task}" for task in (
                "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval", "codebook"))]
 MAINS = {f"cmg.{name}": importlib.import_module(f"cmg.{name}").main for name in MODULES}
-MAINS["cmg.extract"] = importlib.import_module("cmg.extract.__main__").main
+MAINS |= {f"cmg.{name}": importlib.import_module(f"cmg.{name}.__main__").main for name in ("extract", "tables")}
 
 
 def blocks(language):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from test_tables import AVE, AVVP, TABLES, Finished, Processes, row, run
 
-from cmg import table_cells
 from cmg.errors import UserError
-from cmg.table_file import read_table
-from cmg.table_paper import compare, read_published, spearman
-from cmg.table_report import summarise, write_table
+from cmg.tables.cells import Workers
+from cmg.tables.file import read_table
+from cmg.tables.paper import compare, read_published, spearman
+from cmg.tables.report import summarise, write_table
 
 TWO = AVE + "*: --lr 1\na: --method smit\n? a: --lr 3\nb:\n? b: --lr 0.5\n?*: --epochs 2\n"
 
@@ -20,7 +20,7 @@ TWO = AVE + "*: --lr 1\na: --method smit\n? a: --lr 3\nb:\n? b: --lr 0.5\n?*: --
 @pytest.fixture
 def processes(monkeypatch):
     stand_in = Processes()
-    monkeypatch.setattr(table_cells.Workers, "call", lambda *args: stand_in(*args))
+    monkeypatch.setattr(Workers, "call", lambda *args: stand_in(*args))
     return stand_in
 
 

@@ -12,12 +12,13 @@ from statistics import mean, stdev
 
 import pytest
 
-from cmg import table_cells, tables
+from cmg import tables
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
 from cmg.errors import UserError
-from cmg.table_file import fill, read_settings, read_table
-from cmg.table_report import columns, common_chance, draw, markdown, summarise
-from cmg.tables import main
+from cmg.tables.__main__ import main
+from cmg.tables.cells import Workers
+from cmg.tables.file import fill, read_settings, read_table
+from cmg.tables.report import columns, common_chance, draw, markdown, summarise
 
 TABLES = Path(__file__).parent.parent / "scripts" / "tables"
 AVE = "@ave: cmg.downstream.ave --probe-epochs 2 --data {ave} --annotations {annotations}\n"
@@ -171,7 +172,7 @@ class Processes:
 @pytest.fixture
 def processes(monkeypatch):
     stand_in = Processes()
-    monkeypatch.setattr(table_cells.Workers, "call", lambda *args: stand_in(*args))
+    monkeypatch.setattr(Workers, "call", lambda *args: stand_in(*args))
     return stand_in
 
 
@@ -273,7 +274,7 @@ def test_an_interrupted_table_leaves_no_process_and_goes_on(tmp_path):
     table = tmp_path / "t.txt"
     table.write_text(AVE + "*: --preset small --w-rec 0 --w-club 0 --batch-size 16 --dim 16 --codes 16\n"
                      "row: --modalities audio text --epochs 900 --checkpoint-epochs 999\n")
-    package = str(Path(tables.__file__).parents[1])
+    package = str(Path(tables.__file__).parents[2])
     argv = [sys.executable, "-m", "cmg.tables", str(table), "--data", str(files.pretrain), "--set", f"ave={files.ave}",
             f"annotations={files.annotations}", "--seeds", "0", "1", "--device", "cpu", "--out", str(tmp_path / "o")]
     process = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": package}, stderr=subprocess.DEVNULL)

@@ -4,14 +4,14 @@
         --seeds 0 1 2 --jobs 2 --out checkpoint/digits
 
 The table file names the rows, which are flags of cmg.pretrain, and the tasks that every row is evaluated on (see
-cmg/table_file.py). A cell is a run folder OUT/<row>-seed<seed>, pretrained and evaluated in processes of their own; all
-that they print is in OUT/<row>-seed<seed>.log. What is finished is not done again, neither a pretraining nor a single
-evaluation: a task added to the table file runs alone. An interrupted pretraining continues. A cell that another commit
-made is kept, and the table says so.
+cmg/tables/file.py). A cell is a run folder OUT/<row>-seed<seed>, pretrained and evaluated in processes of their own;
+all that they print is in OUT/<row>-seed<seed>.log. What is finished is not done again, neither a pretraining nor a
+single evaluation: a task added to the table file runs alone. An interrupted pretraining continues. A cell that another
+commit made is kept, and the table says so.
 
 Where the table file gives rows several trials, these come first, and every row is run with the flags of the trial that
-does best on AVE's validation split (see cmg/table_sweep.py). Where published figures lie beside it, the table has them
-beside its own, and how far the rows come in the same order (see cmg/table_paper.py).
+does best on AVE's validation split (see cmg/tables/sweep.py). Where published figures lie beside it, the table has them
+beside its own, and how far the rows come in the same order (see cmg/tables/paper.py).
 
 Writes table.md, table.csv, table.json and table.png into OUT.
 """
@@ -22,11 +22,11 @@ from pathlib import Path
 
 from cmg.cli import Parser, command
 from cmg.errors import UserError
-from cmg.table_cells import Cell, fill_in
-from cmg.table_file import fill, read_settings, read_table
-from cmg.table_paper import read_published
-from cmg.table_report import markdown, summarise, write_table
-from cmg.table_sweep import tune
+from cmg.tables.cells import Cell, fill_in
+from cmg.tables.file import fill, read_settings, read_table
+from cmg.tables.paper import read_published
+from cmg.tables.report import markdown, summarise, write_table
+from cmg.tables.sweep import tune
 
 
 def parser():

@@ -15,8 +15,8 @@ from pathlib import Path
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
 from cmg.files import write_atomically
-from cmg.table_cells import Cell, fill_in
-from cmg.table_file import slug
+from cmg.tables.cells import Cell, fill_in
+from cmg.tables.file import slug
 
 SEED = 1000  # none that a table reports: no reported run was picked for its luck
 

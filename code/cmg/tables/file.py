@@ -22,7 +22,7 @@ the row's own. Flags that all trials have and rows do not, for example fewer epo
     ?*: --epochs 8
 
 All rows get the same number of trials, or none gets any. The row is run with the flags of its best trial (see
-cmg/table_sweep.py).
+cmg/tables/sweep.py).
 """
 
 import importlib.util

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cmg.errors import UserError
 from cmg.files import write_atomically
-from cmg.table_file import fill, read_settings, slug
+from cmg.tables.file import fill, read_settings, slug
 
 
 class Cell:
@@ -145,7 +145,7 @@ class Workers:
 
     def call(self, log, module, *arguments):
         """Run a module to its end -> exit status."""
-        package = str(Path(__file__).resolve().parents[1])  # the children find this very package, installed or not
+        package = str(Path(__file__).resolve().parents[2])  # the children find this very package, installed or not
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": path}
         with self.lock:

@@ -70,7 +70,7 @@ def compare(summary, shown, published) -> dict:
 
     Parameters
     ----------
-    summary : list of dict, lines as `cmg.table_report.summarise` makes them
+    summary : list of dict, lines as `cmg.tables.report.summarise` makes them
     shown : list of (task, direction, metric), the columns of the table; the first metric of a task and direction is
         the one that is compared
     published : dict (row, task, direction) -> figure

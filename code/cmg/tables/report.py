@@ -10,8 +10,8 @@ from statistics import mean, stdev
 from cmg.downstream.charts import Series, draw_bars, draw_lines
 from cmg.downstream.results import markdown_table
 from cmg.files import write_atomically
-from cmg.table_paper import compare, markdown_comparison
-from cmg.table_sweep import markdown_sweep, spoken
+from cmg.tables.paper import compare, markdown_comparison
+from cmg.tables.sweep import markdown_sweep, spoken
 
 
 def spread(values):

@@ -1,0 +1,1 @@
+"""Tables of results from a few declared lines: `python -m cmg.tables`."""
