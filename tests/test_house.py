@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import cmg
 from cmg.data.features import FeatureFile
 from cmg.pretrain import parse
 
@@ -62,6 +63,23 @@ def test_setup_finds_the_package_and_all_its_parts():
     call = [sys.executable, "-c", stub]
     printed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     assert printed == f"{sorted(found)} {{'': 'code'}} cmg-unicode"
+
+
+def test_modules_import_only_from_their_own_layer_and_those_above():
+    """The layers are the lines of the package's docstring; `bench` stands for bench_loading and bench_picture too."""
+    package = ROOT / "code" / "cmg"
+    lines = [line[4:].split("  ")[0].split(", ") for line in cmg.__doc__.splitlines() if line.startswith("    ")]
+    layer = {name: number for number, names in enumerate(lines) for name in names}
+
+    def layer_of(module):
+        return layer[re.sub(r"^bench_.*", "bench", module.split(".")[1])]
+
+    for path in set(package.rglob("*.py")) - {package / "__init__.py"}:
+        module = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "cmg":
+                for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                    assert layer_of(name) <= layer_of(module), f"{module} imports {name}"
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -1,4 +1,15 @@
-"""CMG: cross-modal generalization through a multimodal unified representation."""
+"""CMG: cross-modal generalization through a multimodal unified representation.
+
+What is where. A module imports only from its own line and from the lines above it:
+
+    errors, files, distributed, cli, presets
+    data, losses, models, metrics      feature files and annotations; objectives; networks and codebook; figures
+    methods                            networks and losses put together: Uni-Code and what it is compared with
+    training                           the loop and its checkpoints
+    extract                            from media files to feature files
+    downstream                         the tasks that a checkpoint is tested on
+    pretrain, bench, gpu_check, tables
+"""
 
 __version__ = "0.1.0"
 
