@@ -62,7 +62,7 @@ def main():
     a = p.parse_args()
     folder, out, rng = a.folder.resolve(), a.out, np.random.default_rng(a.seed)
 
-    rows = [json.loads(line) for line in open(folder / "compositions.jsonl", encoding="utf-8")]
+    rows = [json.loads(line) for line in (folder / "compositions.jsonl").read_text(encoding="utf-8").splitlines()]
     ave = [row for row in rows if row["kind"] == "ave"]
     patterns = [row for row in ave if row["split"] == a.split]
     images, recordings = unused(folder, a.split, patterns)
@@ -76,7 +76,8 @@ def main():
     with open(out / "compositions.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in [r for r in ave if r["split"] != "test"] + clips)
     lines = [f"{r['category']}&{r['id']}&good&{r['start']}&{r['end']}\n" for r in clips]
-    kept = [line for line in open(folder / "ann/Annotations.txt") if "&ave_test_" not in line]
+    before = (folder / "ann/Annotations.txt").read_text().splitlines(keepends=True)
+    kept = [line for line in before if "&ave_test_" not in line]
     (out / "ann/Annotations.txt").write_text("".join(kept + lines))
     (out / "ann/testSet.txt").write_text("".join(lines))
     for name in ("trainSet.txt", "valSet.txt"):

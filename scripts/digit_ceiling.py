@@ -36,7 +36,8 @@ def main():
     p.add_argument("folder", type=Path)
     p.add_argument("--probe-seeds", type=int, default=3)
     a = p.parse_args()
-    rows = {row["id"]: row for row in map(json.loads, open(a.folder / "compositions.jsonl", encoding="utf-8"))}
+    compositions = (a.folder / "compositions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = {row["id"]: row for row in map(json.loads, compositions)}
     ave = read_ave(a.folder / "ann")
     vectors = torch.randn(1 << len(ave.classes), DIM, generator=torch.Generator().manual_seed(0))
     settings = STRICT._replace(probe_seeds=a.probe_seeds)

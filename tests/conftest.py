@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmg.models.unified import Tokens
+
 torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 DEVICE = os.environ.get("CMG_TEST_DEVICE", "cpu")  # of the parity tests and the golden curves
@@ -48,3 +50,22 @@ def without_dropout(module):
         elif isinstance(part, torch.nn.MultiheadAttention):
             part.dropout = 0.0
     return module
+
+
+class OneHotModel(torch.nn.Module):
+    """Stands in for a pretrained model whose features are one-hot codes; a subclass says which shapes and how many.
+
+    `shift` moves the codes of a modality: by half of them, it has a codebook of its own.
+    """
+
+    shapes, size = {}, 0
+
+    def __init__(self, **shift):
+        super().__init__()
+        self.shift = shift
+        self.modalities = tuple(m for m in ("audio", "video", "text") if m in self.shapes)
+        self.book = torch.randn(self.size, 16, generator=torch.Generator().manual_seed(0))
+
+    def encode_modality(self, modality, features, valid=None):
+        codes = (features[..., : self.size].argmax(-1) + self.shift.get(modality, 0)) % self.size
+        return Tokens(codes, self.book[codes], features)

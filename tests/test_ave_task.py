@@ -1,12 +1,11 @@
 """The AVE task on a made-up model whose codes are known: values, protocols, counts, files and one-line errors."""
 
 import json
-from types import SimpleNamespace
 
+import conftest
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from cmg.data.ave import AveAnnotations, Clip, read_ave, video_ids
 from cmg.data.features import FeatureSet, FeatureWriter
@@ -26,20 +25,8 @@ SIZES = {"train": 30, "val": 12, "test": 15}
 FAST = Settings(epochs=12, probe_seeds=2, batch_size=10)
 
 
-class OneHotModel(nn.Module):
-    """Features are one-hot codes; `shift` moves a modality's codes, so that 4 gives it a codebook of its own."""
-
-    modalities = ("audio", "video", "text")
-    shapes = {"video": (T, CODES), "audio": (T, CODES), "text": (4, CODES)}
-
-    def __init__(self, **shift):
-        super().__init__()
-        self.shift = shift
-        self.book = torch.randn(CODES, 16, generator=torch.Generator().manual_seed(0))
-
-    def encode_modality(self, modality, features, valid=None):
-        codes = (features.argmax(-1) + self.shift.get(modality, 0)) % CODES
-        return SimpleNamespace(codes=codes, quantized=self.book[codes], semantic=features)
+class OneHotModel(conftest.OneHotModel):
+    shapes, size = {"video": (T, CODES), "audio": (T, CODES), "text": (4, CODES)}, CODES
 
 
 def make_clips():

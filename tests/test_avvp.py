@@ -2,8 +2,8 @@
 
 import csv
 import json
-from types import SimpleNamespace
 
+import conftest
 import numpy as np
 import pytest
 import torch
@@ -155,18 +155,8 @@ CODES, T = 8, 10
 FAST = Settings(epochs=25, probe_seeds=2, batch_size=8, lrs=(1e-2,))
 
 
-class OneHotModel(torch.nn.Module):
-    modalities = ("audio", "video")
-    shapes = {"video": (T, CODES), "audio": (T, CODES)}
-
-    def __init__(self, audio=0):
-        super().__init__()
-        self.shift = {"audio": audio, "video": 0}
-        self.book = torch.randn(CODES, 16, generator=torch.Generator().manual_seed(0))
-
-    def encode_modality(self, modality, features, valid=None):
-        codes = (features.argmax(-1) + self.shift[modality]) % CODES
-        return SimpleNamespace(codes=codes, quantized=self.book[codes], semantic=features)
+class OneHotModel(conftest.OneHotModel):
+    shapes, size = {"video": (T, CODES), "audio": (T, CODES)}, CODES
 
 
 def spans(names):

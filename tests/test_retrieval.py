@@ -3,8 +3,8 @@
 import csv
 import json
 from itertools import permutations
-from types import SimpleNamespace
 
+import conftest
 import numpy as np
 import pytest
 import torch
@@ -147,17 +147,8 @@ CODES, T = 8, 4
 FAST = Settings(epochs=20, probe_seeds=1, lrs=(2e-2,), batch_size=16)
 
 
-class OneHotModel(torch.nn.Module):
-    modalities = ("audio", "video", "text")
-    shapes = {m: (T, CODES + 1) for m in ("video", "audio", "text")}
-
-    def __init__(self):
-        super().__init__()
-        self.book = torch.randn(CODES, 16, generator=torch.Generator().manual_seed(0))
-
-    def encode_modality(self, modality, features, valid=None):
-        codes = features[..., :CODES].argmax(-1)
-        return SimpleNamespace(codes=codes, quantized=self.book[codes], semantic=features)
+class OneHotModel(conftest.OneHotModel):
+    shapes, size = {m: (T, CODES + 1) for m in ("video", "audio", "text")}, CODES
 
 
 def write_features(path, ids, modalities, invalid=(), scale=1.0):

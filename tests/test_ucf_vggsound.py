@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from types import SimpleNamespace
 
+import conftest
 import numpy as np
 import pytest
 import torch
@@ -79,20 +79,8 @@ def test_sounds_are_found_by_their_video():
     assert rows.tolist() == [1, 0] and found == items[:2] and missing == ["nowhere____"]
 
 
-class OneHotModel(torch.nn.Module):
-    """Features are one-hot codes, a code a class; `audio` shifts the codes of sounds to a codebook of their own."""
-
-    modalities = ("audio", "video")
-    shapes = {"video": (T, CODES), "audio": (T, CODES)}
-
-    def __init__(self, audio=0):
-        super().__init__()
-        self.shift = {"audio": audio, "video": 0}
-        self.book = torch.randn(CODES, 16, generator=torch.Generator().manual_seed(0))
-
-    def encode_modality(self, modality, features, valid=None):
-        codes = (features.argmax(-1) + self.shift[modality]) % CODES
-        return SimpleNamespace(codes=codes, quantized=self.book[codes], semantic=features)
+class OneHotModel(conftest.OneHotModel):
+    shapes, size = {"video": (T, CODES), "audio": (T, CODES)}, CODES
 
 
 def write_features(path, modality, items):

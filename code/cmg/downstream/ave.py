@@ -35,7 +35,15 @@ from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
 from cmg.distributed import choose_device
-from cmg.downstream.probe import ProbeData, Selected, best_of_epochs, constant_accuracy, fit, fit_selected, probe_data
+from cmg.downstream.probe import (
+    ProbeData,
+    Selected,
+    best_of_epochs,
+    constant_accuracy,
+    data_of_present,
+    fit,
+    fit_selected,
+)
 from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, results_table, write_results
 from cmg.downstream.task import (
     CLIP_NORM,
@@ -95,11 +103,10 @@ class Encoded:
 
     def data(self, split: str, modality: str, kind: str) -> ProbeData:
         """What a probe sees; clips without a single step of this modality are left out."""
-        tokens = self.tokens(split, modality)
-        present = tokens.valid.any(1).nonzero()[:, 0]
-        if not len(present):
+        data = data_of_present(self.tokens(split, modality), self.task.splits[split].labels[kind])
+        if not len(data.labels):
             raise UserError(f"--data: no {split} clip has any {modality}")
-        return probe_data(tokens.take(present), self.task.splits[split].labels[kind].to(present.device)[present])
+        return data
 
 
 class AveTask:

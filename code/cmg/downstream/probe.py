@@ -68,6 +68,12 @@ def probe_data(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
     return ProbeData(vectors, index, tokens.valid, labels.to(index.device))
 
 
+def data_of_present(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
+    """The same, less the clips without a single valid step."""
+    present = tokens.valid.any(1).nonzero()[:, 0]
+    return probe_data(tokens.take(present), labels.to(present.device)[present])
+
+
 def batches(data: ProbeData, order: torch.Tensor, size: int) -> Iterator[ProbeData]:
     """The clips numbered `order`, `size` at a time."""
     for index, valid, labels in zip(*(column[order].split(size) for column in data[1:])):

@@ -163,8 +163,8 @@ def with_head(model, features: FeatureSet, pairs, gallery: str, settings: Settin
     tokens = {m: encode_set(model, features, m, device=device) for m in modalities}
     there = torch.stack([t.valid.any(1).cpu() for t in tokens.values()]).all(0)
     blocks = (features.__getitems__(rows.tolist()) for rows in torch.arange(len(features)).split(256))
-    found = [clip_vectors(batch[gallery].flatten(2), batch[f"valid/{gallery}"]) for batch in blocks]
-    raw, exists = (torch.cat(parts) for parts in zip(*found))  # (N, A), (N,)
+    pooled = [clip_vectors(batch[gallery].flatten(2), batch[f"valid/{gallery}"]) for batch in blocks]
+    raw, exists = (torch.cat(columns) for columns in zip(*pooled))  # (N, A), (N,)
     valid = exists & there
     vectors = {m: clip_vectors(t.quantized, t.valid)[0].cpu() for m, t in tokens.items()}
     parts, n_excluded = {}, 0

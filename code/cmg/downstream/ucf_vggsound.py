@@ -29,7 +29,7 @@ from cmg.data.ave import video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.ucf_vggsound import SPLITS, PairLists, locate, read_pair_lists
 from cmg.downstream.pictures import draw_matrix
-from cmg.downstream.probe import ProbeData, best_of_epochs, constant_accuracy, fit, fit_selected, probe_data
+from cmg.downstream.probe import ProbeData, best_of_epochs, constant_accuracy, data_of_present, fit, fit_selected
 from cmg.downstream.task import (
     CLIP_NORM,
     Settings,
@@ -107,9 +107,7 @@ class PairTask:
         """What a probe sees of a part, None of an empty one; clips without a step of the modality are left out."""
         if not len(self.parts[split, modality][0]):
             return None
-        tokens = self.tokens(model, split, modality)
-        present = tokens.valid.any(1).nonzero()[:, 0]
-        return probe_data(tokens.take(present), self.parts[split, modality][1].to(present.device)[present])
+        return data_of_present(self.tokens(model, split, modality), self.parts[split, modality][1])
 
     def run(self, model) -> list[dict]:
         """Rows of `results.json` less checkpoint and commit, one a direction."""

@@ -29,7 +29,7 @@ def frame(shapes, options):
     if options["w_rec"] or options["w_club"]:
         specific = nn.ModuleDict()
         for m in model.modalities:
-            shape = (*model.shapes[m][:-1], dim) if m == "text" else model.shapes[m]
+            shape = model.fronts[m]
             width = options["specific_dim"] or 4 * shape[-1] if len(shape) == 4 else dim
             specific[m] = build_specific(shape, width, head=options["equations"] == "released")
     # Words are no seconds: with `--text-alignment clip`, no term pairs word t with second t.

@@ -24,10 +24,9 @@ class Reconstruction(nn.Module):
     def __init__(self, model, specific, dim, released):
         super().__init__()
         self.released = released
-        fronts = {m: model.shapes[m] if m != "text" else (*model.shapes[m][:-1], dim) for m in model.modalities}
+        targets = model.fronts if released else model.shapes
         self.decoders = nn.ModuleDict({
-            m: build_decoder(fronts[m], dim, specific[m].out_dim, fronts[m][-1] if released else model.shapes[m][-1])
-            for m in model.modalities
+            m: build_decoder(model.fronts[m], dim, specific[m].out_dim, targets[m][-1]) for m in model.modalities
         })
 
     def forward(self, state):

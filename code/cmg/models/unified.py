@@ -31,6 +31,8 @@ class UnifiedModel(nn.Module):
     def __init__(self, shapes, options):
         super().__init__()
         self.shapes = {m: tuple(shape) for m, shape in shapes.items()}
+        # What `SemanticEncoder.front` gives, which Ψ and the decoders work on: word states for text.
+        self.fronts = {m: (*shape[:-1], options["dim"]) if m == "text" else shape for m, shape in self.shapes.items()}
         # The released code updates its codebook audio first, then video, then text.
         self.modalities = tuple(m for m in ("audio", "video", "text") if m in shapes)
         released = options["equations"] == "released"
