@@ -2,7 +2,7 @@
 
 What is where. A module imports only from its own line and from the lines above it:
 
-    errors, files, distributed, cli, presets
+    errors, modalities, files, distributed, cli, presets
     data, losses, models, metrics      feature files and annotations; objectives; networks and codebook; figures
     methods                            networks and losses put together: Uni-Code and what it is compared with
     training                           the loop and its checkpoints

@@ -26,12 +26,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmg.bench_picture import how, roofline
-from cmg.cli import MODALITIES, Parser, command, git_commit, versions
+from cmg.cli import Parser, command, git_commit, versions
 from cmg.distributed import choose_device
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
 from cmg.files import write_atomically
 from cmg.methods.base import build, defaults
+from cmg.modalities import MODALITIES
 from cmg.presets import PRESETS
 from cmg.training.graph import WARM_UP
 from cmg.training.host import keep_freed_memory

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from cmg.errors import UserError
 
-MODALITIES = ("video", "audio", "text")
-
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are one line and whose help shows every default."""

@@ -16,12 +16,13 @@ import torch
 
 import cmg
 from cmg import distributed
-from cmg.cli import MODALITIES, Parser, command, git_commit, versions
+from cmg.cli import Parser, command, git_commit, versions
 from cmg.data.features import CACHES, FeatureSet
 from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
 from cmg.errors import UserError
 from cmg.files import write_atomically
 from cmg.methods.base import available, build, defaults, flags, refuse_foreign
+from cmg.modalities import MODALITIES
 from cmg.presets import PRESETS
 from cmg.training import checkpoint
 from cmg.training.host import keep_freed_memory

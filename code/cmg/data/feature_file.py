@@ -16,8 +16,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cmg.cli import MODALITIES
 from cmg.errors import UserError
+from cmg.modalities import MODALITIES
 
 SCHEMA = 1
 CHUNK_BYTES = 64 * 1024  # rows are read in random order: a chunk is one clip, and only small clips share one

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmg.cli import MODALITIES
 from cmg.data.feature_file import SCHEMA, FeatureFile, FeatureWriter, first_repeated
 from cmg.distributed import from_all, neighbours, shared_empty
 from cmg.errors import UserError
+from cmg.modalities import MODALITIES
 
 __all__ = ["CACHES", "SCHEMA", "FeatureFile", "FeatureSet", "FeatureWriter"]
 

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from cmg.cli import MODALITIES, Parser, command
+from cmg.cli import Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels, video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
@@ -61,6 +61,7 @@ from cmg.downstream.task import (
 from cmg.downstream.tokens import TokenSet, check_shapes, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
 from cmg.files import write_atomically
+from cmg.modalities import MODALITIES
 from cmg.training.checkpoint import build_model, read
 
 METRICS = {"clip": "accuracy", "segment": "segment_accuracy"}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from cmg.cli import MODALITIES, Parser, command
+from cmg.cli import Parser, command
 from cmg.data.features import FeatureFile
 from cmg.distributed import choose_device
 from cmg.downstream.charts import Series, draw_lines, draw_shares
@@ -29,6 +29,7 @@ from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
 from cmg.files import write_atomically
 from cmg.metrics.codebook import overlap, perplexity
+from cmg.modalities import MODALITIES
 
 SHARED = 0.2  # a code counts as shared where its smallest share among two modalities is above this
 

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import torch
 
-from cmg.cli import MODALITIES, Parser, command
+from cmg.cli import Parser, command
 from cmg.data.ave import video_ids
 from cmg.data.captions import clip_of
 from cmg.data.features import FeatureFile, FeatureSet
@@ -52,6 +52,7 @@ from cmg.downstream.tokens import check_shapes, directions, encode_set
 from cmg.errors import UserError
 from cmg.losses.masked import clip_vectors
 from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
+from cmg.modalities import MODALITIES
 
 RECALLS = (1, 5, 10)
 REPRESENTATIONS = ("codes", "semantic")

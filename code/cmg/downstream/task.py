@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-from cmg.cli import MODALITIES, git_commit
+from cmg.cli import git_commit
 from cmg.data.features import FeatureSet
 from cmg.distributed import choose_device
 from cmg.downstream.results import results_table, write_results
 from cmg.downstream.tokens import check_shapes
 from cmg.errors import UserError
+from cmg.modalities import MODALITIES
 from cmg.training.checkpoint import build_model, file_of, read
 
 # Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 
-from cmg.cli import MODALITIES
 from cmg.errors import UserError
 from cmg.metrics.codebook import overlap
+from cmg.modalities import MODALITIES
 
 
 class TokenSet(NamedTuple):

@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-from cmg.cli import MODALITIES, Parser, command
+from cmg.cli import Parser, command
 from cmg.distributed import choose_device
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES, Choice
@@ -28,6 +28,7 @@ from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
 from cmg.extract.workers import Job, Recipe, extract_all
 from cmg.files import replacing
+from cmg.modalities import MODALITIES
 
 
 def parse(argv):

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from cmg.distributed import gather
 from cmg.losses.masked import clip_vectors
+from cmg.modalities import pairs
 
 
 class CodeMatching(nn.Module):
@@ -32,10 +33,7 @@ class CodeMatching(nn.Module):
         """
         # Every process compares all clips of all processes with each other: B² M operations are nothing beside Φ.
         usage = {m: gather(self.distribution(d, valid[m])) for m, d in distances.items()}
-        names = list(usage)
-        return {
-            f"{a[0]}{b[0]}": self.pair(usage[a], usage[b]) for i, a in enumerate(names) for b in names[i + 1 :]
-        }
+        return {key: self.pair(usage[a], usage[b]) for a, b, key in pairs(usage)}
 
     def distribution(self, squared, valid):
         """P(e | clip): Tensor[B, M]; all 0 for a clip without a single step."""

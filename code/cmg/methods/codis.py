@@ -22,7 +22,8 @@ from cmg.distributed import first_row, gather
 from cmg.losses.info_nce import contrast
 from cmg.losses.transport import code_prediction, sinkhorn, transport_cost
 from cmg.methods.base import Flag
-from cmg.methods.terms import pairs, seconds_or_clip
+from cmg.methods.terms import seconds_or_clip
+from cmg.modalities import pairs
 
 PAIRED = True
 

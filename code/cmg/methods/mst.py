@@ -15,7 +15,8 @@ from torch import nn
 
 from cmg.losses.info_nce import contrast
 from cmg.methods.base import Flag
-from cmg.methods.terms import pairs, seconds_or_clip
+from cmg.methods.terms import seconds_or_clip
+from cmg.modalities import pairs
 
 PAIRED = True
 DEFAULTS = {"transformer": "shared"}

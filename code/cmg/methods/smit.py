@@ -11,7 +11,7 @@ from torch import nn
 from cmg.losses.margin import adaptive_margin
 from cmg.losses.masked import clip_vectors
 from cmg.methods.base import Flag
-from cmg.methods.terms import pairs
+from cmg.modalities import pairs
 
 PAIRED = True
 

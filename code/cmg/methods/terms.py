@@ -1,7 +1,5 @@
 """The terms that methods are put together from: each reads a `State` and returns named, unweighted scalars."""
 
-from itertools import combinations
-
 import torch
 from torch import nn
 
@@ -11,6 +9,7 @@ from cmg.losses.cross_cpc import CrossCPC
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import clip_vectors, mse
 from cmg.losses.matching import CodeMatching
+from cmg.modalities import pairs
 from cmg.models.specific import build_decoder
 
 
@@ -124,11 +123,6 @@ class Matching(CodeMatching):
 
     def forward(self, state):
         return super().forward({m: q.distances for m, q in state.quantized.items()}, state.valid)
-
-
-def pairs(modalities):
-    """Unordered pairs of names, each with the key that its losses carry: ("audio", "video", "av"), …"""
-    return [(a, b, f"{a[0]}{b[0]}") for a, b in combinations(modalities, 2)]
 
 
 def seconds_or_clip(z, valid, timed):

@@ -7,6 +7,7 @@ figure here is per modality or per pair.
 import torch
 
 from cmg.distributed import all_reduce_sum
+from cmg.modalities import pairs
 
 
 def perplexity(counts):
@@ -35,15 +36,14 @@ def summary(codebook, state):
 
     `codes/…` is the number of codes with more than a trace (1e-3 of a hit a batch) in the running usage.
     """
-    names, values = codebook.modalities, {}
-    for i, m in enumerate(names):
-        values[f"codebook/perplexity_{m[0]}"] = perplexity(codebook.usage[i])
-        values[f"codebook/codes_{m[0]}"] = (codebook.usage[i] > 1e-3).sum()
-    for i, a in enumerate(names):
-        for j, b in enumerate(names[i + 1 :], i + 1):
-            pair, both = f"{a[0]}{b[0]}", state.valid[a] & state.valid[b]
-            values[f"codebook/match_{pair}"] = match_rate(state.quantized[a].codes, state.quantized[b].codes, both)
-            values[f"codebook/overlap_{pair}"] = overlap(codebook.usage[i], codebook.usage[j])
+    usage, values = dict(zip(codebook.modalities, codebook.usage)), {}
+    for m, counts in usage.items():
+        values[f"codebook/perplexity_{m[0]}"] = perplexity(counts)
+        values[f"codebook/codes_{m[0]}"] = (counts > 1e-3).sum()
+    for a, b, pair in pairs(codebook.modalities):
+        both = state.valid[a] & state.valid[b]
+        values[f"codebook/match_{pair}"] = match_rate(state.quantized[a].codes, state.quantized[b].codes, both)
+        values[f"codebook/overlap_{pair}"] = overlap(usage[a], usage[b])
     values["codebook/revived"] = codebook.revived
     values["codebook/skipped"] = codebook.skipped
     return values
