@@ -134,7 +134,7 @@ def make_trainer(args, device, batch_size, clips):
 
 
 def by_phase(trainer, batch, device, steps):
-    """Median milliseconds of each phase of a step, each waited for, so that their sum exceeds the step's time."""
+    """Median milliseconds of each phase of a step. Each is waited for, so their sum exceeds the time of a step."""
     spent, recorded = {}, trainer.optimise
     trainer.optimise = partial(Trainer.optimise, trainer)  # not as a graph, in which nothing can be timed
 

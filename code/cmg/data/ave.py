@@ -65,7 +65,7 @@ def read_ave(folder) -> AveAnnotations:
     classes = _read_classes(folder, rows)
 
     splits, skipped, notes = {}, [], []
-    owner: dict[Clip, str] = {}  # which split a clip belongs to: a test clip that is trained on is no test
+    owner: dict[Clip, str] = {}  # which split a clip is in: no test clip may be trained on
     for split in SPLITS:
         splits[split] = []
         for place, clip in _read_split(folder, split, clips):
@@ -105,7 +105,7 @@ def segment_labels(clips: list[Clip], classes: list[str], T: int = SECONDS) -> t
 
 
 def video_ids(ids) -> set[str]:
-    """Ids of pretraining clips, and as AVE spells them: VGGSound's `<11 characters>_<start>` names a cut of a video.
+    """Ids of pretraining clips, and of their videos where they are spelt as VGGSound does: `<11 characters>_<start>`.
 
     >>> sorted(video_ids(["-abc_def123_000030", "clip_7"]))
     ['-abc_def123', '-abc_def123_000030', 'clip_7']

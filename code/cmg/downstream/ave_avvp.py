@@ -79,7 +79,7 @@ def make_task(ave: FeatureSet, ave_annotations: AveAnnotations, avvp: FeatureSet
         missing.update(dict.fromkeys(absent))
         clips = [clip for clip in clips if clip.id not in missing]
         rows, _ = ave.rows_of([clip.id for clip in clips])
-        # Numbers for names: a video that was cut out under two classes is two clips with the same id.
+        # By number, not by id: a video that AVE has under two classes is two clips with the same id.
         events = {n: [Event(mapping[clip.category], clip.onset, clip.offset)] for n, clip in enumerate(clips)}
         return rows, [clip.id for clip in clips], events
 

@@ -16,8 +16,8 @@ paper : what the public scripts measure: the epoch chosen on val with the *targe
     batches, so that F depends on the batch size.
 
 One training run keeps both epochs (`best.pt`, `best_paper.pt`). In results.json `value` is with the target's queries,
-`source_value` with the source's, `chance` with the target's query of a clip of another class: a network that does
-not listen to its query would lose nothing by that. `--query raw` is the benchmark's own audio-to-audio setting
+`source_value` with the source's, `chance` with the target's query of a clip of another class: a network that ignores
+its query loses nothing by that. `--query raw` is the benchmark's own audio-to-audio setting
 without codes, `--query none` a network that is never told what to segment.
 """
 

@@ -31,7 +31,7 @@ from cmg.files import write_atomically
 from cmg.metrics.codebook import overlap, perplexity
 from cmg.modalities import MODALITIES
 
-SHARED = 0.2  # a code counts as shared where its smallest share among two modalities is above this
+SHARED = 0.2  # a code counts as shared if each of two modalities has more than this share of its use
 
 
 def usage(model, features, device="cpu") -> dict[str, torch.Tensor]:

@@ -136,7 +136,7 @@ class Probes:
         return (both @ vectors.T).view(*last.shape, -1) + offset
 
     def row_logits(self, data: ProbeData):
-        """Tensor[P, K, R]: of every clip, or, as seconds with the same vector have the same logits, of every vector.
+        """Logits, Tensor[P, K, R]. A row is a clip, or, for seconds, a vector: equal vectors have equal logits.
 
         Classes come before rows, because a CPU's softmax over a short last dimension takes twenty times as long.
         """
@@ -150,9 +150,9 @@ class Probes:
         return rows if self.kind == "clip" else rows[:, data.index]
 
     def tally(self, data: ProbeData):
-        """Labels of these rows: how many valid seconds have (label, row), Tensor[K, R], and how many has each row, [R].
+        """How many valid seconds each row has with each label, Tensor[K, R], and in all, Tensor[R].
 
-        A clip is one second here.
+        Rows are those of `row_logits`; a clip counts as one second.
         """
         rows, valid = len(data.vectors), data.valid.flatten().to(self.parameters[0].dtype)
         if self.kind == "clip":
@@ -212,7 +212,7 @@ class Probes:
     def score(self, data: ProbeData) -> Score:
         """Pooled accuracy over clips, or over the seconds that exist, with the mean loss.
 
-        Of events, micro-F1 at probability 0.5 without the background output: telling silence is no localisation.
+        For events, micro-F1 at probability 0.5 over the K classes: to recognise background is no localisation.
         """
         logits, (counts, seconds) = self.row_logits(data), self.tally(data)
         loss = self.loss(logits, counts, seconds)
@@ -241,7 +241,7 @@ def fit(kind: str, data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, ba
     vectors = data.vectors
     probes = Probes(kind, vectors.shape[1], outputs, [s for _ in lrs for s in seeds], [lr for lr in lrs for _ in seeds],
                     vectors.device, vectors.dtype)
-    # torch's own Adam, elementwise anyway: its parameters are views of the stacks, a stretch of probes for every rate.
+    # Adam works element by element, so its parameters may be views of the stacks: for every rate, its own probes.
     rates = [(lr, slice(n * len(seeds), (n + 1) * len(seeds))) for n, lr in enumerate(lrs)]
     views = [[stack[own] for stack in probes.parameters] for _, own in rates]
     groups = [{"params": view, "lr": lr} for (lr, _), view in zip(rates, views)]

@@ -55,7 +55,8 @@ def fit_head(data: dict[tuple[str, str], HeadData], source: str, targets: list[s
     """Fit heads on `data["fit", source]`, one a seed -> target -> modality -> recalls on test, Tensor[seeds, len(ks)].
 
     Epoch and learning rate are those with the best mean recall on the val part in the source modality (strict), or on
-    the test part in the target's (paper). The modalities are the target and, with the same head, the source.
+    the test part in the target's (paper). For each target there are its own recalls and, with the same head, the
+    source's.
     """
     arguments, strict = settings.fit_arguments(), settings.protocol == "strict"
     train = data["fit", source]

@@ -48,7 +48,7 @@ def matching(logits, maps, queries):
 def contrast(compared, masks, labels):
     """What is masked should answer to its own clip's query rather than to that of a clip of another class.
 
-    `matching` is at its least when all objects and all queries look the same; here they must differ. With v_i the mean
+    `matching` is smallest when all objects and all queries look the same; here they must differ. With v_i the mean
     of θ(x) over the true mask of clip i, u_j = φ(a_j) of clip j and s_ij = 10 cos(v_i, u_j), a stage costs
 
         ½ [ mean_i −log( e^s_ii / Σ_j e^s_ij ) + mean_j −log( e^s_jj / Σ_i e^s_ij ) ]

@@ -1,8 +1,8 @@
 """The shared codebook: one discrete vocabulary for all modalities, moved by multi-modal EMA and never by a gradient.
 
 Reading (`quantize`, `lookup`) has no side effect. Writing (`update`) happens once per optimiser step, from statistics
-of all modalities together, in the codebook's own precision, and leaves the buffers untouched if any of the statistics
-is not finite. Nobody but pretraining calls it, so evaluation cannot disturb the codes.
+of all modalities together, in the codebook's own precision, and leaves the buffers as they are if any of the
+statistics is not finite. Only pretraining calls it, so evaluation cannot disturb the codes.
 """
 
 from typing import NamedTuple

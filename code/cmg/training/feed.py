@@ -61,7 +61,7 @@ def feed(features, batches, device, workers=0):
 
 def copied(features, batches, device):
     """Batches from memory, in page-locked buffers, on their way to the card on a stream of their own."""
-    torch.cuda.set_device(device)  # of this thread, which would else begin on the first card
+    torch.cuda.set_device(device)  # a new thread starts on the first card
     stream = torch.cuda.Stream(device)
     for rows in batches:
         batch = features.stored(rows, pinned=True)
@@ -111,7 +111,7 @@ def windows(features, batches, device, workers):
     by `workers` processes that are a window ahead; the batches are then picked from memory."""
     groups = [batches[i : i + BLOCKS] for i in range(0, len(batches), BLOCKS)]
     needed = [sorted({row for rows in group for row in rows}) for group in groups]
-    workers = min(workers, len(groups))  # one that never gets work may fail while it is shut down
+    workers = min(workers, len(groups))  # a worker that never gets work may fail at shutdown
     loader = torch.utils.data.DataLoader(
         Stored(features), batch_sampler=needed, collate_fn=keep, num_workers=workers,
         pin_memory=device.type == "cuda", prefetch_factor=1 if workers else None,
