@@ -1,4 +1,4 @@
-"""Files that are either complete or not there: written under a temporary name, then renamed."""
+"""Text files read with one-line errors; files of any kind that appear complete or not at all."""
 
 import os
 from contextlib import contextmanager
@@ -30,3 +30,15 @@ def write_atomically(path, text: str):
     """Write a UTF-8 text file of which no reader ever sees half."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def read_text(path, expected: str) -> str:
+    """The content of a UTF-8 text file; `UserError` says that it is missing and what was `expected`, or not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected {expected}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a UTF-8 text file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -25,6 +25,7 @@ import h5py
 import torch
 
 from cmg.errors import UserError
+from cmg.files import read_text
 
 SPLITS = ("train", "val", "test")
 SECONDS = 10
@@ -115,13 +116,8 @@ def video_ids(ids) -> set[str]:
 
 def _lines(path: Path):
     """Non-blank lines of a text file with their line numbers, from 1."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected rows of {ROW}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a UTF-8 text file") from None
-    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = read_text(path, f"rows of {ROW}").splitlines()
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def read_rows(path: Path) -> list[tuple[str, Clip]]:

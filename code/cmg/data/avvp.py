@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 
 from cmg.errors import UserError
+from cmg.files import read_text
 
 SECONDS = 10
 SPLITS = ("train", "val", "test")
@@ -137,12 +138,7 @@ def locate(features, names: list[str]):
 
 def _rows(path: Path, columns: list[str]):
     """The rows of a tab-separated file with this header, as (place to name in messages, fields)."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected the columns {', '.join(columns)}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a UTF-8 text file") from None
+    lines = read_text(path, f"the columns {', '.join(columns)}").splitlines()
     rows = [(f"{path}, line {number}", line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows or rows[0][1] != columns:
         raise UserError(f"{path}: expected a first line with the tab-separated columns {', '.join(columns)}")
@@ -197,6 +193,6 @@ def _read_events(path: Path, skipped: list[str], notes: list[str]) -> dict[str, 
 def _listed_classes(folder: Path) -> list[str]:
     for name in ("categories.txt", "AVVP_Categories.txt"):
         if (folder / name).exists():
-            lines = (folder / name).read_text(encoding="utf-8-sig").splitlines()
+            lines = read_text(folder / name, "names of classes").splitlines()
             return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     return []

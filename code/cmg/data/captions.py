@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from cmg.cli import Parser, command
 from cmg.errors import UserError
-from cmg.files import write_atomically
+from cmg.files import read_text, write_atomically
 
 
 class Caption(NamedTuple):
@@ -56,12 +56,7 @@ def read_captions(path) -> tuple[list[Caption], list[str]]:
         No such file, a form that is not known, or a broken row; the line names file and row.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError:
-        raise UserError(f"{path}: no such file; expected captions") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a UTF-8 text file") from None
+    text = read_text(path, "captions")
     rows = _coco(path, text) if text.lstrip().startswith("{") else _table(path, text)
     pairs, skipped, number = [], [], {}
     for place, clip, caption in rows:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cmg.errors import UserError
+from cmg.files import read_text
 
 SPLITS = ("train", "val", "test")
 LISTS = {"video": ("UCF101sameVGGSound.txt", "ucf2vggsound.csv"),
@@ -97,18 +98,9 @@ def locate(features, items: list[Item]):
     return rows, found, [item.id for item in items if item.id not in whole]
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a UTF-8 text file") from None
-
-
 def _read_classes(path: Path, notes: list[str]) -> list[str]:
     names = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path, "names of classes").splitlines(), 1):
         if not line.strip():
             continue
         name, *rest = line.strip().split("\t")
@@ -121,7 +113,7 @@ def _read_classes(path: Path, notes: list[str]) -> list[str]:
 
 
 def _read_clips(path: Path, classes: list[str], skipped: list[str]) -> list[Item]:
-    rows = [row for row in csv.reader(_text(path).splitlines()) if row]
+    rows = [row for row in csv.reader(read_text(path, "the columns category and video_id").splitlines()) if row]
     if not rows or rows[0] not in (["category", "video_id"], ["category", "video_id", "split"]):
         raise UserError(f"{path}: expected a first line with the columns category, video_id and perhaps split")
     number = {name: k for k, name in enumerate(classes)}

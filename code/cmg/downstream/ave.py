@@ -292,7 +292,7 @@ def main(argv=None):
     split = "val" if args.protocol == "strict" else "train"
     if len(paths) > 1 or args.choose_only:
         write_atomically(out / f"ave_sweep_{args.protocol}.json", json.dumps(sweep, indent=2) + "\n")
-        names = list(sweep[0])[3:]
+        names = [f"{s} → {t}" for s, t in task.pairs]
         print(f"Score and clip top-1 on the {split} split of the target\n")
         print(markdown_table(["checkpoint", "score", *names], [
             [f"**{e['checkpoint']}**" if e["checkpoint"] == path.name else e["checkpoint"],
