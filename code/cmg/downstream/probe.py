@@ -53,7 +53,7 @@ class Score(NamedTuple):
 
 
 def probe_data(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
-    """Pair a split's tokens with its labels; every clip must have at least one valid step."""
+    """Pair a split's tokens with its labels. A clip probe needs a valid step in every clip: see `data_of_present`."""
     n, steps, dim = tokens.quantized.shape
     codes, index = tokens.codes.unique(return_inverse=True)  # (U,), (N, T)
     first = torch.zeros_like(codes).scatter_(0, index.flatten(), torch.arange(n * steps, device=index.device))
@@ -69,7 +69,7 @@ def probe_data(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
 
 
 def data_of_present(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
-    """The same, less the clips without a single valid step."""
+    """`probe_data` of the clips that have a valid step."""
     present = tokens.valid.any(1).nonzero()[:, 0]
     return probe_data(tokens.take(present), labels.to(present.device)[present])
 
