@@ -200,16 +200,15 @@ class AveTask:
             targets = self.targets(source, kind)
             if not targets:
                 continue
-            values, selected = validation.values[kind][source], validation.selected[kind][source]
+            deciding, selected = validation.values[kind][source], validation.selected[kind][source]
             judged = {m: encoded.data(self.judged, m, kind) for m in [source, *targets]}
-            extra = {}
+            values, chosen = deciding, {}
             if selected is not None:
-                val, values = values, {m: selected.probes.score(judged[m]).accuracy for m in judged}
-                extra = {"probe_lr": selected.lr, "probe_epoch": selected.epochs, "source_val": mean(val[source])}
+                values = {m: selected.probes.score(judged[m]).accuracy for m in judged}
+                chosen = {"probe_lr": selected.lr, "probe_epoch": selected.epochs, "source_val": mean(deciding[source])}
             train = encoded.data("train", source, kind)
             for target in targets:
-                if selected is not None:
-                    extra["val"] = mean(val[target])
+                extra = chosen | {"val": mean(deciding[target])} if chosen else {}
                 sharing = codebook_sharing(encoded.tokens(self.judged, source), encoded.tokens(self.judged, target))
                 rows.append({
                     "task": "ave", "source": source, "target": target, "protocol": self.settings.protocol,
