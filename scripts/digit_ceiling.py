@@ -11,9 +11,12 @@ a category, and the clip probe, a maximum over time, cannot tell which of two di
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))  # runs from any folder, without an installation
 
 from cmg.data.ave import clip_labels, read_ave, segment_labels
 from cmg.downstream.probe import ProbeData, fit_selected
