@@ -24,7 +24,7 @@ for ((i = 0; i < $#; i++)); do
     --data) data="$value" ;;
     --device) device="$value" ;;
     --preset) recipe=() ;;  # another preset brings its own
-    -h | --help) exec "$python" -m cmg.pretrain --help ;;
+    -h | --help) exec "$python" -m cmg.pretrain --preset small "$@" ;;  # with the defaults of what is run
   esac
 done
 

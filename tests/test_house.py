@@ -171,7 +171,8 @@ def test_pretrain_script_leaves_other_data_and_presets_alone(called):
     (pretrain,) = called("scripts/pretrain.sh", "--data", "a.h5", "b.h5", "--preset", "paper")
     assert pretrain[-5:] == ["--data", "a.h5", "b.h5", "--preset", "paper"]
     assert "--lr" not in pretrain and "--dim" not in pretrain  # those of the small preset are gone
-    assert called("scripts/pretrain.sh", "--seed", "1", "--help") == [["-m", "cmg.pretrain", "--help"]]
+    assert called("scripts/pretrain.sh", "--seed", "1", "--help") == [
+        ["-m", "cmg.pretrain", "--preset", "small", "--seed", "1", "--help"]]
 
 
 def test_pretrain_script_honours_nproc(called):

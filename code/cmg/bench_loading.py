@@ -15,7 +15,6 @@ its favour: text, for which the public loader runs BERT on every batch, labels, 
 the training one.
 """
 
-import argparse
 import json
 import os
 import pickle
@@ -28,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmg.cli import Parser, command, git_commit
+from cmg.cli import Parser, command, git_commit, require
 from cmg.data.features import FeatureSet
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
@@ -135,12 +134,14 @@ def measure(paths, batch_size, workers):
 
 @command
 def main(argv=None):
-    p = Parser(prog="cmg.bench_loading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(prog="cmg.bench_loading", description=__doc__)
     p.add_argument("--data", nargs="+", required=True, help="feature files")
-    p.add_argument("--batch-size", type=int, default=80)
+    p.add_argument("--batch-size", type=int, default=80, help="clips read at once")
     p.add_argument("--workers", type=int, default=0, help="reading processes")
     p.add_argument("--out", help="JSON file")
     args = p.parse_args(argv)
+    require(args, ("batch_size",), lambda n: n >= 1, "at least 1")
+    require(args, ("workers",), lambda n: n >= 0, "at least 0")
     record = measure(args.data, args.batch_size, args.workers)
     found = record["us_per_clip"]
     print(markdown_table(

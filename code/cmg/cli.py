@@ -10,16 +10,62 @@ from pathlib import Path
 
 from cmg.errors import UserError
 
+SEEDS = 2**32  # torch and numpy both take seeds below this
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that shows every default, unless there is none or the text says itself what it is."""
+
+    def _get_help_string(self, action):
+        default = action.default
+        if default is None or default is False or default in (argparse.SUPPRESS, "", ()) or "default:" in action.help:
+            return action.help
+        shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+        return f"{action.help} (default: {shown.replace('%', '%%')})"
+
 
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are one line and whose help shows every default."""
 
     def __init__(self, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
-        super().__init__(allow_abbrev=False, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=Help, **kwargs)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def require(args, names, fine, expected):
+    """`UserError` for the first of these flags that is given and not fine, as "--lr -1.0: expected above 0".
+
+    Parameters
+    ----------
+    args : Namespace
+    names : attributes of `args`; of one that holds several values every one is looked at
+    fine : function of a value; NaN should fail it, so compare from both sides
+    expected : what the message says
+    """
+    for name in names:
+        given = getattr(args, name)
+        for value in given if isinstance(given, (list, tuple)) else [given]:
+            if value is not None and not fine(value):
+                raise UserError(f"--{name.replace('_', '-')} {value}: expected {expected}")
+
+
+def require_seed(args):
+    """`UserError` for a --seed (or several) that generators do not take."""
+    names = [name for name in ("seed", "seeds") if hasattr(args, name)]
+    require(args, names, lambda seed: 0 <= seed < SEEDS, f"0 to {SEEDS - 1}")
+
+
+def require_folder(path, flag="--out"):
+    """`UserError` if a folder cannot be made under this name because a file stands in the way.
+
+    Called before the work, for a result that finds no place at its end is lost.
+    """
+    path = Path(path)
+    nearest = next((one for one in (path, *path.parents) if one.exists()), path)
+    if nearest.exists() and not nearest.is_dir():
+        raise UserError(f"{flag} {path}: {nearest} is a file; expected a folder")
 
 
 def command(main):

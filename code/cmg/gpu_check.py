@@ -7,7 +7,6 @@ Every part is a process of its own with a time limit; one that fails does not st
 and gpu_check.md with date, card and commit. Exit status: 0, 1 if a part failed, 2 where there is no card.
 """
 
-import argparse
 import datetime
 import json
 import os
@@ -22,7 +21,7 @@ import torch
 
 from cmg.bench import device_name
 from cmg.bench_picture import how
-from cmg.cli import Parser, command, git_commit, versions
+from cmg.cli import Parser, command, git_commit, require_folder, versions
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
 from cmg.distributed import choose_device
 from cmg.downstream.results import markdown_table
@@ -184,16 +183,17 @@ def report(record):
 
 @command
 def main(argv=None):
-    p = Parser(prog="cmg.gpu_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--device", default="cuda", help="cpu: a rehearsal")
+    p = Parser(prog="cmg.gpu_check", description=__doc__)
+    p.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu for a rehearsal")
     p.add_argument("--small", action="store_true", help="tiny shapes and few steps")
-    p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
     p.add_argument("--out", required=True, help="folder of gpu_check.json and gpu_check.md")
     args = p.parse_args(argv)
     if args.device != "cpu" and not torch.cuda.is_available():
         raise UserError("no CUDA device here: nothing to check (a rehearsal: --device cpu --small)")
     device, began = choose_device(args.device), time.monotonic()
     folder = Path(args.out)
+    require_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record = {"date": datetime.date.today().isoformat(), "device": device_name(device), "commit": git_commit(),
               "versions": versions(), "small": args.small, "parts": {}}

@@ -8,15 +8,15 @@
 Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--resume auto` continues it.
 """
 
-import argparse
 import json
+import math
 from pathlib import Path
 
 import torch
 
 import cmg
 from cmg import distributed
-from cmg.cli import Parser, command, git_commit, versions
+from cmg.cli import Parser, command, git_commit, require, require_folder, require_seed, versions
 from cmg.data.features import CACHES, FeatureSet
 from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
 from cmg.errors import UserError
@@ -35,20 +35,18 @@ FREE_ON_RESUME = {"epochs", "max_steps", "workers", "cache", "device", "log_ever
 
 
 def parser():
-    p = Parser(prog="cmg.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(prog="cmg.pretrain", description=__doc__)
     run = p.add_argument_group("run")
     run.add_argument("--data", nargs="+", required=True, help="feature files, or: synthetic")
     run.add_argument("--out", required=True, help="run folder; must be empty or absent unless --resume is given")
     run.add_argument("--modalities", nargs="+", choices=MODALITIES, help="default: all that the data holds")
-    run.add_argument("--method", default="unicode",
-                     help=f"one of: {', '.join(available())}; or several at once: dcid+smit")
-    run.add_argument("--preset", default="paper", choices=sorted(PRESETS),
-                     help="sets every default below, as far as the method has the flag")
-    run.add_argument("--epochs", type=int)
-    run.add_argument("--max-steps", type=int, default=None, help="stop after this many steps")
-    run.add_argument("--seed", type=int, default=0)
+    add_recipe_flags(run)
+    run.add_argument("--epochs", type=int, help="passes over the data")
+    run.add_argument("--max-steps", type=int, help="stop after this many steps")
+    run.add_argument("--seed", type=int, default=0, help="of weights, order, dropout and negatives")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    run.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
+    run.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"),
+                     help="arithmetic of the networks; the codebook stays in fp32")
     run.add_argument("--compile", action="store_true", help="torch.compile the step")
     run.add_argument("--cuda-graph", action="store_true", help="record the step once and replay it, on one card")
     run.add_argument("--resume", help="auto: continue --out if it holds latest.pt; or the path of a latest.pt")
@@ -62,11 +60,11 @@ def parser():
     optim.add_argument("--batch-size", type=int, help="clips a step, over all processes")
     optim.add_argument("--accumulate", type=int, default=1, metavar="N",
                        help="split every batch into N parts, for less memory; clips are compared within their part")
-    optim.add_argument("--optimizer", choices=("adam", "adamw"))
-    optim.add_argument("--lr", type=float)
-    optim.add_argument("--weight-decay", type=float)
-    optim.add_argument("--schedule", choices=("constant", "cosine"))
-    optim.add_argument("--warmup-steps", type=int)
+    optim.add_argument("--optimizer", choices=("adam", "adamw"), help="of all but vCLUB's estimators")
+    optim.add_argument("--lr", type=float, help="learning rate, at its highest")
+    optim.add_argument("--weight-decay", type=float, help="of that optimiser")
+    optim.add_argument("--schedule", choices=("constant", "cosine"), help="of the learning rate after its warm-up")
+    optim.add_argument("--warmup-steps", type=int, help="steps in which the learning rate rises from 0")
     optim.add_argument("--clip-grad", type=float, help="gradient norm; 0 = off")
     model = p.add_argument_group("model and codebook")
     model.add_argument("--equations", choices=("paper", "released"), help="the paper's, or the released code's")
@@ -77,7 +75,7 @@ def parser():
     model.add_argument("--specific-steps", type=int, help="run Ψ and its terms at N random steps of a batch; 0 = all")
     model.add_argument("--codes", type=int, help="M, size of the codebook")
     model.add_argument("--decay", type=float, help="γ of the EMA")
-    model.add_argument("--codebook-init", choices=("uniform", "data", "kmeans"))
+    model.add_argument("--codebook-init", choices=("uniform", "data", "kmeans"), help="where codes start")
     model.add_argument("--reset", choices=("both", "any", "off"), help="codes unused by which modalities are reset")
     model.add_argument("--reset-after", type=int, help="batches a code may stay unused (N_re)")
     model.add_argument("--text-alignment", choices=("step", "clip"),
@@ -90,26 +88,24 @@ def parser():
     return p
 
 
+def add_recipe_flags(group):
+    """The flags that decide the defaults of others."""
+    group.add_argument("--method", default="unicode",
+                       help=f"one of: {', '.join(available())}; or several at once: dcid+smit")
+    group.add_argument("--preset", default="paper", choices=sorted(PRESETS),
+                       help="sets the defaults of what follows, as far as the method has the flag; --preset small "
+                       "--help shows those of small")
+
+
 def parse(argv=None):
     """Flags with the chosen preset's and method's values as defaults; a flag that the user gives wins."""
-    p = parser()
-    first = p.parse_known_args(argv)[0]
+    early, p = Parser(prog="cmg.pretrain", add_help=False), parser()
+    add_recipe_flags(early)  # read by themselves, so that --help knows the defaults too
+    first = early.parse_known_args(argv)[0]
     p.set_defaults(**defaults(first.preset, first.method))
     args = p.parse_args(argv)
     refuse_foreign(vars(args))
-    for name in ("batch_size", "epochs", "dim", "codes", "log_every", "checkpoint_epochs", "cpc_steps", "layers",
-                 "accumulate"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
-    if args.max_steps is not None and args.max_steps < 1:
-        raise UserError(f"--max-steps {args.max_steps}: expected at least 1")
-    for name, value in vars(args).items():
-        if name.endswith("_temperature") and value is not None and value <= 0:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected above 0")
-    if not 0 <= args.input_dropout < 1:
-        raise UserError(f"--input-dropout {args.input_dropout}: expected at least 0 and below 1")
-    if not 0 < args.decay < 1:
-        raise UserError(f"--decay {args.decay}: expected between 0 and 1")
+    check_ranges(args)
     if args.dim % 4:
         raise UserError(f"--dim {args.dim}: expected a multiple of 4, the number of attention heads")
     if args.text_alignment == "clip" and args.mm_ema == "aligned":
@@ -118,6 +114,22 @@ def parse(argv=None):
     if not any(value for name, value in vars(args).items() if name.startswith("w_") and name != "w_club"):
         raise UserError("--w-*: all weights are 0, there is nothing to learn")
     return args
+
+
+def check_ranges(args):
+    """`UserError` for a number that no run can be made with, wherever the flag comes from."""
+    weights = [name for name in vars(args) if name.startswith("w_")]
+    temperatures = [name for name in vars(args) if name.endswith("_temperature")]
+    require(args, ("batch_size",), lambda n: n >= 2, "at least 2, for the contrastive terms compare clips")
+    require(args, ("epochs", "max_steps", "accumulate", "log_every", "checkpoint_epochs", "dim", "layers", "codes",
+                   "reset_after", "cpc_steps", "club_steps"), lambda n: n >= 1, "at least 1")
+    require(args, ("workers", "save_every", "warmup_steps", "specific_dim", "specific_steps"), lambda n: n >= 0,
+            "at least 0")
+    require(args, ("weight_decay", "clip_grad", *weights), lambda x: 0 <= x < math.inf, "at least 0")
+    require(args, ("lr", "club_lr", *temperatures), lambda x: 0 < x < math.inf, "above 0")
+    require(args, ("input_dropout",), lambda x: 0 <= x < 1, "at least 0 and below 1")
+    require(args, ("decay",), lambda x: 0 < x < 1, "between 0 and 1")
+    require_seed(args)
 
 
 def open_data(args, device):
@@ -147,6 +159,7 @@ def open_data(args, device):
 def prepare_folder(args):
     """The content of the checkpoint to resume from and its path, or (None, None); refuses to overwrite a run."""
     out = Path(args.out)
+    require_folder(out)
     latest = out / "latest.pt" if args.resume in (None, "auto") else Path(args.resume)
     if args.resume and (args.resume != "auto" or latest.exists()):
         content = checkpoint.read(latest)

@@ -252,6 +252,8 @@ def open_task(args, content, device) -> AveTask:
     """The task that the flags ask for; `content` is the run's first checkpoint."""
     settings = probe_settings(args)
     paths, annotations = args.data, args.annotations
+    if "synthetic" in paths and len(paths) > 1:
+        raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
     if paths != ["synthetic"] and annotations is None:
         raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt")
     if paths == ["synthetic"]:

@@ -122,7 +122,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--annotations", required=True, help="folder of AVE's Annotations.txt and splits")
     p.add_argument("--avvp-data", nargs="+", required=True, help="feature files of AVVP's clips")
     p.add_argument("--avvp-annotations", required=True, help="folder of AVVP_eval_audio.csv and the others")
-    p.add_argument("--classes", default=str(SHARED), help="CSV with the columns ave and avvp, or: same")
+    p.add_argument("--classes", help="CSV with the columns ave and avvp, or: same; default: the 12 classes that AVE "
+                   f"and AVVP share (cmg/data/{SHARED.name})")
     add_probe_flags(p, epochs=50)
     return p
 
@@ -135,7 +136,7 @@ def main(argv=None):
     for line in of_ave.skipped + of_ave.notes:
         print(f"annotations: {line}", file=sys.stderr)
     print_account(of_avvp)
-    mapping = read_mapping(args.classes, of_ave.classes, of_avvp.classes)
+    mapping = read_mapping(args.classes or SHARED, of_ave.classes, of_avvp.classes)
     pairs = localisable_pairs(run.content, args.data[0], args)
     modalities = sorted({m for pair in pairs for m in pair})
     ave, avvp = run.features(args.data, modalities), run.features(args.avvp_data, modalities)

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from cmg.cli import Parser, command, git_commit, versions
+from cmg.cli import SEEDS, Parser, command, git_commit, require_folder, versions
 from cmg.data.avs import SECONDS, SPLITS, S4Set, read_s4, video_of
 from cmg.data.features import FeatureSet
 from cmg.distributed import choose_device
@@ -66,7 +66,8 @@ PICTURED = 8  # test clips in the picture
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="cmg.downstream.avs", description=__doc__.split("\n")[0])
-    p.add_argument("--stage", choices=("train", "test", "both"), default="both")
+    p.add_argument("--stage", choices=("train", "test", "both"), default="both", help="what to do; test takes the "
+                   "flags that the network in --out was trained with")
     p.add_argument("--annotations", help="folder of AVSBench S4: s4_meta_data.csv and s4_data/")
     p.add_argument("--checkpoint", help="pretrained .pt file or run folder; not needed with --query raw or none")
     p.add_argument("--data", nargs="+", help="feature files with every clip's audio; default: made from audio_wav")
@@ -74,34 +75,42 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", choices=("auto",), help="continue --out if it holds latest.pt")
     p.add_argument("--source", choices=("audio", "text"), help="modality of the training queries; default: audio")
     p.add_argument("--target", choices=("audio", "text"), help="of the test queries; default: the other one")
-    p.add_argument("--query", choices=("codes", "raw", "none"), help="default: codes")
+    p.add_argument("--query", choices=("codes", "raw", "none"), help="what the network is asked by: codes, raw "
+                   "features of the sound, or nothing; default: codes")
     p.add_argument("--prompt", help="sentence around the class's name, with {} for it; default: {}")
-    p.add_argument("--protocol", choices=tuple(BEST), default="strict")
+    p.add_argument("--protocol", choices=tuple(BEST), default="strict",
+                   help="strict: choose by the source's queries on val; paper: as the public scripts do")
     for m in ("audio", "text"):
         p.add_argument(f"--{m}-backbone", choices=sorted(FEATURES[m]), help="extraction backbone that the checkpoint "
                        f"was pretrained on; default: {next(iter(FEATURES[m]))}")
         p.add_argument(f"--{m}-weights", nargs="+", help="of that backbone, as cmg.extract takes them")
-    p.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sets the defaults of all flags below")
-    p.add_argument("--backbone", choices=tuple(BACKBONES))
-    p.add_argument("--backbone-weights", help="none, imagenet (downloaded once) or a file")
-    p.add_argument("--size", type=int, help="side of the frames in pixels")
-    p.add_argument("--channels", type=int, help="width of fusion and decoder")
-    p.add_argument("--dilations", type=int, nargs="+")
-    p.add_argument("--fusion", type=int, nargs="+", choices=range(4), help="stages with a TPAVI block, 0 is the finest")
-    p.add_argument("--epochs", type=int)
-    p.add_argument("--batch-size", type=int, help="clips")
-    p.add_argument("--lr", type=float)
-    p.add_argument("--schedule", choices=("constant", "cosine"))
-    p.add_argument("--train-frames", type=int, choices=range(1, SECONDS + 1), help="of a training clip; the first has "
+    p.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sets the defaults of what follows")
+
+    def tuned(flag, help, **kwargs):
+        values = {name: preset[flag[2:].replace("-", "_")] for name, preset in PRESETS.items()}
+        shown = ", ".join(f"{name} {value}" for name, value in values.items())
+        p.add_argument(flag, help=f"{help}; default: {shown}", **kwargs)
+
+    tuned("--backbone", choices=tuple(BACKBONES), help="network that sees the frames")
+    tuned("--backbone-weights", help="none, imagenet (downloaded once) or a file")
+    tuned("--size", type=int, help="side of the frames in pixels")
+    tuned("--channels", type=int, help="width of fusion and decoder")
+    tuned("--dilations", type=int, nargs="+", help="of the convolutions before fusion, summed")
+    tuned("--fusion", type=int, nargs="+", choices=range(4), help="stages with a TPAVI block, 0 is the finest")
+    tuned("--epochs", type=int, help="passes over the training clips")
+    tuned("--batch-size", type=int, help="clips a step")
+    tuned("--lr", type=float, help="learning rate, at its highest")
+    tuned("--schedule", choices=("constant", "cosine"), help="of the learning rate")
+    tuned("--train-frames", type=int, choices=range(1, SECONDS + 1), help="of a training clip; the first has "
                    "the mask, the others take part through TPAVI alone")
-    p.add_argument("--distort", type=float, help="move, scale and turn training clips by up to this share")
-    p.add_argument("--w-matching", type=float, help="weight of the matching regulariser")
-    p.add_argument("--w-contrast", type=float, help="weight of the contrast between what is masked and the queries of "
+    tuned("--distort", type=float, help="move, scale and turn training clips by up to this share")
+    tuned("--w-matching", type=float, help="weight of the matching regulariser")
+    tuned("--w-contrast", type=float, help="weight of the contrast between what is masked and the queries of "
                    "clips of other classes")
-    p.add_argument("--cache", choices=("host", "disk"), help="frames in memory, or read for every batch")
+    tuned("--cache", choices=("host", "disk"), help="frames in memory, or read for every batch")
     p.add_argument("--workers", type=int, default=0, help="loader processes; with --cache disk about the cores")
     p.add_argument("--precision", choices=("fp32", "tf32", "bf16"), help="default: bf16 on a GPU, else fp32")
-    p.add_argument("--seed", type=int, help="default: 0")
+    p.add_argument("--seed", type=int, help="of weights, order and distortions; default: 0")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     return p
 
@@ -122,6 +131,7 @@ def settle(args) -> dict:
     other = {"audio": "text", "text": "audio"}[options["source"]]
     options["target"] = options["target"] or (other if options["query"] == "codes" else options["source"])
     _check(options)
+    require_folder(options["out"])
     for name in ("annotations", "checkpoint"):  # a test may be started from another folder
         options[name] = options[name] and str(Path(options[name]).resolve())
     options["data"] = options["data"] and [str(Path(path).resolve()) for path in options["data"]]
@@ -143,6 +153,7 @@ def _check(o):
         if o[name] < least:
             raise UserError(f"--{name.replace('_', '-')} {o[name]}: expected at least {least}")
     for name, fine, expected in (
+        ("seed", 0 <= o["seed"] < SEEDS, f"0 to {SEEDS - 1}"),
         ("dilations", min(o["dilations"]) >= 1, "at least 1"), ("lr", 0 < o["lr"] < float("inf"), "above 0"),
         ("distort", 0 <= o["distort"] <= 0.5, "0 to 0.5"), ("w_matching", o["w_matching"] >= 0, "at least 0"),
         ("w_contrast", o["w_contrast"] >= 0, "at least 0"),

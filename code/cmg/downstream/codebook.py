@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from cmg.cli import Parser, command
+from cmg.cli import Parser, command, require_folder
 from cmg.data.features import FeatureFile
 from cmg.distributed import choose_device
 from cmg.downstream.charts import Series, draw_lines, draw_shares
@@ -87,12 +87,16 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
+    if args.out:
+        require_folder(args.out)
     run = Run(Settings(), choose_device(args.device), *open_checkpoint(args.checkpoint))
     held = FeatureFile(args.data[0]).modalities
     wanted = args.modalities or [m for m in MODALITIES if m in held and m in run.content["shapes"]]
     for m in wanted:
         if m not in run.content["shapes"]:
             raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(run.content['shapes'])}")
+    if args.modalities and len(set(wanted)) < 2:
+        raise UserError(f"--modalities {' '.join(wanted)}: expected two or three")
     if len(wanted) < 2:
         raise UserError(f"--data has {', '.join(held)} and --checkpoint {', '.join(run.content['shapes'])}; expected "
                         "two modalities in common")

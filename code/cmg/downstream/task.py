@@ -1,18 +1,18 @@
 """What the probing tasks have in common: their flags and settings, the checkpoint they read, the rows they write."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from cmg.cli import git_commit
+from cmg.cli import git_commit, require, require_folder, require_seed
 from cmg.data.features import FeatureSet
 from cmg.distributed import choose_device
 from cmg.downstream.results import results_table, write_results
 from cmg.downstream.tokens import check_shapes
-from cmg.errors import UserError
 from cmg.modalities import MODALITIES
 from cmg.training.checkpoint import build_model, file_of, read
 
@@ -53,8 +53,9 @@ def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30):
     """The flags that mean the same in every task with a probe."""
     p.add_argument("--source", choices=MODALITIES, help="default: every modality that data and checkpoint share")
     p.add_argument("--target", choices=MODALITIES, help="default: every other modality")
-    p.add_argument("--protocol", choices=("strict", "paper"), default="strict")
-    p.add_argument("--probe-epochs", type=int, default=epochs)
+    p.add_argument("--protocol", choices=("strict", "paper"), default="strict",
+                   help="strict: choose on val, report test; paper: what the public scripts measure")
+    p.add_argument("--probe-epochs", type=int, default=epochs, help="epochs of a probe; strict takes the best on val")
     grids = "; ".join(f"{protocol}: {' '.join(f'{lr:g}' for lr in lrs)}" for protocol, lrs in LRS.items())
     p.add_argument("--probe-lr", type=float, nargs="+", help=f"strict takes the best on val; default for {grids}")
     p.add_argument("--batch-size", type=int, default=80, help="clips in a step of the probe")
@@ -66,12 +67,11 @@ def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30):
 
 def probe_settings(args) -> Settings:
     """The flags of `add_probe_flags` as settings; `UserError` if one is out of range."""
-    for name in ("probe_epochs", "batch_size", "probe_seeds"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: expected at least 1")
-    for lr in args.probe_lr or ():
-        if not 0 < lr < float("inf"):
-            raise UserError(f"--probe-lr {lr}: expected above 0")
+    require(args, ("probe_epochs", "batch_size", "probe_seeds"), lambda n: n >= 1, "at least 1")
+    require(args, ("probe_lr",), lambda lr: 0 < lr < math.inf, "above 0")
+    require_seed(args)
+    if args.out:
+        require_folder(args.out)
     return Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
                     args.probe_seeds, args.seed)
 

@@ -16,11 +16,10 @@ beside its own, and how far the rows come in the same order (see cmg/tables/pape
 Writes table.md, table.csv, table.json and table.png into OUT.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from cmg.cli import Parser, command
+from cmg.cli import Parser, command, require_folder, require_seed
 from cmg.errors import UserError
 from cmg.tables.cells import Cell, fill_in
 from cmg.tables.file import fill, read_settings, read_table
@@ -30,16 +29,16 @@ from cmg.tables.sweep import tune
 
 
 def parser():
-    p = Parser(prog="cmg.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(prog="cmg.tables", description=__doc__)
     p.add_argument("table", help="table file")
     p.add_argument("--data", nargs="+", required=True, help="feature files to pretrain on, or: synthetic")
     p.add_argument("--set", nargs="+", action="append", default=[], metavar="NAME=VALUE",
                    help="what stands for {NAME} in the table file, feature files and annotation folders say")
-    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of pretraining, one run of a row for each")
     p.add_argument("--rows", nargs="+", help="only the rows of these names")
     p.add_argument("--tasks", nargs="+", help="only the evaluations of these names")
     p.add_argument("--jobs", type=int, default=1, help="runs side by side; the cores are shared out among them")
-    p.add_argument("--device", default="auto")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     p.add_argument("--out", required=True, help="folder of the runs and of the table")
     return p
 
@@ -57,6 +56,8 @@ def main(argv=None):
     args = parser().parse_args(argv)
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: expected at least 1")
+    require_seed(args)
+    require_folder(args.out)
     table = read_table(args.table)
     names = chosen("--rows", args.rows, list(table.rows), args.table)
     tasks = chosen("--tasks", args.tasks, [one.name for one in table.evaluations], args.table)

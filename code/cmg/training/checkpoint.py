@@ -33,6 +33,8 @@ def load(path):
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports a damaged archive in many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if reason.startswith("Weights only load failed"):  # what follows there is advice on how to trust the file
+            reason = "no archive of tensors and plain values"
         raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
 
 
