@@ -38,5 +38,5 @@ if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standa
 if [[ "$data" == synthetic ]]; then
   "$python" -m cmg.downstream.ave --checkpoint "$out" --data synthetic --protocol strict --seed 0 --device "$device"
 else
-  echo "next: scripts/ave.sh --checkpoint $out --data FEATURES.h5 --annotations FOLDER" >&2
+  echo "next: scripts/ave.sh --checkpoint $(printf %q "$out") --data FEATURES.h5 --annotations FOLDER" >&2
 fi

@@ -19,6 +19,7 @@ paper : what the public script measures. Fit on train and report on the *train* 
 
 `source_value` is the same probe on its own modality, the upper bound of the transfer; `chance` the accuracy of
 always answering the training split's most frequent class. Values are means over probe seeds, `std` goes with them.
+A picture of them is drawn (`ave_strict.png`).
 """
 
 import argparse
@@ -34,7 +35,7 @@ from cmg.cli import Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels, video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
-from cmg.distributed import choose_device
+from cmg.downstream.charts import draw_bars
 from cmg.downstream.probe import (
     ProbeData,
     Selected,
@@ -237,6 +238,15 @@ def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=Non
     return task.report(task.validate(model))
 
 
+def draw(rows: list[dict], path: Path) -> Path:
+    """Bars of the transfer and its upper bound for every direction and figure, with chance."""
+    kinds = {metric: kind for kind, metric in METRICS.items()}
+    groups = [f"{row['source'][0]}2{row['target'][0]} {kinds[row['metric']]}" for row in rows]
+    bars = [("transfer", [(row["value"], row["std"]) for row in rows]),
+            ("own modality", [(row["source_value"], row["source_std"]) for row in rows])]
+    return draw_bars(path, groups, bars, [row["chance"] for row in rows], f"AVE, {rows[0]['protocol']}, accuracy in %")
+
+
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="cmg.downstream.ave", description=__doc__.split("\n")[0])
     p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its epoch_*.pt are swept")
@@ -305,7 +315,7 @@ def main(argv=None):
     rows = with_origin(task.report(validation), path, content)
     written = write_results(out, rows)
     print(f"AVE, {path}, " + ("strict (test split)" if args.protocol == "strict" else "paper (train split)") + "\n")
-    print(results_table(rows) + f"\n\n{written}")
+    print(results_table(rows) + f"\n\n{written}\n{draw(rows, out / f'ave_{args.protocol}.png')}")
     return rows
 
 
