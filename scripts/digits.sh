@@ -4,6 +4,8 @@
 #   ./scripts/digits.sh FOLDER                         the folder that holds render_media.py; or set CMG_DIGITS
 #   ./scripts/digits.sh FOLDER --seeds 0 --rows "recommended AVT"
 #   TABLES="digits pair" ./scripts/digits.sh FOLDER    several tables of scripts/tables/, one after another
+#   TABLES=ave ./scripts/digits.sh --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 …
+#                                                      no digit clips: everything from feature files of your own
 #
 #   digits   recipes, and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the unlabelled
 #            clips of AVVP as well, for only these show small digits in the quarters of a frame
@@ -19,9 +21,21 @@ set -euo pipefail
 CMG_EXTRAS="dev"
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-if [[ $# -gt 0 && "$1" != --* ]]; then CMG_DIGITS="$1"; shift; fi
+fill() {  # TABLE FLAGS…
+  local table="$1"; shift
+  "$python" -m cmg.tables "$root/scripts/tables/$table.txt" "$@"
+}
+run=(--seeds 0 1 2 --jobs "${JOBS:-$(nproc)}")
+
+if [[ $# -gt 0 && "$1" != --* ]]; then
+  CMG_DIGITS="$1"; shift
+elif [[ " $* " == *" --data"[\ =]* || " $* " == *" --help "* ]]; then
+  for table in ${TABLES:-digits}; do fill "$table" "${run[@]}" --out "$root/checkpoint/$table" "$@"; done
+  exit
+fi
 [[ -n "${CMG_DIGITS:-}" && -f "$CMG_DIGITS/render_media.py" ]] || {
-  echo "digits.sh: error: expected the folder of digit clips (with render_media.py) as first argument or in CMG_DIGITS" >&2
+  echo "digits.sh: error: expected the folder of digit clips (with render_media.py) as first argument or in" \
+    "CMG_DIGITS, or feature files of your own by --data" >&2
   exit 2
 }
 media="$root/data/digits"
@@ -55,10 +69,10 @@ for table in ${TABLES:-digits}; do
     pair | table5) data=("$media/other_speakers.h5") ;;
     *) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
   esac
-  "$python" -m cmg.tables "$root/scripts/tables/$table.txt" --data "${data[@]}" \
+  fill "$table" --data "${data[@]}" \
     --set ave="$media/ave.h5" ave_lists="$media/new/ann" avvp="$media/avvp.h5" avvp_lists="$media/annotations" \
     ave_60="$media/ave_60.h5" ave_60_lists="$media/annotations" \
     pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair" \
     clips="$media/pretrain.h5" s4="$media/s4" \
-    --seeds 0 1 2 --jobs "${JOBS:-$(nproc)}" --out "$root/checkpoint/$table" "$@"
+    "${run[@]}" --out "$root/checkpoint/$table" "$@"
 done

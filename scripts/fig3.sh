@@ -3,7 +3,7 @@
 # environment variables it takes), as a table and a line chart in checkpoint/fig3:
 #
 #   ./scripts/fig3.sh FOLDER
-#   ./scripts/fig3.sh FOLDER --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 \
+#   ./scripts/fig3.sh --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 \
 #       ave_lists=data/AVE avvp=data/avvp.h5 avvp_lists=data/AVVP
 set -euo pipefail
 

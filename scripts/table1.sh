@@ -3,7 +3,7 @@
 # flags and environment variables of scripts/digits.sh and writes checkpoint/table1.
 #
 #   ./scripts/table1.sh FOLDER
-#   ./scripts/table1.sh FOLDER --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 \
+#   ./scripts/table1.sh --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 \
 #       ave_lists=data/AVE avvp=data/avvp.h5 avvp_lists=data/AVVP
 set -euo pipefail
 

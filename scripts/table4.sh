@@ -4,7 +4,7 @@
 # file and name the backbones that your features are of, and `--preset paper`.
 #
 #   ./scripts/table4.sh FOLDER
-#   ./scripts/table4.sh FOLDER --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 \
+#   ./scripts/table4.sh --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 \
 #       ave_lists=data/AVE s4=data/Single-source
 set -euo pipefail
 

@@ -5,7 +5,7 @@
 # checkpoint/table5.
 #
 #   ./scripts/table5.sh FOLDER
-#   ./scripts/table5.sh FOLDER --data data/mine.h5 --out checkpoint/mine --set clips=data/clips.h5
+#   ./scripts/table5.sh --data data/mine.h5 --out checkpoint/mine --set clips=data/clips.h5
 set -euo pipefail
 
 TABLES=table5 exec "$(dirname "${BASH_SOURCE[0]}")/digits.sh" "$@"

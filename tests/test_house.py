@@ -138,6 +138,15 @@ def test_digits_script_fills_the_tables_that_it_is_asked_for(called, tmp_path):
         "pretrain", "avvp_train", "other_speakers", "ave", "ave_60", "avvp", "pair_video", "pair_audio")}
 
 
+@pytest.mark.parametrize("script", ["table1", "table5", "fig3"])
+def test_table_scripts_take_features_of_ones_own(called, script):
+    """No folder of digit clips is asked for, none is rendered, and nothing of them is set."""
+    own = ["--data", "a b.h5", "--out", "mine", "--set", "ave=c.h5"]
+    (call,) = called(f"scripts/{script}.sh", *own, CMG_DIGITS="", JOBS="3")
+    assert call == ["-m", "cmg.tables", str(ROOT / "scripts" / "tables" / f"{script}.txt"), "--seeds", "0", "1", "2",
+                    "--jobs", "3", "--out", str(ROOT / "checkpoint" / script), *own]
+
+
 @pytest.mark.parametrize("number", range(1, 6))
 def test_table_scripts_fill_their_tables(called, tmp_path, number):
     """Every placeholder of the table file is set; Table 5 is pretrained without the speakers of its test clips."""
