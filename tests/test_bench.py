@@ -129,6 +129,19 @@ def test_check_without_a_card_is_one_line_and_status_2(tmp_path, capsys):
                                        "--device cpu --small)\n")
 
 
+def test_check_writes_where_it_was_called(tmp_path, monkeypatch):
+    """A relative --out: parts are processes that run in the checkout, and write into the caller's folder."""
+    def part(args, folder):
+        said = gpu_check.python("timeit", "-n1", "-r1", "-s", f"open({str(folder / 'seen')!r}, 'w').close()")
+        return {"seen": (folder / "seen").exists(), "said": said[:4]}
+
+    monkeypatch.setitem(gpu_check.PARTS, "bench", part)
+    monkeypatch.chdir(tmp_path)
+    gpu_check.main(["--device", "cpu", "--small", "--parts", "bench", "--out", "here"])
+    record = json.loads((tmp_path / "here" / "gpu_check.json").read_text())
+    assert record["parts"]["bench"]["found"] == {"seen": True, "said": "1 lo"}
+
+
 @pytest.mark.slow
 def test_check_rehearsed(tmp_path, monkeypatch, capsys):
     """One of its parts as it is, after one that fails without stopping it."""

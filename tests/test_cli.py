@@ -9,8 +9,8 @@ import pytest
 
 from cmg import cli, pretrain
 
-COMMANDS = ["pretrain", "tables", "bench", "bench_loading", "gpu_check", "data.convert", "extract.__main__",
-            "training.released", *(f"downstream.{task}" for task in (
+COMMANDS = ["pretrain", "tables", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
+            "extract.__main__", "training.released", *(f"downstream.{task}" for task in (
                 "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval", "codebook"))]
 
 

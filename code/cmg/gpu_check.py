@@ -192,8 +192,8 @@ def main(argv=None):
     if args.device != "cpu" and not torch.cuda.is_available():
         raise UserError("no CUDA device here: nothing to check (a rehearsal: --device cpu --small)")
     device, began = choose_device(args.device), time.monotonic()
-    folder = Path(args.out)
-    require_folder(folder)
+    require_folder(args.out)
+    folder = Path(args.out).resolve()  # the parts' processes run in the checkout
     folder.mkdir(parents=True, exist_ok=True)
     record = {"date": datetime.date.today().isoformat(), "device": device_name(device), "commit": git_commit(),
               "versions": versions(), "small": args.small, "parts": {}}
