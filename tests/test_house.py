@@ -188,6 +188,10 @@ def test_pretrain_script_honours_nproc(called):
     pretrain, ave = called("scripts/pretrain.sh", NPROC="2")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cmg.pretrain"]
     assert pretrain[:6] == launcher
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        called("scripts/pretrain.sh", NPROC="two")
+    assert failed.value.returncode == 2
+    assert failed.value.stderr.endswith(b"pretrain.sh: error: NPROC is 'two'; expected a number\n")
     assert ave[:2] == ["-m", "cmg.downstream.ave"]
 
 
