@@ -35,6 +35,7 @@ from cmg.cli import Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels, video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
+from cmg.distributed import choose_device
 from cmg.downstream.charts import draw_bars
 from cmg.downstream.probe import (
     ProbeData,
