@@ -9,7 +9,7 @@ import pytest
 
 from cmg import cli, pretrain
 
-COMMANDS = ["pretrain", "tables", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
+COMMANDS = ["pretrain", "tables.__main__", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
             "extract.__main__", "training.released", *(f"downstream.{task}" for task in (
                 "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval", "codebook"))]
 
@@ -106,7 +106,7 @@ def test_other_commands_refuse_numbers_out_of_range(command, argv, message, caps
 
 @pytest.mark.parametrize("command, argv", [
     ("pretrain", ["--data", "absent.h5"]),
-    ("tables", ["absent.txt", "--data", "absent.h5"]),
+    ("tables.__main__", ["absent.txt", "--data", "absent.h5"]),
     ("gpu_check", ["--device", "cpu", "--small"]),
     ("downstream.avvp", ["--checkpoint", "absent", "--data", "absent.h5", "--annotations", "absent"]),
     ("downstream.retrieval", ["--checkpoint", "absent", "--data", "absent.h5"]),
@@ -118,5 +118,6 @@ def test_a_file_in_the_place_of_the_folder_is_told_before_the_work(command, argv
     file.write_text("mine")
     for out in (file, file / "run"):
         line = refused(capsys, command, *argv, "--out", out)
-        assert line == f"cmg.{command}: error: --out {out}: {file} is a file; expected a folder"
+        name = command.removesuffix(".__main__")
+        assert line == f"cmg.{name}: error: --out {out}: {file} is a file; expected a folder"
     assert file.read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["file"]
