@@ -112,8 +112,9 @@ class Collection:
         there = tokens.valid.any(1)
         has[has.nonzero()[:, 0][~there.cpu()]] = False
         tokens = tokens.take(there.nonzero()[:, 0])
-        vectors = {"codes": clip_vectors(tokens.quantized, tokens.valid)[0],
-                   "semantic": clip_vectors(tokens.semantic, tokens.valid)[0]}
+        # Clips with the same codes in another order are equal, but only a sum in float64 comes out the same for them.
+        means = {"codes": tokens.quantized, "semantic": tokens.semantic}
+        vectors = {kind: clip_vectors(x.double(), tokens.valid)[0] for kind, x in means.items()}
         return Items(clips, has, vectors)
 
 
