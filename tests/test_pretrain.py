@@ -103,6 +103,26 @@ def test_every_pair_and_preset(clips, tmp_path, modalities, preset):
         model.encode(**{modalities[0]: features[modalities[0]][..., :-1]})
 
 
+def test_encode_gives_padded_steps_no_say(clips, tmp_path):
+    model = cmg.load_pretrained(run(clips, tmp_path / "run", "--modalities", "audio", "text", "--epochs", "1"))
+    batch = FeatureSet(clips).__getitems__([0, 1, 3])
+    audio, text, short = batch["audio"], batch["text"], batch["valid/text"]
+    assert short.sum(1).tolist() == [4, 6, 4]
+    found = model.encode(text=text, audio=audio, valid={"text": short.numpy()})
+    with torch.no_grad():
+        assert torch.equal(found["text"].semantic, model.encode_modality("text", text, short).semantic)
+    assert torch.equal(found["audio"].semantic, model.encode(audio=audio).semantic)
+    # Four seconds, and the same with two that do not exist: the same tokens, which two real ones would change.
+    first, padded = audio[:, :4], torch.where(torch.arange(6)[:, None] < 4, audio, 0)
+    there = (torch.arange(6) < 4).expand(3, -1)
+    alone = model.encode(audio=first).semantic
+    torch.testing.assert_close(model.encode(audio=padded, valid={"audio": there}).semantic[:, :4], alone)
+    assert (model.encode(audio=padded).semantic[:, :4] - alone).abs().max() > 0.01
+    for valid, words in (({"video": there}, "only audio"), ({"audio": there[:, :5]}, r"\[3, 5\]; expected \[3, 6\]")):
+        with pytest.raises(UserError, match=words):
+            model.encode(audio=audio, valid=valid)
+
+
 def test_run_folder(clips, tmp_path):
     out = run(clips, tmp_path / "run")
     record = json.loads((out / "args.json").read_text())

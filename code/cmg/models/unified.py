@@ -69,13 +69,23 @@ class UnifiedModel(nn.Module):
         return Tokens(quantized.codes, quantized.vectors, semantic)
 
     @torch.no_grad()
-    def encode(self, **features):
+    def encode(self, valid=None, **features):
         """Tokens of one modality, `model.encode(video=x)`, or a dict of Tokens if several are given.
 
         Features are tensors [B, T, …] of any float type on any device; results are on the model's device.
+
+        valid : dict modality -> BoolTensor[B, T], which steps exist, for what is padded with zeros: short clips, and
+            captions of fewer words than in pretraining. The others are not attended to, and their own tokens mean
+            nothing. Of a modality that it does not name all steps exist.
         """
         device = self.codebook.embedding.device
         if not features:
             raise UserError(f"encode() needs features of at least one of {', '.join(self.modalities)}")
-        tokens = {m: self.encode_modality(m, torch.as_tensor(x).to(device)) for m, x in features.items()}
+        valid = {m: torch.as_tensor(v).to(device, torch.bool) for m, v in (valid or {}).items()}
+        for m, mask in valid.items():
+            if m not in features:
+                raise UserError(f"valid of {m!r}: expected only {', '.join(features)}, whose features are given")
+            if tuple(mask.shape) != tuple(features[m].shape[:2]):
+                raise UserError(f"valid of {m!r} has shape {list(mask.shape)}; expected {list(features[m].shape[:2])}")
+        tokens = {m: self.encode_modality(m, torch.as_tensor(x).to(device), valid.get(m)) for m, x in features.items()}
         return tokens if len(tokens) > 1 else next(iter(tokens.values()))
