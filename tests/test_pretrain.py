@@ -123,6 +123,19 @@ def test_encode_gives_padded_steps_no_say(clips, tmp_path):
             model.encode(audio=audio, valid=valid)
 
 
+@pytest.mark.parametrize(("preset", "steps"), [("paper", 2), ("official", 3)])
+def test_clips_may_be_as_short_as_cross_cpc_allows(tmp_path, capsys, preset, steps):
+    for name, n in (("short", steps - 1), ("enough", steps)):
+        with FeatureWriter(tmp_path / f"{name}.h5", {m: (n, 3) for m in ("audio", "video")}, {}) as writer:
+            x = np.random.default_rng(0).standard_normal((8, n, 3))
+            writer.append([f"c{i}" for i in range(8)], {"audio": x, "video": -x})
+    flags = [*SMALL, "--preset", preset]
+    line = refused(capsys, "--data", str(tmp_path / "short.h5"), "--out", str(tmp_path / "a"), *flags)
+    assert "--cpc-steps 1" in line and f"at least {steps} steps, these have {steps - 1}" in line
+    table = rows(run(str(tmp_path / "enough.h5"), tmp_path / "b", "--preset", preset))
+    assert len(table) == 2 and all(np.isfinite(list(row.values())).all() for row in table)
+
+
 def test_run_folder(clips, tmp_path):
     out = run(clips, tmp_path / "run")
     record = json.loads((out / "args.json").read_text())

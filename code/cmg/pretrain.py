@@ -143,8 +143,10 @@ def open_data(args, device):
     if len(set(steps.values())) > 1:
         raise UserError(f"--data: clips have {steps} steps; all modalities need the same number (extract text with "
                         f"--words equal to --seconds)")
-    if args.cpc_steps >= min(steps.values()) and args.w_cpc:
-        raise UserError(f"--cpc-steps {args.cpc_steps}: expected less than the clips' {min(steps.values())} steps")
+    needed = args.cpc_steps + 1 + (args.equations == "released")  # which draws its t from 1 on
+    if min(steps.values()) < needed and args.w_cpc:
+        raise UserError(f"--cpc-steps {args.cpc_steps}: needs clips of at least {needed} steps, these have "
+                        f"{min(steps.values())}; expected a smaller one, longer clips or --w-cpc 0")
     grid = features.shapes.get("video", ())[1:-1]
     if grid and min(grid) < 5 and (args.w_rec or args.w_club):
         raise UserError(f"--data: video has a {grid[0]}×{grid[1]} grid; Ψ's two 3×3 convolutions need at least 5×5 "
