@@ -203,6 +203,18 @@ class Reordered(torch.nn.Module):
         return self.inner(x, valid[:, self.order.argsort()])[:, self.order]
 
 
+def test_the_learnt_temperature_comes_back_from_its_bound(clips):
+    """Clips that do not find their partners ask for a smaller scale, also where a step has just gone beyond 100."""
+    built = made("mst").eval()
+    term, state = built.terms["mst"], built.encode(batch_of(clips, ("video", "audio")))
+    state.semantic["video"] = -state.semantic["audio"].detach()
+    term.log_scale.data.fill_(4.7)
+    built.update(state)
+    assert term.log_scale.item() == pytest.approx(4.60517)
+    sum(term(state).values()).backward()
+    assert term.log_scale.grad.item() > 1
+
+
 @pytest.mark.parametrize("method", ["smit+codis", "mst+turn"])
 def test_bf16_stays_near_fp32(clips, method):
     built, batch = made(method).eval(), batch_of(clips, ("video", "audio"))

@@ -27,15 +27,23 @@ FLAGS = {
 }
 
 
+LARGEST = math.log(100)  # of the log scale
+
+
 class ClipContrast(nn.Module):
     """Symmetric InfoNCE of clip means, one learnt temperature for all pairs."""
 
     def __init__(self, temperature):
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.log_scale = nn.Parameter(torch.tensor(min(-math.log(temperature), LARGEST)))
+
+    @torch.no_grad()
+    def update(self, model):
+        """Hold the parameter itself at its bound, as CLIP does: one beyond it would get no gradient to come back by."""
+        self.log_scale.clamp_(max=LARGEST)
 
     def forward(self, state):
-        temperature = torch.exp(-self.log_scale.clamp(max=math.log(100)))
+        temperature = torch.exp(-self.log_scale)
         clips = {m: seconds_or_clip(z, state.valid[m], timed=False) for m, z in state.semantic.items()}
         both = pairs(clips)
         return {
