@@ -47,7 +47,11 @@ class GridPooling(nn.Module):
 
 
 class WordEncoder(nn.Module):
-    """Trainable two-layer biLSTM over word embeddings: [B, L, X] -> [B, L, D]; Φ and Ψ of text both read it."""
+    """Trainable two-layer biLSTM over word embeddings: [B, L, X] -> [B, L, D]; Φ and Ψ of text both read it.
+
+    It knows of no mask, as in the released code: backwards it starts at the zeros behind a short caption, so that a
+    word's state tells how many there are. Captions are padded to the length of pretraining, or their codes change.
+    """
 
     def __init__(self, in_dim, dim):
         super().__init__()
