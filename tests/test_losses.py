@@ -145,6 +145,16 @@ def test_cpc_equals_a_loop_over_pairs(temperature):
         assert_close(losses[f"{a[0]}2{b[0]}"], expected(a, b), rtol=1e-5, atol=1e-5)
 
 
+def test_cpc_scores_do_not_know_of_autocast():
+    """Vectors that bf16 holds exactly, with dot products that it does not: 257 would be 256."""
+    rows = torch.zeros(2, 1, 3)
+    rows[:, 0] = torch.tensor([[16.0, 1.0, 0.0], [0.0, 1.0, 16.0]])
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, _ = CrossCPC(("audio", "video"), 3).scores(rows.to(dtype), rows.to(dtype), 0)
+        assert logits.dtype == torch.float32 and logits[0].tolist() == [[257.0, 1.0], [1.0, 257.0]]
+
+
 def test_cpc_gradient_ignores_padding():
     names = ("audio", "text")
     z = {m: x.requires_grad_() for m, x in z_of(names).items()}
@@ -171,6 +181,15 @@ def test_matching_equals_its_formula():
 
     rows = torch.stack([torch.stack([S(P["audio"][i], P["video"][j]) for j in range(4)]) for i in range(4)])
     assert_close(loss, -rows.log_softmax(1).diagonal().mean(), rtol=1e-7, atol=1e-8)
+
+
+def test_matching_does_not_know_of_autocast():
+    torch.manual_seed(5)
+    squared = {m: 4 * torch.rand(4, 3, 7) for m in ("audio", "video")}
+    valid = {m: all_valid(4, 3) for m in squared}
+    exact = CodeMatching()(squared, valid)["av"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(CodeMatching()(squared, valid)["av"], exact)
 
 
 def test_matching_of_equal_distributions_is_log_batch():

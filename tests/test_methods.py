@@ -226,13 +226,15 @@ def test_bf16_stays_near_fp32(clips, method):
 
 
 def test_likelihood_steps_are_the_same_in_bf16(clips):
-    """Autocast's copies of the weights outlive a step; the estimators go where they go without it."""
+    """Autocast's copies of the weights outlive a step; the estimators go where they go without it, and so do the
+    bounds that are read from them."""
     found, state = [], made("dcid").eval().encode(batch_of(clips, ("video", "audio")))
     for enabled in (False, True):
         term = made("dcid").terms["club"]
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             term.fit(state)
-        found.append(torch.cat([p.detach().flatten() for p in term.estimators.parameters()]))
+            bounds = torch.stack(list(term(state).values())).detach()
+        found.append(torch.cat([bounds, *(p.detach().flatten() for p in term.estimators.parameters())]))
     assert torch.equal(*found)
 
 

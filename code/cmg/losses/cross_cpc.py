@@ -84,8 +84,9 @@ class CrossCPC(nn.Module):
 
     def scores(self, rows, columns):
         """Logits [T', B, N] of rows [B, T', D] against columns [N, T', D], step by step."""
-        if self.temperature is not None:
-            rows, columns = F.normalize(rows, dim=-1), F.normalize(columns, dim=-1)
-        logits = torch.einsum("itd,jtd->tij", rows, columns)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits if self.temperature is None else logits / self.temperature
+        with torch.autocast(rows.device.type, enabled=False):  # a dot product of 100 in bf16 is 100 ± 0.25
+            rows, columns = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (rows, columns))
+            if self.temperature is not None:
+                rows, columns = F.normalize(rows, dim=-1), F.normalize(columns, dim=-1)
+            logits = torch.einsum("itd,jtd->tij", rows, columns)
+            return logits if self.temperature is None else logits / self.temperature

@@ -105,10 +105,13 @@ class Disentangling(nn.Module):
         self.estimators.requires_grad_(False)
 
     def forward(self, state):
-        return {
-            m: q.upper_bound(self.vectors(state, m), state.pooled[m], state.valid[m][:, state.steps])
-            for m, q in self.estimators.items()
-        }
+        """The bounds, in float32 as well: differences of moments, whose gradients in bf16 are off by a tenth."""
+        bounds = {}
+        for m, q in self.estimators.items():
+            x = self.vectors(state, m)
+            with torch.autocast(x.device.type, enabled=False):
+                bounds[m] = q.upper_bound(x, state.pooled[m].to(x.dtype), state.valid[m][:, state.steps])
+        return bounds
 
 
 class Prediction(CrossCPC):
