@@ -151,7 +151,7 @@ def test_cpc_scores_do_not_know_of_autocast():
     rows[:, 0] = torch.tensor([[16.0, 1.0, 0.0], [0.0, 1.0, 16.0]])
     for dtype in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", torch.bfloat16):
-            logits, _ = CrossCPC(("audio", "video"), 3).scores(rows.to(dtype), rows.to(dtype), 0)
+            logits = CrossCPC(("audio", "video"), 3).scores(rows.to(dtype), rows.to(dtype))
         assert logits.dtype == torch.float32 and logits[0].tolist() == [[257.0, 1.0], [1.0, 257.0]]
 
 
