@@ -402,7 +402,7 @@ def pretrained(tmp_path_factory, s4):
         loss = 0
         for m, x, valid in (("audio", sound, everything), ("text", words, spoken)):
             encoder = model.semantic[m]
-            said = encoder(encoder.front(x), valid)
+            said = encoder(encoder.front(x, valid), valid)
             loss = loss + F.mse_loss(said[valid], wanted[:, None].expand_as(said)[valid])
         optimizer.zero_grad()
         loss.backward()

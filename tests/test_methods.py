@@ -134,13 +134,15 @@ def test_every_term_descends_in_twenty_steps(clips, name):
     assert values[-1] < values[0] - 0.1 * abs(values[0]) * (name != "cmcm"), values  # cmcm starts on a plateau
 
 
-@pytest.mark.parametrize("method", ["dcid+smit", "mst", "codis", "turn", "cmcm"])
-def test_padding_is_seen_by_no_loss(clips, method):
-    built, modalities = made(method).eval(), ("video", "audio")
+@pytest.mark.parametrize("modalities", [("video", "audio"), ("audio", "text")])
+@pytest.mark.parametrize("method", ["dcid+smit", "mst", "codis", "turn", "cmcm", "unicode"])
+def test_padding_is_seen_by_no_loss(clips, method, modalities):
+    built = made(method, modalities=modalities).eval()
     batch = batch_of(clips, modalities)
     batch["valid/audio"][:3, 4:] = False
     batch["valid/audio"][5] = False
-    batch["valid/video"][2, 5:] = False
+    batch[f"valid/{modalities[0]}"][2, 5:] = False
+    batch[f"valid/{modalities[1]}"][6] = False
     other = {k: v.clone() for k, v in batch.items()}
     for m in modalities:
         other[m][~other[f"valid/{m}"]] = 50.0
@@ -196,8 +198,8 @@ class Reordered(torch.nn.Module):
         super().__init__()
         self.inner, self.order = inner, order
 
-    def front(self, x):
-        return self.inner.front(x)
+    def front(self, x, valid):
+        return self.inner.front(x, valid[:, self.order.argsort()])
 
     def forward(self, x, valid):
         return self.inner(x, valid[:, self.order.argsort()])[:, self.order]

@@ -23,6 +23,7 @@ PAPER = {
     "reset": "both",
     "reset_after": 100,
     "text_alignment": "step",
+    "text_padding": "masked",
     "w_rec": 1.0,
     "w_commit": 1.0,
     "w_club": 1.0,
@@ -53,6 +54,7 @@ PRESETS = {
         "mm_ema": "aligned",
         "reset": "any",
         "reset_after": 300,
+        "text_padding": "read",
         "w_cmcm": 0.5,
     },
     "small": {

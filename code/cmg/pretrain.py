@@ -80,6 +80,8 @@ def parser():
     model.add_argument("--reset-after", type=int, help="batches a code may stay unused (N_re)")
     model.add_argument("--text-alignment", choices=("step", "clip"),
                        help="word t belongs to second t (paper), or words belong to the clip as a whole")
+    model.add_argument("--text-padding", choices=("masked", "read"),
+                       help="whether text's biLSTM reads the zeros behind a short caption (released code)")
     for name, own in flags().items():
         group = p.add_argument_group(f"method {name} (weight 0 removes a term and its cost)")
         for flag, spec in own.items():
@@ -165,8 +167,8 @@ def prepare_folder(args):
     latest = out / "latest.pt" if args.resume in (None, "auto") else Path(args.resume)
     if args.resume and (args.resume != "auto" or latest.exists()):
         content = checkpoint.read(latest)
-        # A checkpoint may be older than a flag: it was trained with what is the default today.
-        before = defaults(args.preset, args.method) | content["args"]
+        # A checkpoint may be older than a flag: it was trained with what is the default today, but for this one.
+        before = defaults(args.preset, args.method) | {"text_padding": "read"} | content["args"]
         for name, value in vars(args).items():
             unset = name == "modalities" and value is None  # the data decided, and still does
             if name not in FREE_ON_RESUME and not unset and before.get(name, value) != value:

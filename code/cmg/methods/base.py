@@ -97,7 +97,7 @@ class Method(nn.Module):
             state.steps = shared_permutation(T, model.codebook.embedding.device)[: self.specific_steps]
         for m in model.modalities:
             encoder = model.semantic[m]
-            state.front[m] = encoder.front(state.features[m])
+            state.front[m] = encoder.front(state.features[m], state.valid[m])
             z = encoder(state.front[m], state.valid[m])
             state.semantic[m] = z.to(torch.promote_types(z.dtype, torch.float32))  # never half precision from here on
             state.quantized[m] = model.codebook.quantize(state.semantic[m])

@@ -62,7 +62,7 @@ class TaughtPrototypes(nn.Module):
 
     def forward(self, state):
         with torch.no_grad():
-            taught = {m: f(f.front(state.features[m]), state.valid[m]) for m, f in self.teacher.items()}
+            taught = {m: f(f.front(state.features[m], state.valid[m]), state.valid[m]) for m, f in self.teacher.items()}
             taught = {m: z.to(state.semantic[m].dtype) for m, z in taught.items()}
         plans, losses, both = {}, {}, pairs(state.semantic)
         for a, b, key in both:

@@ -47,18 +47,41 @@ class GridPooling(nn.Module):
 
 
 class WordEncoder(nn.Module):
-    """Trainable two-layer biLSTM over word embeddings: [B, L, X] -> [B, L, D]; Φ and Ψ of text both read it.
-
-    It knows of no mask, as in the released code: backwards it starts at the zeros behind a short caption, so that a
-    word's state tells how many there are. Captions are padded to the length of pretraining, or their codes change.
-    """
+    """Trainable two-layer biLSTM over word embeddings: [B, L, X] -> [B, L, D]; Φ and Ψ of text both read it."""
 
     def __init__(self, in_dim, dim):
         super().__init__()
         self.lstm = nn.LSTM(in_dim, dim // 2, num_layers=2, bidirectional=True, batch_first=True)
 
-    def forward(self, x):
-        return self.lstm(x)[0]
+    def forward(self, x, valid=None):
+        """valid : BoolTensor[B, L]: the words of a caption, then padding, which then changes no word's state. None: the
+        way back begins in the padding, so that a word's state tells how much of it there is (the released code).
+
+        As `pack_padded_sequence` would have it, but without the lengths on the host: each layer runs forwards over the
+        captions and over the captions turned round.
+        """
+        if valid is None:
+            return self.lstm(x)[0]
+        turned = turn(valid).unsqueeze(-1)  # (B, L, 1)
+        layers = iter(self.lstm.all_weights)
+        for forwards, backwards in zip(layers, layers):
+            there = one_way(x, forwards)
+            back = one_way(x.gather(1, turned.expand_as(x)), backwards)
+            x = torch.cat([there, back.gather(1, turned.expand_as(back))], dim=-1)
+        return x
+
+
+def one_way(x, weights):
+    """One LSTM layer in one direction: Tensor[B, L, X] -> [B, L, H], with one entry of `nn.LSTM.all_weights`."""
+    start = x.new_zeros(1, len(x), weights[1].shape[1])
+    return torch.lstm(x, (start, start), weights, True, 1, 0.0, False, False, True)[0]
+
+
+def turn(valid):
+    """Positions that reverse the words of every caption and leave the padding behind them: LongTensor[B, L]."""
+    place = torch.arange(valid.shape[1], device=valid.device)
+    words = (valid * (place + 1)).amax(1, keepdim=True)  # (B, 1): up to the last one
+    return torch.where(place < words, words - 1 - place, place)
 
 
 class TemporalEncoder(nn.Module):
@@ -92,19 +115,20 @@ class SemanticEncoder(nn.Module):
     modality : "video", "audio" or "text".
     shape : shape of one clip's features: (T, H, W, C) or (T, C).
     input_dropout : share of feature channels that a training step hides from Φ, drawn per second.
+    mask_words : keep the padding of captions out of text's biLSTM.
     """
 
-    def __init__(self, modality, shape, dim, layers=2, uniform_grid=False, input_dropout=0.0):
+    def __init__(self, modality, shape, dim, layers=2, uniform_grid=False, input_dropout=0.0, mask_words=True):
         super().__init__()
         width = shape[-1]
-        self.input_dropout = input_dropout
+        self.input_dropout, self.mask_words = input_dropout, mask_words
         self.words = WordEncoder(width, dim) if modality == "text" else None
         self.grid = GridPooling(width, uniform=uniform_grid) if len(shape) == 4 else None
         self.temporal = TemporalEncoder(dim if self.words else width, dim, layers)
 
-    def front(self, x):
+    def front(self, x, valid=None):
         """What Ψ reads as well: word states for text, the features themselves otherwise."""
-        return self.words(x) if self.words else x
+        return self.words(x, valid if self.mask_words else None) if self.words else x
 
     def forward(self, x, valid=None):
         """x : the output of `front`. Returns Tensor[B, T, D]."""

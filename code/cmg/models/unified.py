@@ -38,10 +38,11 @@ class UnifiedModel(nn.Module):
         released = options["equations"] == "released"
         self.semantic = nn.ModuleDict({
             m: SemanticEncoder(m, self.shapes[m], options["dim"], options["layers"], released,
-                               options["input_dropout"])
+                               options["input_dropout"], options.get("text_padding") == "masked")
             for m in self.modalities
         })
-        if options.get("transformer") == "shared":  # a checkpoint may be older than this option
+        # a checkpoint may be older than `text_padding` and `transformer`
+        if options.get("transformer") == "shared":
             share_transformer(self.semantic, options["layers"])
         self.codebook = Codebook(
             self.modalities, options["codes"], options["dim"], options["decay"], options["equations"],
@@ -64,7 +65,7 @@ class UnifiedModel(nn.Module):
         if valid is not None:
             valid = self.mask(valid)
         features = features.to(encoder.temporal.project.weight.dtype)  # public checkpoints are float64
-        semantic = encoder(encoder.front(features), valid)
+        semantic = encoder(encoder.front(features, valid), valid)
         quantized = self.codebook.quantize(semantic)
         return Tokens(quantized.codes, quantized.vectors, semantic)
 
