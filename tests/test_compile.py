@@ -6,7 +6,7 @@ from conftest import DEVICE, without_dropout
 from test_pretrain import SMALL, write_clips
 
 from cmg.data.features import FeatureSet
-from cmg.methods.base import build
+from cmg.methods.registry import build
 from cmg.pretrain import parse
 from cmg.training.loop import Trainer
 

@@ -22,7 +22,7 @@ from test_pretrain import CODE, SMALL, write_clips
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.distributed import average_gradients, finish, from_all, gather, share, total
 from cmg.errors import UserError
-from cmg.methods.base import build
+from cmg.methods.registry import build
 from cmg.models.codebook import Codebook
 from cmg.pretrain import main, parse
 from cmg.training.loop import Trainer

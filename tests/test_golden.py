@@ -14,7 +14,7 @@ from test_pretrain import SMALL, write_clips
 
 from cmg import distributed
 from cmg.data.features import FeatureSet
-from cmg.methods.base import build
+from cmg.methods.registry import build
 from cmg.models import toom_cook
 from cmg.pretrain import parse
 from cmg.training.loop import Trainer

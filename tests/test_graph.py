@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cmg.data.features import FeatureSet
-from cmg.methods.base import build
+from cmg.methods.registry import build
 from cmg.pretrain import main, parse
 from cmg.training import graph, loop
 from cmg.training.loop import Trainer

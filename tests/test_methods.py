@@ -13,7 +13,7 @@ import cmg
 from cmg.data.features import FeatureSet
 from cmg.distributed import seed_shared
 from cmg.errors import UserError
-from cmg.methods.base import available, build, defaults
+from cmg.methods.registry import available, build, defaults
 from cmg.pretrain import parse
 from cmg.training.loop import Trainer
 

@@ -12,7 +12,7 @@ from cmg.losses.club import CLUB
 from cmg.losses.cross_cpc import CrossCPC
 from cmg.losses.matching import CodeMatching
 from cmg.methods.base import State
-from cmg.methods.terms import Commitment
+from cmg.methods.baseline import Commitment
 from cmg.metrics.codebook import perplexity
 from cmg.models.codebook import Codebook
 from cmg.models.semantic import GridPooling, TemporalEncoder

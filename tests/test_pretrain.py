@@ -18,7 +18,7 @@ from conftest import without_dropout
 import cmg
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.errors import UserError
-from cmg.methods.base import available, build
+from cmg.methods.registry import available, build
 from cmg.presets import PRESETS
 from cmg.pretrain import main, parse
 from cmg.training.feed import epoch_order

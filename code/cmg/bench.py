@@ -30,7 +30,7 @@ from cmg.distributed import choose_device
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
 from cmg.files import write_atomically
-from cmg.methods.base import build, defaults
+from cmg.methods.registry import build, defaults
 from cmg.modalities import MODALITIES
 from cmg.presets import PRESETS
 from cmg.training.graph import WARM_UP

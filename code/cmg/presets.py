@@ -1,5 +1,5 @@
 """Presets: named sets of defaults for `cmg.pretrain`. A method takes those that it has a use for, see
-`methods.base.defaults`; a flag given by the user always wins.
+`methods.registry.defaults`; a flag given by the user always wins.
 
 paper     the paper's equations. Where the paper is silent (N_re, initialisation, K) the choice is ours, see README.
 official  the arithmetic of the released code, defects that shape its results included; pinned by the parity tests.

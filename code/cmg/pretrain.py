@@ -21,7 +21,7 @@ from cmg.data.features import CACHES, FeatureSet
 from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
 from cmg.errors import UserError
 from cmg.files import write_atomically
-from cmg.methods.base import available, build, defaults, flags, refuse_foreign
+from cmg.methods.registry import available, build, defaults, flags, refuse_foreign
 from cmg.modalities import MODALITIES
 from cmg.presets import PRESETS
 from cmg.training import checkpoint

@@ -29,3 +29,12 @@ def clip_vectors(z, valid):
     """Mean of z, Tensor[B, T, D], over valid steps, [B, D] (0 where there is none), and BoolTensor[B]: is there any."""
     weight = valid.to(z.dtype).unsqueeze(-1)  # (B, T, 1)
     return (z * weight).sum(1) / weight.sum(1).clamp_min(1), valid.any(1)
+
+
+def seconds_or_clip(z, valid, timed):
+    """What one side of a pair is compared on, and which of it exists: z [B, T, D] and valid [B, T] as they are where
+    both sides are timed (step t is second t), else the clip's mean over valid steps, [B, 1, D] and [B, 1]."""
+    if timed:
+        return z, valid
+    mean, exists = clip_vectors(z, valid)
+    return mean.unsqueeze(1), exists.unsqueeze(1)

@@ -10,9 +10,9 @@ away. Without MM-EMA (that is, in all methods but `unicode`), eq. 8 keeps its fi
 
 from torch import nn
 
-from cmg.methods import terms
+from cmg.losses.masked import mse
 from cmg.methods.base import Flag, Frame
-from cmg.models.specific import build_specific
+from cmg.models.specific import build_decoder, build_specific
 from cmg.models.unified import UnifiedModel
 
 DEFAULTS = {"mm_ema": "off", "commitment": "own", "reset": "any"}
@@ -21,6 +21,56 @@ FLAGS = {
     "w_rec": Flag("reconstruction"),
     "w_commit": Flag("commitment, eq. 8"),
 }
+
+
+class Reconstruction(nn.Module):
+    """MSE between the features and D([code; specific]), keys by modality.
+
+    Text: the paper rebuilds its input, the word embeddings. The released code rebuilds the trainable biLSTM's output,
+    not detached, so that the target can move towards the prediction (`released=True`).
+    """
+
+    def __init__(self, model, specific, dim, released):
+        super().__init__()
+        self.released = released
+        targets = model.fronts if released else model.shapes
+        self.decoders = nn.ModuleDict({
+            m: build_decoder(model.fronts[m], dim, specific[m].out_dim, targets[m][-1]) for m in model.modalities
+        })
+
+    def forward(self, state):
+        targets, at = state.front if self.released else state.features, state.steps
+        return {
+            m: mse(decoder(state.quantized[m].straight[:, at], state.specific[m]), targets[m][:, at],
+                   state.valid[m][:, at])
+            for m, decoder in self.decoders.items()
+        }
+
+
+class Commitment(nn.Module):
+    """Pull z towards its own code and towards the codes that the other modalities chose for the same step (eq. 8).
+
+    beta·‖z - sg[e_own]‖² + beta/2 ‖z - sg[e_other]‖², the second term averaged over the other modalities; squared
+    norms are means over elements. The released code doubles both (`scale=2`).
+
+    timed : modalities whose step t is second t, the only ones that teach each other. None: all.
+    """
+
+    def __init__(self, beta=0.25, scale=1.0, timed=None):
+        super().__init__()
+        self.beta, self.scale, self.timed = beta, scale, timed
+
+    def forward(self, state):
+        timed = state.semantic if self.timed is None else self.timed
+        losses = {}
+        for m, z in state.semantic.items():
+            loss = mse(z, state.quantized[m].vectors, state.valid[m])
+            others = [n for n in timed if n != m] if m in timed else []
+            for n in others:
+                both = state.valid[m] & state.valid[n]
+                loss = loss + mse(z, state.quantized[n].vectors, both) / (2 * len(others))
+            losses[m] = self.beta * self.scale * loss
+        return losses
 
 
 def frame(shapes, options):
@@ -39,12 +89,12 @@ def frame(shapes, options):
 
 def reconstruction(frame):
     released = frame.options["equations"] == "released"
-    return terms.Reconstruction(frame.model, frame.specific, frame.options["dim"], released)
+    return Reconstruction(frame.model, frame.specific, frame.options["dim"], released)
 
 
 def commitment(frame):
     scale = 2.0 if frame.options["equations"] == "released" else 1.0
-    return terms.Commitment(scale=scale, timed=frame.timed if frame.options["commitment"] == "cross" else ())
+    return Commitment(scale=scale, timed=frame.timed if frame.options["commitment"] == "cross" else ())
 
 
 TERMS = {"rec": reconstruction, "commit": commitment}

@@ -5,7 +5,7 @@ L_cmcm alone, because the paper's DCID+CMCM is Uni-Code without MM-EMA, which ha
 modalities the pairs are summed, as in Uni-Code.
 """
 
-from cmg.methods import terms
+from cmg.losses.matching import CodeMatching
 from cmg.methods.base import Flag
 
 PAIRED = True
@@ -13,8 +13,15 @@ PAIRED = True
 FLAGS = {"w_cmcm": Flag("code matching")}
 
 
+class Matching(CodeMatching):
+    """L_cmcm on the code distances of a state."""
+
+    def forward(self, state):
+        return super().forward({m: q.distances for m, q in state.quantized.items()}, state.valid)
+
+
 def matching(frame):
-    return terms.Matching(frame.options["equations"]) if len(frame.model.modalities) > 1 else None
+    return Matching(frame.options["equations"]) if len(frame.model.modalities) > 1 else None
 
 
 TERMS = {"cmcm": matching}

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from cmg.distributed import first_row, gather
 from cmg.losses.info_nce import contrast
+from cmg.losses.masked import seconds_or_clip
 from cmg.losses.transport import code_prediction, sinkhorn, transport_cost
 from cmg.methods.base import Flag
-from cmg.methods.terms import seconds_or_clip
 from cmg.modalities import pairs
 
 PAIRED = True

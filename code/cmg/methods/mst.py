@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from cmg.losses.info_nce import contrast
+from cmg.losses.masked import seconds_or_clip
 from cmg.methods.base import Flag
-from cmg.methods.terms import seconds_or_clip
 from cmg.modalities import pairs
 
 PAIRED = True

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from cmg.losses.info_nce import contrast
+from cmg.losses.masked import seconds_or_clip
 from cmg.losses.self_cross import draw_hidden, hidden_l1
 from cmg.methods.base import Flag
-from cmg.methods.terms import seconds_or_clip
 from cmg.modalities import pairs
 
 PAIRED = True

@@ -5,8 +5,12 @@ commitment that takes the other modality's code as a teacher (eq. 8). Every term
 leaves its modules and its cost out; without reconstruction and vCLUB there is no Ψ either.
 """
 
-from cmg.methods import terms
+from torch import nn
+
+from cmg.losses.info_nce import contrast
+from cmg.losses.masked import seconds_or_clip
 from cmg.methods.base import Flag
+from cmg.modalities import pairs
 
 PARTS = ("dcid", "cmcm")
 KEEPS = ("mm_ema", "commitment")
@@ -20,10 +24,33 @@ FLAGS = {
 }
 
 
+class Alignment(nn.Module):
+    """Symmetric InfoNCE between two modalities in the shared space itself, cosine / temperature.
+
+    Not in the paper: Cross-CPC aligns modalities only up to the linear map W_k, and leaves it to commitment and MM-EMA
+    to bring them to the same *place*, where they can share a code. This term asks for the place directly.
+
+    timed : modalities whose step t is second t. A pair of them is compared second by second, with the same second of
+        the other clips as negatives; any other pair clip by clip, on means over valid steps.
+    """
+
+    def __init__(self, temperature, timed):
+        super().__init__()
+        self.temperature, self.timed = temperature, tuple(timed)
+
+    def forward(self, state):
+        losses = {}
+        for a, b, key in pairs(state.semantic):
+            timed = a in self.timed and b in self.timed
+            (za, va), (zb, vb) = (seconds_or_clip(state.semantic[m], state.valid[m], timed) for m in (a, b))
+            losses[key] = (contrast(za, va, zb, vb, self.temperature) + contrast(zb, vb, za, va, self.temperature)) / 2
+        return losses
+
+
 def alignment(frame):
     if len(frame.model.modalities) < 2:
         return None
-    return terms.Alignment(frame.options["align_temperature"], frame.timed)
+    return Alignment(frame.options["align_temperature"], frame.timed)
 
 
 TERMS = {"align": alignment}

@@ -20,7 +20,7 @@ import torch
 
 from cmg.cli import Parser, command
 from cmg.errors import UserError
-from cmg.methods import base
+from cmg.methods import registry
 from cmg.presets import PRESETS
 
 GROUPS = ("Encoder_parameters", "CPC_parameters", "Video_mi_net_parameters", "Audio_mi_net_parameters",
@@ -93,7 +93,7 @@ def expected(shapes, options):
     unmodelled : dict `group/key` -> shape, of what influences no output.
     """
     with torch.device("meta"):  # shapes only: the published sizes are 0.9 GB
-        method = base.build(shapes, options)
+        method = registry.build(shapes, options)
     ours = {key: tuple(value.shape) for key, value in method.state_dict().items()}
     names = public_names(ours, shapes)
     D, C = options["dim"], shapes["video"][-1]
