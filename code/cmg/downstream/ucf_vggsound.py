@@ -23,6 +23,7 @@ import argparse
 import sys
 
 import torch
+from sklearn.metrics import confusion_matrix
 
 from cmg.cli import Parser, command
 from cmg.data.ave import video_ids
@@ -61,7 +62,7 @@ class PairTask:
     ----------
     parts : dict (split, modality) -> (rows, labels); the split is "all" in the paper protocol
     n_excluded : dict modality -> test clips that the checkpoint was pretrained on
-    confusions : dict (source, target) -> Tensor[K, K] of shares, rows true, after `run`
+    confusions : dict (source, target) -> ndarray [K, K] of shares, rows true, after `run`
     """
 
     def __init__(self, features: dict[str, FeatureSet], lists: PairLists, pairs, settings: Settings, pretrain_ids=(),
@@ -133,7 +134,8 @@ class PairTask:
             extra = {}
         with torch.no_grad():
             answers = probes.logits(judged)[0].argmax(-1)
-        self.confusions[source, target] = confusion(judged.labels, answers, K)
+        self.confusions[source, target] = confusion_matrix(judged.labels.cpu(), answers.cpu(), labels=range(K),
+                                                           normalize="true")
         sharing = codebook_sharing(self.tokens(model, "train" if strict else "all", source),
                                    self.tokens(model, split, target))
         sharing.pop("match_rate")  # the clips are not the same
@@ -146,12 +148,6 @@ class PairTask:
             "n_missing": len(self.missing), "probe_seeds": self.settings.probe_seeds, **extra,
             **{name: round(x, 4) for name, x in sharing.items()},
         }
-
-
-def confusion(labels, answers, K: int):
-    """Share of each true class (row) that was answered with each class, Tensor[K, K]; empty rows are zero."""
-    counts = torch.bincount(labels * K + answers, minlength=K * K).view(K, K).double()
-    return (counts / counts.sum(1, keepdim=True).clamp(min=1)).cpu()
 
 
 def parser() -> argparse.ArgumentParser:
