@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cmg import gpu_check
-from cmg.bench import ByteCounter, main
+from cmg.bench import OperatorCounter, main
 from cmg.bench_loading import main as loading
 from cmg.bench_loading import read_released, write_released
 from cmg.bench_picture import roofline
@@ -22,11 +22,11 @@ TINY = ["--shapes", "tiny", "--preset", "small", "--dim", "16", "--specific-dim"
 
 def test_bytes_of_operators_views_aside():
     a, b = torch.zeros(8, 4), torch.zeros(4, 2)
-    with ByteCounter() as counted:
+    with OperatorCounter() as counted:
         c = a @ b
         c.view(4, 4).t()
         c.add_(1)
-    assert counted.total == 4 * (8 * 4 + 4 * 2 + 8 * 2) + 4 * 2 * (8 * 2)
+    assert counted.operators == 2 and counted.bytes == 4 * (8 * 4 + 4 * 2 + 8 * 2) + 4 * 2 * (8 * 2)
 
 
 @pytest.mark.slow

@@ -67,15 +67,16 @@ class RandomFeatures:
                         for m, x in batch.items()}
 
 
-class ByteCounter(TorchDispatchMode):
-    """Bytes that operators read and write, views aside: the traffic of a step in which nothing is fused."""
+class OperatorCounter(TorchDispatchMode):
+    """Operators of a step, views aside, and the bytes that they read and write: its traffic if nothing is fused."""
 
-    total = 0
+    operators = bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
-            self.total += sum(x.numel() * x.element_size() for x in tree_leaves((args, kwargs, out))
+            self.operators += 1
+            self.bytes += sum(x.numel() * x.element_size() for x in tree_leaves((args, kwargs, out))
                               if isinstance(x, torch.Tensor))
         return out
 
@@ -198,7 +199,7 @@ def measure(args, device, batch_size, ceilings):
     batch = next(iter(trainer.loader()))
     trainer.train_step(batch)  # compiles; makes the optimiser's state
     parts = {}
-    with (eager(trainer), FlopCounterMode(display=False) as counter, ByteCounter() as counted,
+    with (eager(trainer), FlopCounterMode(display=False) as counter, OperatorCounter() as counted,
           forward_flops(trainer.method, counter, parts)):
         trainer.train_step(batch)
     for _ in range(max(args.warmup, WARM_UP if args.cuda_graph else 0)):
@@ -215,12 +216,13 @@ def measure(args, device, batch_size, ceilings):
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     flops, (matmul, copy) = counter.get_total_flops(), ceilings
-    floor = max(flops / matmul, counted.total / copy) if not args.compile else flops / matmul
+    floor = max(flops / matmul, counted.bytes / copy) if not args.compile else flops / matmul
     return {
         "preset": args.preset, "modalities": list(args.modalities), "shapes": args.shapes, "batch_size": batch_size,
         "precision": args.precision, "compile": args.compile, "cuda_graph": args.cuda_graph,
         "device": device_name(device),
-        "gflop_per_step": flops / 1e9, "gbyte_per_step": counted.total / 1e9,
+        "gflop_per_step": flops / 1e9, "gbyte_per_step": counted.bytes / 1e9,
+        "operators_per_step": counted.operators,
         "step_ms": 1e3 * step, "step_ms_min": 1e3 * min(times), "step_ms_max": 1e3 * max(times), "steps": args.steps,
         "clips_per_second": batch_size / step, "gflop_per_second": flops / step / 1e9,
         "ceiling_gflop_per_second": matmul / 1e9, "ceiling_gbyte_per_second": copy / 1e9,
@@ -256,6 +258,7 @@ def device_name(device):
 def table(record):
     rows = [
         ["FLOPs a step", f"{record['gflop_per_step']:.1f} G"],
+        ["operators a step", f"{record['operators_per_step']}"],
         ["bytes a step, nothing fused", f"{record['gbyte_per_step']:.2f} G"],
         ["step, median (min to max)",
          f"{record['step_ms']:.1f} ms ({record['step_ms_min']:.1f} to {record['step_ms_max']:.1f})"],
