@@ -412,8 +412,8 @@ def test_real_model(tmp_path, clips):
     ([], {"annotations": "absent"}, "absent: no such folder"),
     (["--source", "text"], {}, "--source text: --data has only video, audio"),
     (["--source", "audio", "--target", "audio"], {}, "--target audio: the same as --source"),
-    (["--probe-epochs", "0"], {}, "--probe-epochs 0: expected at least 1"),
-    (["--probe-lr", "-1"], {}, "--probe-lr -1.0: expected above 0"),
+    (["--probe-epochs", "0"], {}, "--probe-epochs: '0' is not a whole number of at least 1"),
+    (["--probe-lr", "-1"], {}, "--probe-lr: '-1' is not a number above 0"),
     (["--choose-only", "--protocol", "paper"], {}, "--choose-only: paper has no test split"),
     (["--prob-lr", "1"], {}, "unrecognized arguments: --prob-lr 1"),
 ])

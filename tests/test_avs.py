@@ -574,7 +574,7 @@ def test_what_a_user_can_get_wrong_is_one_line(run, pretrained, tmp_path):
     assert "--target audio: the same as --source" in refused(run, "--target", "audio")
     assert "--query raw: is from audio to audio only" in refused(run, "--query", "raw", "--source", "text")
     assert "expected a text with one {}" in refused(run, "--prompt", "a box")
-    assert "--size 8: expected at least 32" in refused(run, "--size", "8")
+    assert "--size: '8' is not a whole number of at least 32" in refused(run, "--size", "8")
     assert "no s4_meta_data.csv there" in refused(run, "--annotations", tmp_path)
     assert "not a segmentation network" in refused(run, "--stage", "test", "--out", pretrained.parent)
     content = checkpoint.read(pretrained)

@@ -345,7 +345,7 @@ def test_command_writes_results_and_pictures(run, capsys):
 
 @pytest.mark.parametrize(("flags", "said"), [
     (["--source", "text"], "--source text: --checkpoint has only"),
-    (["--probe-lr", "0"], "--probe-lr 0.0: expected above 0"),
+    (["--probe-lr", "0"], "--probe-lr: '0' is not a number above 0"),
     (["--annotations", "nowhere"], "no such folder"),
     (["--checkpoint", "."], "neither best.pt nor latest.pt"),
 ])

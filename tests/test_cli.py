@@ -1,30 +1,39 @@
-"""What all commands share: help that is complete, one line for numbers out of range and for results without a place."""
+"""What every command has in common: complete help, numbers in bounds, one line with status 2 for what a user or the
+system did."""
 
 import argparse
+import errno
 import importlib
-import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cmg import cli, pretrain
+from cmg.cli import command, number, whole
 
+CODE = Path(__file__).parent.parent / "code"
 COMMANDS = ["pretrain", "tables.__main__", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
             "extract.__main__", "training.released", *(f"downstream.{task}" for task in (
                 "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval", "codebook"))]
 
 
-def refused(capsys, command, *argv):
+def refused(capsys, name, *argv):
     """The one line that a refused command prints; it exits with status 2."""
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module(f"cmg.{command}").main([str(word) for word in argv])
+        importlib.import_module(f"cmg.{name}").main([str(word) for word in argv])
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_explains_every_flag_and_shows_every_default(name, monkeypatch):
+@pytest.fixture(params=COMMANDS)
+def parsers(request, monkeypatch):
+    """The parser of a command, and those of its parts."""
     class Asked(Exception):
         pass
 
@@ -33,11 +42,18 @@ def test_help_explains_every_flag_and_shows_every_default(name, monkeypatch):
 
     monkeypatch.setattr(cli.Parser, "parse_args", ask)
     with pytest.raises(Asked) as asked:
-        importlib.import_module(f"cmg.{name}").main([])
-    parsers = [asked.value.args[0]]
-    for action in parsers[0]._actions:
+        importlib.import_module(f"cmg.{request.param}").main([])
+    found = [asked.value.args[0]]
+    for action in found[0]._actions:
         if isinstance(action, argparse._SubParsersAction):
-            parsers += action.choices.values()
+            found += action.choices.values()
+    return found
+
+
+# -- flags -----------------------------------------------------------------------------------------------------------
+
+
+def test_help_explains_every_flag_and_shows_every_default(parsers):
     for parser in parsers:
         text = " ".join(parser.format_help().split())
         for action in parser._actions:
@@ -60,51 +76,65 @@ def test_help_of_pretrain_has_the_defaults_of_the_preset(capsys):
     assert "size of the codebook (default: 128)" in shown["small"] and "(default: 0.001)" in shown["small"]
 
 
-@pytest.mark.parametrize("value, message", [
-    (0.5, None), (None, None), ([0.5, 0.25], None),
-    (0, "--a-rate 0: expected above 0"), (math.nan, "--a-rate nan: expected above 0"),
-    (math.inf, "--a-rate inf: expected above 0"), ([0.5, -1], "--a-rate -1: expected above 0"),
+@pytest.mark.parametrize("kind, text, value", [
+    (whole(), "0", 0), (whole(1), "1", 1), (whole(), "2147483647", 2**31 - 1), (number(least=0), "0", 0.0),
+    (whole(4, multiple_of=4), "12", 12), (number(above=0), "1e-9", 1e-9), (number(least=0, below=1), "0.5", 0.5),
 ])
-def test_require(value, message):
-    given = argparse.Namespace(a_rate=value)
-    if message is None:
-        cli.require(given, ["a_rate"], lambda x: 0 < x < math.inf, "above 0")
-    else:
-        with pytest.raises(cli.UserError, match=f"^{message}$"):
-            cli.require(given, ["a_rate"], lambda x: 0 < x < math.inf, "above 0")
+def test_numbers_in_bounds(kind, text, value):
+    assert kind(text) == value and type(kind(text)) is type(value)
+
+
+@pytest.mark.parametrize("kind, texts, expected", [
+    (whole(), ("-1", "1.5", "1e3", "nan", "2147483648", "9" * 30, ""), "a whole number of at least 0 and below 2^31"),
+    (whole(4, multiple_of=4), ("0", "30", "nan"), "a multiple of 4 of at least 4 and below 2^31"),
+    (number(least=0), ("-1", "nan", "inf", "-inf", "1e400", "x"), "a number of at least 0"),
+    (number(above=0), ("0", "-0.0", "nan", "inf"), "a number above 0"),
+    (number(above=0, below=1), ("0", "1", "nan"), "a number above 0 and below 1"),
+])
+def test_numbers_out_of_bounds(kind, texts, expected):
+    for text in texts:
+        with pytest.raises(argparse.ArgumentTypeError) as caught:
+            kind(text)
+        assert str(caught.value) == f"'{text}' is not {expected}"
+
+
+def test_no_number_goes_unchecked(parsers):
+    """Every flag that takes a number refuses nan and -1."""
+    for parser in parsers:
+        for action in parser._actions:
+            if action.type is not None and action.choices is None:
+                for text in ("nan", "-1"):
+                    with pytest.raises(argparse.ArgumentTypeError, match=f"^'{text}' is not a"):
+                        action.type(text)
 
 
 @pytest.mark.parametrize("flag, value, expected", [
-    ("--batch-size", "1", "at least 2, for the contrastive terms compare clips"), ("--lr", "-1.0", "above 0"),
-    ("--lr", "nan", "above 0"), ("--club-lr", "0.0", "above 0"), ("--align-temperature", "nan", "above 0"),
-    ("--weight-decay", "-1.0", "at least 0"), ("--w-cpc", "-1.0", "at least 0"), ("--w-rec", "nan", "at least 0"),
-    ("--clip-grad", "-1.0", "at least 0"), ("--seed", "-1", "0 to 4294967295"), ("--seed", "4294967296",
-                                                                                 "0 to 4294967295"),
-    ("--workers", "-1", "at least 0"), ("--save-every", "-1", "at least 0"), ("--warmup-steps", "-1", "at least 0"),
-    ("--specific-dim", "-1", "at least 0"), ("--specific-steps", "-1", "at least 0"),
-    ("--reset-after", "0", "at least 1"), ("--club-steps", "0", "at least 1"), ("--max-steps", "0", "at least 1"),
+    ("--batch-size", "1", "a whole number of at least 2"), ("--seed", "2147483648", "a whole number of at least 0"),
+    ("--max-steps", "0", "a whole number of at least 1"), ("--club-steps", "0", "a whole number of at least 1"),
+    ("--dim", "30", "a multiple of 4 of at least 4"), ("--lr", "0", "a number above 0"),
+    ("--club-lr", "0.0", "a number above 0"), ("--align-temperature", "0", "a number above 0"),
+    ("--w-cpc", "inf", "a number of at least 0"), ("--input-dropout", "1", "a number of at least 0 and below 1"),
+    ("--decay", "1", "a number above 0 and below 1"),
 ])
-def test_pretrain_refuses_numbers_out_of_range(flag, value, expected, tmp_path, capsys):
+def test_pretrain_refuses_numbers_out_of_bounds(flag, value, expected, tmp_path, capsys):
     line = refused(capsys, "pretrain", "--data", "absent.h5", "--out", tmp_path / "run", flag, value)
-    assert line == f"cmg.pretrain: error: {flag} {value}: expected {expected}"
+    assert line.startswith(f"cmg.pretrain: error: argument {flag}: '{value}' is not {expected}")
 
 
-@pytest.mark.parametrize("command, argv, message", [
-    ("bench", ["--steps", "0"], "--steps 0: expected at least 1"),
-    ("bench", ["--dim", "3"], "--dim 3: expected a multiple of 4, the number of attention heads"),
-    ("bench", ["--batch-size", "8", "1"], "--batch-size 1: expected at least 2"),
+@pytest.mark.parametrize("name, argv, message", [
+    ("bench", ["--steps", "0"], "argument --steps: '0' is not a whole number of at least 1"),
+    ("bench", ["--dim", "30"], "argument --dim: '30' is not a multiple of 4"),
+    ("bench", ["--batch-size", "8", "1"], "argument --batch-size: '1' is not a whole number of at least 2"),
     ("bench", ["--epoch", "100"], "--epoch 100: expected at least two batches"),
-    ("bench_loading", ["--data", "absent.h5", "--batch-size", "0"], "--batch-size 0: expected at least 1"),
-    ("bench_loading", ["--data", "absent.h5", "--workers", "-1"], "--workers -1: expected at least 0"),
+    ("bench_loading", ["--data", "absent.h5", "--batch-size", "0"],
+     "argument --batch-size: '0' is not a whole number of at least 1"),
     ("downstream.ave", ["--checkpoint", "absent", "--data", "synthetic", "a.h5"], "--checkpoint absent: no such file"),
-    ("downstream.avvp", ["--checkpoint", "absent", "--data", "a.h5", "--annotations", "a", "--seed", "-1"],
-     "--seed -1: expected 0 to 4294967295"),
 ])
-def test_other_commands_refuse_numbers_out_of_range(command, argv, message, capsys):
-    assert f"cmg.{command}: error: {message}" in refused(capsys, command, *argv)
+def test_other_commands_refuse_numbers_out_of_bounds(name, argv, message, capsys):
+    assert f"cmg.{name}: error: {message}" in refused(capsys, name, *argv)
 
 
-@pytest.mark.parametrize("command, argv", [
+@pytest.mark.parametrize("name, argv", [
     ("pretrain", ["--data", "absent.h5"]),
     ("tables.__main__", ["absent.txt", "--data", "absent.h5"]),
     ("gpu_check", ["--device", "cpu", "--small"]),
@@ -113,11 +143,74 @@ def test_other_commands_refuse_numbers_out_of_range(command, argv, message, caps
     ("downstream.codebook", ["--checkpoint", "absent", "--data", "absent.h5"]),
     ("downstream.avs", ["--annotations", "absent", "--query", "raw"]),
 ])
-def test_a_file_in_the_place_of_the_folder_is_told_before_the_work(command, argv, tmp_path, capsys):
+def test_a_file_in_the_place_of_the_folder_is_told_before_the_work(name, argv, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("mine")
     for out in (file, file / "run"):
-        line = refused(capsys, command, *argv, "--out", out)
-        name = command.removesuffix(".__main__")
-        assert line == f"cmg.{name}: error: --out {out}: {file} is a file; expected a folder"
+        line = refused(capsys, name, *argv, "--out", out)
+        shown = name.removesuffix(".__main__")
+        assert line == f"cmg.{shown}: error: --out {out}: {file} is a file; expected a folder"
     assert file.read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# -- what the system does --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error, line", [
+    (PermissionError(errno.EACCES, "Permission denied", "/run/args.json"), "/run/args.json: Permission denied"),
+    (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
+     "out of memory (CUDA out of memory. Tried to allocate 20 GiB.); expected smaller sizes, such as --batch-size, or "
+     "more memory"),
+])
+def test_what_the_system_refuses_is_one_line(capsys, error, line):
+    def main(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        command(main)()
+    assert stop.value.code == 2 and capsys.readouterr().err == f"{__name__}: error: {line}\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(errno.EBADF, "Bad file descriptor")])
+def test_a_defect_of_ours_keeps_its_traceback(error):
+    def main(argv):
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        command(main)()
+    assert caught.value is error
+
+
+def test_a_host_without_memory_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        command(lambda argv: torch.empty(2**50))()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "error: out of memory (" in err
+
+
+def child(body, **options):
+    """A command in a process of its own."""
+    program = f"from cmg.cli import command\n@command\ndef main(argv=None):\n    {body}\nmain()"
+    environment = {**os.environ, "PYTHONPATH": str(CODE), "PYTHONIOENCODING": "ascii"}
+    return subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("number_, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_runs_what_must_be_run_and_says_so(number_, status):
+    process = child("import time\n    try:\n        print('there', flush=True)\n        time.sleep(60)\n"
+                    "    finally:\n        print('saved')")
+    assert process.stdout.readline() == "there\n"
+    process.send_signal(number_)
+    assert process.communicate(timeout=30) == ("saved\n", "interrupted\n") and process.returncode == status
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    process = child("print('x' * 10**6)")
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(30) == 141
+
+
+def test_a_terminal_without_arrows_gets_question_marks():
+    assert child("print('video → audio')").communicate(timeout=30) == ("video ? audio\n", "")

@@ -142,7 +142,12 @@ def _replace(h5, name, data):
 DAMAGE = {
     "schema": (lambda h5: h5.attrs.modify("schema", 9), "schema is 9, expected 1"),
     "no schema": (lambda h5: h5.attrs.pop("schema"), "schema is none, expected 1"),
+    "schemas": (lambda h5: h5.attrs.create("schema", [1, 1]), r"schema is \[1, 1\], expected 1"),
     "no id": (lambda h5: h5.pop("id"), "data set 'id' is missing"),
+    "a group": (lambda h5: (h5.pop("audio"), h5.create_group("audio")), "data set 'audio' is missing"),
+    "a dead link": (lambda h5: _replace(h5, "audio", h5py.SoftLink("/gone")), "data set 'audio' is missing"),
+    "valid shares": (lambda h5: _replace(h5, "valid/audio", h5["valid/audio"][:].astype("f4")),
+                     "'valid/audio' is float32, expected bool"),
     "no valid": (lambda h5: h5.pop("valid/audio"), "data set 'valid/audio' is missing"),
     "nothing": (lambda h5: [h5.pop(m) for m in SHAPES], "none of the data sets video, audio, text"),
     "id count": (lambda h5: _replace(h5, "id", ["a", "b"]), "'video' has 3 rows but 'id' has 2"),

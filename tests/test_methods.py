@@ -328,7 +328,7 @@ def test_released_arithmetic_takes_other_methods_too(clips):
     (["--method", "unicode+cmcm"], ["cmcm is part of it already"]),
     (["--method", "baseline+smit"], ["baseline is part of it already"]),
     (["--method", "smit", "--w-smit", "0", "--w-rec", "0", "--w-commit", "0"], ["nothing to learn"]),
-    (["--method", "mst", "--mst-temperature", "0"], ["--mst-temperature 0.0: expected above 0"]),
+    (["--method", "mst", "--mst-temperature", "0"], ["--mst-temperature: '0' is not a number above 0"]),
     (["--method", "smit+"], ["expected one of baseline"]),
 ])
 def test_impossible_combinations_are_one_line(clips, tmp_path, capsys, flags, words):

@@ -339,8 +339,8 @@ def test_refusals(clips, tmp_path, capsys):
     base = ["--data", clips, "--out", str(tmp_path / "new"), *SMALL]
     assert "--colour" in refused(capsys, *base, "--colour", "red")
     assert "no such feature file" in refused(capsys, "--data", "absent.h5", "--out", str(tmp_path / "new"))
-    assert "--decay 2.0" in refused(capsys, *base, "--decay", "2")
-    assert "--dim 30" in refused(capsys, *base, "--dim", "30")
+    assert "--decay: '2' is not a number above 0 and below 1" in refused(capsys, *base, "--decay", "2")
+    assert "--dim: '30' is not a multiple of 4" in refused(capsys, *base, "--dim", "30")
     assert "--cpc-steps 6" in refused(capsys, *base, "--cpc-steps", "6")
     assert "--method nothing" in refused(capsys, *base, "--method", "nothing")
     assert "--device" in refused(capsys, *base, "--device", "quantum")

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmg.bench_picture import how, roofline
-from cmg.cli import Parser, command, git_commit, require, versions
+from cmg.cli import Parser, command, git_commit, versions, whole
 from cmg.distributed import choose_device
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
@@ -287,24 +287,21 @@ def main(argv=None):
     p.add_argument("--shapes", choices=sorted(SHAPES), default="paper", help="of the features")
     p.add_argument("--modalities", nargs="+", choices=MODALITIES, default=["video", "audio", "text"],
                    help="as in cmg.pretrain")
-    p.add_argument("--batch-size", type=int, nargs="+", default=[80], help="clips a step, one record for each")
-    p.add_argument("--dim", type=int, help="as in cmg.pretrain")
-    p.add_argument("--specific-dim", type=int, help="as in cmg.pretrain")
-    p.add_argument("--specific-steps", type=int, help="as in cmg.pretrain")
-    p.add_argument("--steps", type=int, default=5, help="timed steps")
-    p.add_argument("--warmup", type=int, default=1, help="steps before those")
-    p.add_argument("--epoch", type=int, metavar="CLIPS", help="also time an epoch over that many clips")
+    p.add_argument("--batch-size", type=whole(2), nargs="+", default=[80], help="clips a step, one record for each")
+    p.add_argument("--dim", type=whole(4, multiple_of=4), help="as in cmg.pretrain")
+    p.add_argument("--specific-dim", type=whole(), help="as in cmg.pretrain")
+    p.add_argument("--specific-steps", type=whole(), help="as in cmg.pretrain")
+    p.add_argument("--steps", type=whole(1), default=5, help="timed steps")
+    p.add_argument("--warmup", type=whole(), default=1, help="steps before those")
+    p.add_argument("--epoch", type=whole(1), metavar="CLIPS", help="also time an epoch over that many clips")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     p.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="as in cmg.pretrain")
     p.add_argument("--compile", action="store_true", help="torch.compile the step")
     p.add_argument("--cuda-graph", action="store_true", help="as in cmg.pretrain")
     p.add_argument("--out", help="JSON file, a list of records; the picture goes beside it as .svg")
     args = p.parse_args(argv)
-    require(args, ("batch_size",), lambda n: n >= 2, "at least 2")
-    require(args, ("epoch",), lambda n: n >= 2 * max(args.batch_size), "at least two batches")
-    require(args, ("steps",), lambda n: n >= 1, "at least 1")
-    require(args, ("warmup", "specific_dim", "specific_steps"), lambda n: n >= 0, "at least 0")
-    require(args, ("dim",), lambda n: n >= 4 and n % 4 == 0, "a multiple of 4, the number of attention heads")
+    if args.epoch is not None and args.epoch < 2 * max(args.batch_size):
+        raise UserError(f"--epoch {args.epoch}: expected at least two batches")
     device = choose_device(args.device)
     if args.cuda_graph and device.type != "cuda":
         raise UserError(f"--cuda-graph: on {device.type}; expected a card")

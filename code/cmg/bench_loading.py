@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cmg.cli import Parser, command, git_commit, require
+from cmg.cli import Parser, command, git_commit, whole
 from cmg.data.features import FeatureSet
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
@@ -136,12 +136,10 @@ def measure(paths, batch_size, workers):
 def main(argv=None):
     p = Parser(prog="cmg.bench_loading", description=__doc__)
     p.add_argument("--data", nargs="+", required=True, help="feature files")
-    p.add_argument("--batch-size", type=int, default=80, help="clips read at once")
-    p.add_argument("--workers", type=int, default=0, help="reading processes")
+    p.add_argument("--batch-size", type=whole(1), default=80, help="clips read at once")
+    p.add_argument("--workers", type=whole(), default=0, help="reading processes")
     p.add_argument("--out", help="JSON file")
     args = p.parse_args(argv)
-    require(args, ("batch_size",), lambda n: n >= 1, "at least 1")
-    require(args, ("workers",), lambda n: n >= 0, "at least 0")
     record = measure(args.data, args.batch_size, args.workers)
     found = record["us_per_clip"]
     print(markdown_table(

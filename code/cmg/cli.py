@@ -1,16 +1,20 @@
-"""Command-line conventions shared by every `python -m cmg.…`: one-line errors, exit status 2, provenance."""
+"""Command-line conventions shared by every `python -m cmg.…`: numbers in bounds, one-line errors, exit status 2,
+provenance."""
 
 import argparse
+import errno
 import functools
 import importlib.metadata
+import math
+import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from cmg.errors import UserError
-
-SEEDS = 2**32  # torch and numpy both take seeds below this
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -34,29 +38,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
-def require(args, names, fine, expected):
-    """`UserError` for the first of these flags that is given and not fine, as "--lr -1.0: expected above 0".
-
-    Parameters
-    ----------
-    args : Namespace
-    names : attributes of `args`; of one that holds several values every one is looked at
-    fine : function of a value; NaN should fail it, so compare from both sides
-    expected : what the message says
-    """
-    for name in names:
-        given = getattr(args, name)
-        for value in given if isinstance(given, (list, tuple)) else [given]:
-            if value is not None and not fine(value):
-                raise UserError(f"--{name.replace('_', '-')} {value}: expected {expected}")
-
-
-def require_seed(args):
-    """`UserError` for a --seed (or several) that generators do not take."""
-    names = [name for name in ("seed", "seeds") if hasattr(args, name)]
-    require(args, names, lambda seed: 0 <= seed < SEEDS, f"0 to {SEEDS - 1}")
-
-
 def require_folder(path, flag="--out"):
     """`UserError` if a folder cannot be made under this name because a file stands in the way.
 
@@ -68,23 +49,91 @@ def require_folder(path, flag="--out"):
         raise UserError(f"{flag} {path}: {nearest} is a file; expected a folder")
 
 
+def whole(least=0, multiple_of=1):
+    """An argparse type: whole numbers of at least `least` that fit into 31 bits, or the multiples among them."""
+    kind = "a whole number" if multiple_of == 1 else f"a multiple of {multiple_of}"
+    return _checked(int, lambda n: least <= n < 2**31 and n % multiple_of == 0,
+                    f"{kind} of at least {least} and below 2^31")
+
+
+def number(least=None, above=None, below=math.inf):
+    """An argparse type: numbers of at least `least` or above `above`, and below `below`; never nan or infinite."""
+    low = f"of at least {least:g}" if above is None else f"above {above:g}"
+    return _checked(float, lambda x: (x >= least if above is None else x > above) and x < below,
+                    f"a number {low}" + (f" and below {below:g}" if below < math.inf else ""))
+
+
+def _checked(kind, fine, expected):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not fine(value):
+            raise argparse.ArgumentTypeError(f"'{text}' is not {expected}")
+        return value
+
+    return parse
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which batch systems send: ends a command as Ctrl-C does."""
+
+
 def command(main):
-    """Decorate `main(argv=None)`: a `UserError` becomes its one line on stderr and exit status 2."""
+    """Decorate `main(argv=None)`: a `UserError`, and what the system refuses, becomes one line on stderr and exit
+    status 2."""
 
     @functools.wraps(main)
     def run(argv=None):
+        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # one of several may wait in a collective, deaf to Python
+        listens = alone and threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _terminate) if listens else None
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # tables have arrows, which not every terminal can show
         try:
-            return main(argv)
+            result = main(argv)
+            if sys.stdout:
+                sys.stdout.flush()
+            return result
         except UserError as error:
             # One that a loader process raised arrives with that process's traceback before its own line.
             line = str(error).strip().splitlines()[-1].removeprefix("cmg.errors.UserError: ")
-            print(f"{_command_name(main)}: error: {line}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             print("interrupted", file=sys.stderr)
-            raise SystemExit(130) from None
+            raise SystemExit(143 if isinstance(stop, Terminated) else 130) from None
+        except BrokenPipeError:  # `… | head`: the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
+        except (OSError, MemoryError, RuntimeError) as error:
+            line = _refused(error)
+            if line is None:
+                raise
+        finally:
+            if listens:
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        print(f"{_command_name(main)}: error: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
 
     return run
+
+
+def _terminate(*_):
+    raise Terminated
+
+
+def _refused(error):
+    """A line for what the system refused (a full disk, a file in the way, memory); None for a defect of ours."""
+    told = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, OSError):
+        if error.filename is not None:
+            return f"{error.filename}: {error.strerror}"
+        return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else None
+    # torch's own error on a card is a RuntimeError by another name, on the host it has no name
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told:
+        return f"out of memory ({told[:200]}); expected smaller sizes, such as --batch-size, or more memory"
+    return None
 
 
 def _command_name(main):

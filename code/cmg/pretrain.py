@@ -9,14 +9,13 @@ Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--re
 """
 
 import json
-import math
 from pathlib import Path
 
 import torch
 
 import cmg
 from cmg import distributed
-from cmg.cli import Parser, command, git_commit, require, require_folder, require_seed, versions
+from cmg.cli import Parser, command, git_commit, number, require_folder, versions, whole
 from cmg.data.features import CACHES, FeatureSet
 from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
 from cmg.errors import UserError
@@ -41,43 +40,45 @@ def parser():
     run.add_argument("--out", required=True, help="run folder; must be empty or absent unless --resume is given")
     run.add_argument("--modalities", nargs="+", choices=MODALITIES, help="default: all that the data holds")
     add_recipe_flags(run)
-    run.add_argument("--epochs", type=int, help="passes over the data")
-    run.add_argument("--max-steps", type=int, help="stop after this many steps")
-    run.add_argument("--seed", type=int, default=0, help="of weights, order, dropout and negatives")
+    run.add_argument("--epochs", type=whole(1), help="passes over the data")
+    run.add_argument("--max-steps", type=whole(1), help="stop after this many steps")
+    run.add_argument("--seed", type=whole(), default=0, help="of weights, order, dropout and negatives")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     run.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"),
                      help="arithmetic of the networks; the codebook stays in fp32")
     run.add_argument("--compile", action="store_true", help="torch.compile the step")
     run.add_argument("--cuda-graph", action="store_true", help="record the step once and replay it, on one card")
     run.add_argument("--resume", help="auto: continue --out if it holds latest.pt; or the path of a latest.pt")
-    run.add_argument("--workers", type=int, default=2, help="loader processes with --cache disk")
+    run.add_argument("--workers", type=whole(), default=2, help="loader processes with --cache disk")
     run.add_argument("--cache", default="auto", choices=CACHES,
                      help="features on the card, in memory, or read in blocks; auto: the first that has room")
-    run.add_argument("--log-every", type=int, default=20, help="steps between rows of metrics.csv")
-    run.add_argument("--checkpoint-epochs", type=int, default=1, help="epochs between epoch_XXX.pt files")
-    run.add_argument("--save-every", type=int, default=0, help="also write latest.pt every N steps; 0 = epoch ends")
+    run.add_argument("--log-every", type=whole(1), default=20, help="steps between rows of metrics.csv")
+    run.add_argument("--checkpoint-epochs", type=whole(1), default=1, help="epochs between epoch_XXX.pt files")
+    run.add_argument("--save-every", type=whole(), default=0, help="also write latest.pt every N steps; 0 = epoch ends")
     optim = p.add_argument_group("optimisation")
-    optim.add_argument("--batch-size", type=int, help="clips a step, over all processes")
-    optim.add_argument("--accumulate", type=int, default=1, metavar="N",
+    optim.add_argument("--batch-size", type=whole(2), help="clips a step, over all processes")
+    optim.add_argument("--accumulate", type=whole(1), default=1, metavar="N",
                        help="split every batch into N parts, for less memory; clips are compared within their part")
     optim.add_argument("--optimizer", choices=("adam", "adamw"), help="of all but vCLUB's estimators")
-    optim.add_argument("--lr", type=float, help="learning rate, at its highest")
-    optim.add_argument("--weight-decay", type=float, help="of that optimiser")
+    optim.add_argument("--lr", type=number(above=0), help="learning rate, at its highest")
+    optim.add_argument("--weight-decay", type=number(least=0), help="of that optimiser")
     optim.add_argument("--schedule", choices=("constant", "cosine"), help="of the learning rate after its warm-up")
-    optim.add_argument("--warmup-steps", type=int, help="steps in which the learning rate rises from 0")
-    optim.add_argument("--clip-grad", type=float, help="gradient norm; 0 = off")
+    optim.add_argument("--warmup-steps", type=whole(), help="steps in which the learning rate rises from 0")
+    optim.add_argument("--clip-grad", type=number(least=0), help="gradient norm; 0 = off")
     model = p.add_argument_group("model and codebook")
     model.add_argument("--equations", choices=("paper", "released"), help="the paper's, or the released code's")
-    model.add_argument("--dim", type=int, help="D, width of the semantic vectors and codes")
-    model.add_argument("--layers", type=int, help="transformer layers of every Φ")
-    model.add_argument("--input-dropout", type=float, help="share of feature channels hidden from Φ in training")
-    model.add_argument("--specific-dim", type=int, help="channels of video's Ψ; 0 = 4 C, as published")
-    model.add_argument("--specific-steps", type=int, help="run Ψ and its terms at N random steps of a batch; 0 = all")
-    model.add_argument("--codes", type=int, help="M, size of the codebook")
-    model.add_argument("--decay", type=float, help="γ of the EMA")
+    model.add_argument("--dim", type=whole(4, multiple_of=4), help="D, width of the semantic vectors and codes")
+    model.add_argument("--layers", type=whole(1), help="transformer layers of every Φ")
+    model.add_argument("--input-dropout", type=number(least=0, below=1),
+                       help="share of feature channels hidden from Φ in training")
+    model.add_argument("--specific-dim", type=whole(), help="channels of video's Ψ; 0 = 4 C, as published")
+    model.add_argument("--specific-steps", type=whole(),
+                       help="run Ψ and its terms at N random steps of a batch; 0 = all")
+    model.add_argument("--codes", type=whole(1), help="M, size of the codebook")
+    model.add_argument("--decay", type=number(above=0, below=1), help="γ of the EMA")
     model.add_argument("--codebook-init", choices=("uniform", "data", "kmeans"), help="where codes start")
     model.add_argument("--reset", choices=("both", "any", "off"), help="codes unused by which modalities are reset")
-    model.add_argument("--reset-after", type=int, help="batches a code may stay unused (N_re)")
+    model.add_argument("--reset-after", type=whole(), help="batches a code may stay unused (N_re)")
     model.add_argument("--text-alignment", choices=("step", "clip"),
                        help="word t belongs to second t (paper), or words belong to the clip as a whole")
     model.add_argument("--text-padding", choices=("masked", "read"),
@@ -107,31 +108,12 @@ def parse(argv=None):
     p.set_defaults(**defaults(first.preset, first.method))
     args = p.parse_args(argv)
     refuse_foreign(vars(args))
-    check_ranges(args)
-    if args.dim % 4:
-        raise UserError(f"--dim {args.dim}: expected a multiple of 4, the number of attention heads")
     if args.text_alignment == "clip" and args.mm_ema == "aligned":
         raise UserError("--mm-ema aligned: pairs word t with second t; expected attention or off with "
                         "--text-alignment clip")
     if not any(value for name, value in vars(args).items() if name.startswith("w_") and name != "w_club"):
         raise UserError("--w-*: all weights are 0, there is nothing to learn")
     return args
-
-
-def check_ranges(args):
-    """`UserError` for a number that no run can be made with, wherever the flag comes from."""
-    weights = [name for name in vars(args) if name.startswith("w_")]
-    temperatures = [name for name in vars(args) if name.endswith("_temperature")]
-    require(args, ("batch_size",), lambda n: n >= 2, "at least 2, for the contrastive terms compare clips")
-    require(args, ("epochs", "max_steps", "accumulate", "log_every", "checkpoint_epochs", "dim", "layers", "codes",
-                   "reset_after", "cpc_steps", "club_steps"), lambda n: n >= 1, "at least 1")
-    require(args, ("workers", "save_every", "warmup_steps", "specific_dim", "specific_steps"), lambda n: n >= 0,
-            "at least 0")
-    require(args, ("weight_decay", "clip_grad", *weights), lambda x: 0 <= x < math.inf, "at least 0")
-    require(args, ("lr", "club_lr", *temperatures), lambda x: 0 < x < math.inf, "above 0")
-    require(args, ("input_dropout",), lambda x: 0 <= x < 1, "at least 0 and below 1")
-    require(args, ("decay",), lambda x: 0 < x < 1, "between 0 and 1")
-    require_seed(args)
 
 
 def open_data(args, device):

@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from cmg.cli import Parser, command
+from cmg.cli import Parser, command, whole
 from cmg.data.ave import SECONDS, read_rows, segment_labels
 from cmg.data.features import FeatureWriter
 from cmg.data.pickles import BadPickle, array_in_zip
@@ -227,8 +227,8 @@ def parse(argv):
     zips = kinds.add_parser("zips", help="folders of <id>.zip, each with one pickled array")
     zips.add_argument("--video", help="folder of video features")
     zips.add_argument("--audio", help="folder of audio features")
-    zips.add_argument("--seconds", type=int, default=SECONDS, help="steps per clip (T)")
-    zips.add_argument("--workers", type=int, default=os.cpu_count(), help="processes; 0: work in this one")
+    zips.add_argument("--seconds", type=whole(1), default=SECONDS, help="steps per clip (T)")
+    zips.add_argument("--workers", type=whole(), default=os.cpu_count(), help="processes; 0: work in this one")
     for kind in (ave, zips):
         kind.add_argument("--video-backbone", default="vgg19", help="name to note in the file")
         kind.add_argument("--audio-backbone", default="vggish", help="name to note in the file")
@@ -242,8 +242,6 @@ def parse(argv):
     for m in AVE_FILES:
         if not re.fullmatch(r"|[0-9a-f]{64}", getattr(args, f"{m}_sha256")):
             kinds.choices[args.kind].error(f"--{m}-sha256: expected 64 hexadecimal digits, lower case")
-    if args.kind == "zips" and (args.seconds < 1 or args.workers < 0):
-        zips.error("--seconds must be at least 1 and --workers at least 0")
     return args
 
 

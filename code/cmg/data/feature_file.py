@@ -154,8 +154,8 @@ class FeatureFile:
         self.modalities = tuple(m for m in MODALITIES if m in h5)
         if not self.modalities:
             raise UserError(f"{self.path}: none of the data sets {', '.join(MODALITIES)} is in the file")
-        for name in ("id", *(f"valid/{m}" for m in self.modalities)):
-            if name not in h5:
+        for name in ("id", *self.modalities, *(f"valid/{m}" for m in self.modalities)):
+            if not isinstance(h5.get(name), h5py.Dataset):  # nor a group, nor a link to a file that is gone
                 raise UserError(f"{self.path}: data set '{name}' is missing")
         if h5["id"].ndim != 1 or h5py.check_string_dtype(h5["id"].dtype) is None:
             raise UserError(f"{self.path}: data set 'id' must be one column of strings")
@@ -177,6 +177,8 @@ class FeatureFile:
                 raise UserError(f"{self.path}: '{m}' has {x.shape[0]} rows but 'id' has {n}")
             if h5[f"valid/{m}"].shape != x.shape[:2]:
                 raise UserError(f"{self.path}: 'valid/{m}' has shape {h5[f'valid/{m}'].shape}, expected {x.shape[:2]}")
+            if h5[f"valid/{m}"].dtype != bool:
+                raise UserError(f"{self.path}: 'valid/{m}' is {h5[f'valid/{m}'].dtype}, expected bool")
             self.shapes[m], self.dtypes[m] = tuple(x.shape[1:]), x.dtype
         if {"video", "audio"} <= self.shapes.keys() and self.shapes["video"][0] != self.shapes["audio"][0]:
             steps = f"{self.shapes['video'][0]} steps of video but {self.shapes['audio'][0]} of audio"
@@ -238,7 +240,7 @@ def first_repeated(ids):
 
 
 def _plain(value):
-    return value.item() if isinstance(value, np.generic) else value
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _first_line(error):

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cmg.cli import number, whole
 from cmg.data.features import FeatureWriter
 from cmg.errors import UserError
 from cmg.files import write_atomically
@@ -111,10 +112,10 @@ def add_synthetic_flags(parser):
     """Flags of `--data synthetic`; `synthetic_spec` reads them."""
     group = parser.add_argument_group("built-in synthetic set (--data synthetic)")
     spec = SyntheticSpec()
-    group.add_argument("--synthetic-clips", type=int, default=spec.clips, help="pretraining clips")
-    group.add_argument("--synthetic-classes", type=int, default=spec.classes, help="event classes")
+    group.add_argument("--synthetic-clips", type=whole(1), default=spec.clips, help="pretraining clips")
+    group.add_argument("--synthetic-classes", type=whole(2), default=spec.classes, help="event classes")
     group.add_argument(
-        "--synthetic-difficulty", type=float, default=spec.difficulty, help="factor on nuisance and noise"
+        "--synthetic-difficulty", type=number(least=0), default=spec.difficulty, help="factor on nuisance and noise"
     )
 
 

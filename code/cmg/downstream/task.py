@@ -1,14 +1,13 @@
 """What the probing tasks have in common: their flags and settings, the checkpoint they read, the rows they write."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from cmg.cli import git_commit, require, require_folder, require_seed
+from cmg.cli import git_commit, number, require_folder, whole
 from cmg.data.features import FeatureSet
 from cmg.distributed import choose_device
 from cmg.downstream.results import results_table, write_results
@@ -55,21 +54,20 @@ def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30):
     p.add_argument("--target", choices=MODALITIES, help="default: every other modality")
     p.add_argument("--protocol", choices=("strict", "paper"), default="strict",
                    help="strict: choose on val, report test; paper: what the public scripts measure")
-    p.add_argument("--probe-epochs", type=int, default=epochs, help="epochs of a probe; strict takes the best on val")
+    p.add_argument("--probe-epochs", type=whole(1), default=epochs,
+                   help="epochs of a probe; strict takes the best on val")
     grids = "; ".join(f"{protocol}: {' '.join(f'{lr:g}' for lr in lrs)}" for protocol, lrs in LRS.items())
-    p.add_argument("--probe-lr", type=float, nargs="+", help=f"strict takes the best on val; default for {grids}")
-    p.add_argument("--batch-size", type=int, default=80, help="clips in a step of the probe")
-    p.add_argument("--probe-seeds", type=int, default=3, help="probes per direction, for mean and std")
-    p.add_argument("--seed", type=int, default=0, help="first probe's seed")
+    p.add_argument("--probe-lr", type=number(above=0), nargs="+",
+                   help=f"strict takes the best on val; default for {grids}")
+    p.add_argument("--batch-size", type=whole(1), default=80, help="clips in a step of the probe")
+    p.add_argument("--probe-seeds", type=whole(1), default=3, help="probes per direction, for mean and std")
+    p.add_argument("--seed", type=whole(), default=0, help="first probe's seed")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     p.add_argument("--out", help="folder of results.json; default: the checkpoint's")
 
 
 def probe_settings(args) -> Settings:
-    """The flags of `add_probe_flags` as settings; `UserError` if one is out of range."""
-    require(args, ("probe_epochs", "batch_size", "probe_seeds"), lambda n: n >= 1, "at least 1")
-    require(args, ("probe_lr",), lambda lr: 0 < lr < math.inf, "above 0")
-    require_seed(args)
+    """The flags of `add_probe_flags` as settings; `UserError` if a file is in the place of --out."""
     if args.out:
         require_folder(args.out)
     return Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,

@@ -10,14 +10,13 @@ are listed in OUT.failed.csv and do not stop the run. Backbones without weights 
 come from the file, folder or hub name given, and their sha256 is kept with the features.
 """
 
-import argparse
 import csv
 import fnmatch
 import os
 import sys
 from pathlib import Path
 
-from cmg.cli import Parser, command
+from cmg.cli import Parser, command, whole
 from cmg.distributed import choose_device
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES, Choice
@@ -46,13 +45,13 @@ def parse(argv):
     parser.add_argument("--device", nargs="+", default=["auto"], metavar="DEVICE",
                         help="auto, cpu, cuda, cuda:N; processes are dealt to several in turn")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the encoders with weights")
-    parser.add_argument("--frames", type=_count(1), default=FRAMES_PER_SECOND, help="of each second of video, at most")
-    parser.add_argument("--seconds", type=_count(1), default=10, help="steps of video and audio per clip (T)")
-    parser.add_argument("--words", type=_count(1), default=10, help="steps of text per clip (L)")
+    parser.add_argument("--frames", type=whole(1), default=FRAMES_PER_SECOND, help="of each second of video, at most")
+    parser.add_argument("--seconds", type=whole(1), default=10, help="steps of video and audio per clip (T)")
+    parser.add_argument("--words", type=whole(1), default=10, help="steps of text per clip (L)")
     parser.add_argument("--select", nargs="+", default=["*"], metavar="GLOB", help="only clips whose id matches one")
     parser.add_argument("--out", required=True, help="feature file to write (.h5)")
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument("--workers", type=_count(0), default=workers, help="processes; 0: work in this one")
+    parser.add_argument("--workers", type=whole(0), default=workers, help="processes; 0: work in this one")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, and an unfinished run of other settings")
     args = parser.parse_args(argv)
     args.modalities = [m for m in MODALITIES if m in args.modalities]
@@ -66,15 +65,6 @@ def parse(argv):
     if args.modalities != ["text"] and args.videos is None:
         parser.error("--videos is needed to extract video or audio: a folder, or a text file that lists media files")
     return args
-
-
-def _count(least):
-    def whole_number(text):
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
-        return int(text)
-
-    return whole_number
 
 
 def find_media(where):

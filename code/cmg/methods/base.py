@@ -9,12 +9,14 @@
 The loop never changes. What a method's file declares is in `methods.registry`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from cmg.cli import number
 from cmg.distributed import shared_permutation
 
 
@@ -23,7 +25,7 @@ class Flag(NamedTuple):
 
     help: str
     default: object = None
-    type: type = float
+    type: Callable = number(least=0)
     choices: tuple | None = None
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.cli import number
 from cmg.distributed import first_row, gather
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import seconds_or_clip
@@ -29,7 +30,7 @@ PAIRED = True
 
 FLAGS = {
     "w_codis": Flag("transport, code prediction and InfoNCE with the teacher", 1.0),
-    "codis_temperature": Flag("of both", 0.07),
+    "codis_temperature": Flag("of both", 0.07, type=number(above=0)),
 }
 
 

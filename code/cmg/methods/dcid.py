@@ -8,6 +8,7 @@ row DCID+CMCM equals its row of Uni-Code without MM-EMA in every cell, so the re
 import torch
 from torch import nn
 
+from cmg.cli import number, whole
 from cmg.distributed import average_gradients
 from cmg.losses.club import CLUB
 from cmg.losses.cross_cpc import CrossCPC
@@ -17,11 +18,11 @@ KEEPS = ("reset",)
 
 FLAGS = {
     "w_club": Flag("vCLUB between Φ and Ψ, eq. 5"),
-    "club_steps": Flag("likelihood steps a batch", type=int),
-    "club_lr": Flag("learning rate of the likelihood steps"),
+    "club_steps": Flag("likelihood steps a batch", type=whole(1)),
+    "club_lr": Flag("learning rate of the likelihood steps", type=number(above=0)),
     "w_cpc": Flag("Cross-CPC, eq. 6"),
-    "cpc_steps": Flag("K, steps predicted ahead", type=int),
-    "cpc_temperature": Flag("cosine / temperature; unset = raw dot products (paper)"),
+    "cpc_steps": Flag("K, steps predicted ahead", type=whole(1)),
+    "cpc_temperature": Flag("cosine / temperature; unset = raw dot products (paper)", type=number(above=0)),
 }
 
 

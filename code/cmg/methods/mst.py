@@ -13,6 +13,7 @@ import math
 import torch
 from torch import nn
 
+from cmg.cli import number
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import seconds_or_clip
 from cmg.methods.base import Flag
@@ -23,7 +24,7 @@ DEFAULTS = {"transformer": "shared"}
 
 FLAGS = {
     "w_mst": Flag("InfoNCE between clips", 1.0),
-    "mst_temperature": Flag("of that term, at the start", 0.07),
+    "mst_temperature": Flag("of that term, at the start", 0.07, type=number(above=0)),
 }
 
 

@@ -8,6 +8,7 @@ as published, `--smit-temperature` for cosines; three modalities take the mean o
 
 from torch import nn
 
+from cmg.cli import number
 from cmg.losses.margin import adaptive_margin
 from cmg.losses.masked import clip_vectors
 from cmg.methods.base import Flag
@@ -17,7 +18,7 @@ PAIRED = True
 
 FLAGS = {
     "w_smit": Flag("adaptive mean margin softmax", 1.0),
-    "smit_temperature": Flag("cosine / temperature; unset = plain dot products"),
+    "smit_temperature": Flag("cosine / temperature; unset = plain dot products", type=number(above=0)),
 }
 
 

@@ -11,6 +11,7 @@ every method; three modalities take the mean over their pairs.
 import torch
 from torch import nn
 
+from cmg.cli import number
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import seconds_or_clip
 from cmg.losses.self_cross import draw_hidden, hidden_l1
@@ -21,7 +22,7 @@ PAIRED = True
 
 FLAGS = {
     "w_turn": Flag("self-cross reconstruction and its InfoNCE", 1.0),
-    "turn_temperature": Flag("of the InfoNCE", 0.07),
+    "turn_temperature": Flag("of the InfoNCE", 0.07, type=number(above=0)),
 }
 
 

@@ -7,6 +7,7 @@ leaves its modules and its cost out; without reconstruction and vCLUB there is n
 
 from torch import nn
 
+from cmg.cli import number
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import seconds_or_clip
 from cmg.methods.base import Flag
@@ -20,7 +21,7 @@ FLAGS = {
     "commitment": Flag("to the own code, or to those of the other modalities as well", type=str,
                        choices=("own", "cross")),
     "w_align": Flag("InfoNCE in the shared space (not in the paper)"),
-    "align_temperature": Flag("of that term"),
+    "align_temperature": Flag("of that term", type=number(above=0)),
 }
 
 

@@ -19,7 +19,7 @@ Writes table.md, table.csv, table.json and table.png into OUT.
 import sys
 from pathlib import Path
 
-from cmg.cli import Parser, command, require_folder, require_seed
+from cmg.cli import Parser, command, require_folder, whole
 from cmg.errors import UserError
 from cmg.tables.cells import Cell, fill_in
 from cmg.tables.file import fill, read_settings, read_table
@@ -34,10 +34,11 @@ def parser():
     p.add_argument("--data", nargs="+", required=True, help="feature files to pretrain on, or: synthetic")
     p.add_argument("--set", nargs="+", action="append", default=[], metavar="NAME=VALUE",
                    help="what stands for {NAME} in the table file, feature files and annotation folders say")
-    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of pretraining, one run of a row for each")
+    p.add_argument("--seeds", type=whole(), nargs="+", default=[0, 1, 2],
+                   help="of pretraining, one run of a row for each")
     p.add_argument("--rows", nargs="+", help="only the rows of these names")
     p.add_argument("--tasks", nargs="+", help="only the evaluations of these names")
-    p.add_argument("--jobs", type=int, default=1, help="runs side by side; the cores are shared out among them")
+    p.add_argument("--jobs", type=whole(1), default=1, help="runs side by side; the cores are shared out among them")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     p.add_argument("--out", required=True, help="folder of the runs and of the table")
     return p
@@ -54,9 +55,6 @@ def chosen(flag, wanted, named, path):
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    if args.jobs < 1:
-        raise UserError(f"--jobs {args.jobs}: expected at least 1")
-    require_seed(args)
     require_folder(args.out)
     table = read_table(args.table)
     names = chosen("--rows", args.rows, list(table.rows), args.table)
