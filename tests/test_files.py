@@ -1,9 +1,41 @@
-"""Files appear complete or not at all."""
+"""Files that are replaced whole, folders that one process holds, and run folders that lose nothing."""
+
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
 
 import pytest
+import torch
+from test_pretrain import SMALL, refused, rows, run, same_weights, write_clips
 
 from cmg.errors import UserError
-from cmg.files import read_text, replacing, write_atomically
+from cmg.files import held, read_text, replacing, write_atomically
+from cmg.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return str(write_clips(tmp_path_factory.mktemp("features") / "clips.h5", n=16))
+
+
+@pytest.fixture(scope="module")
+def finished(clips, tmp_path_factory):
+    return run(clips, tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def again(finished, tmp_path):
+    """A copy of a finished run."""
+    return shutil.copytree(finished, tmp_path / "again")
+
+
+def content_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_is_replaced_when_the_block_ends_and_not_before(tmp_path):
@@ -15,12 +47,13 @@ def test_a_file_is_replaced_when_the_block_ends_and_not_before(tmp_path):
     assert path.read_text() == "second" and list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, stop):
     path = tmp_path / "a.txt"
     write_atomically(path, "old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as part:
+    with pytest.raises(stop), replacing(path) as part:
         part.write_text("half")
-        part.write_text(str(1 / 0))
+        raise stop
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -44,3 +77,117 @@ def test_text_is_read_with_or_without_a_mark_and_errors_are_one_line(tmp_path):
         with pytest.raises(UserError) as told:
             read_text(where, "letters")
         assert str(told.value) == f"{where}: {message}"
+
+
+def full_disk(path):
+    """In a process of its own, whose files can be no larger than 1 KiB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+    try:
+        checkpoint.save(path, {"weights": torch.zeros(1000)})
+    except UserError as error:
+        return str(error)
+
+
+def test_a_checkpoint_that_finds_no_room_spares_the_old_one(tmp_path):
+    path = tmp_path / "latest.pt"
+    checkpoint.save(path, {"weights": torch.ones(3)})
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        said = pool.apply(full_disk, [path])
+    assert said == f"{path}: cannot write (File too large)"
+    assert os.listdir(tmp_path) == ["latest.pt"] and torch.load(path)["weights"].tolist() == [1.0, 1.0, 1.0]
+
+
+def hold(folder, ready, leave):
+    with held(folder):
+        ready.set()
+        leave.wait(30)
+
+
+def test_a_folder_is_held_by_one_process_and_let_go_with_it(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, leave = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path, ready, leave))
+    other.start()
+    assert ready.wait(30)
+    with pytest.raises(UserError, match="another process is at work there"), held(tmp_path):
+        raise AssertionError("held twice")
+    other.kill()
+    other.join()
+    with held(tmp_path):
+        assert os.listdir(tmp_path) == []
+
+
+# -- run folders -----------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_do_not_share_a_folder(clips, again, capsys):
+    before = content_of(again)
+    with held(again):
+        line = refused(capsys, "--data", clips, "--out", str(again), *SMALL, "--epochs", "3", "--resume", "auto")
+    said = f"cmg.pretrain: error: {again}: another process is at work there; expected its end, or another folder"
+    assert line == said
+    assert content_of(again) == before
+
+
+def test_a_finished_run_is_not_begun_anew(clips, again, finished, tmp_path, capsys):
+    """Neither by an empty --resume, nor by the checkpoint of another run, nor where latest.pt was removed."""
+    before = content_of(again)
+    for resume in ([], ["--resume", ""], ["--resume", str(finished / "latest.pt")]):
+        line = refused(capsys, "--data", clips, "--out", str(again), *SMALL, "--epochs", "3", *resume)
+        assert f"--out {again}: the folder is not empty; expected a new one" in line
+    assert content_of(again) == before
+    (again / "latest.pt").unlink()
+    line = refused(capsys, "--data", clips, "--out", str(again), *SMALL, "--resume", "auto")
+    assert "not empty; expected a new one, or one that holds latest.pt" in line
+    (tmp_path / "file").touch()
+    assert "is a file" in refused(capsys, "--data", clips, "--out", str(tmp_path / "file"), *SMALL)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(clips, again, finished):
+    """What it had written: args.json, metrics, an epoch's file, a torn latest.pt."""
+    (again / "epoch_001.pt").unlink()
+    (again / "latest.pt").rename(again / "latest.pt.tmp-1")
+    run(clips, again, "--resume", "auto")
+    same_weights(again, finished)
+    assert rows(again)[-1]["loss/total"] == rows(finished)[-1]["loss/total"] and not list(again.glob("*.tmp-*"))
+
+
+def test_other_clips_do_not_continue_a_run(clips, again, tmp_path, capsys):
+    """Its later checkpoints would no longer know all clips that they were trained on."""
+    other = str(write_clips(tmp_path / "other.h5", n=12))
+    line = refused(capsys, "--data", other, "--out", str(again), *SMALL, "--epochs", "3", "--resume", "auto")
+    assert f"--data: 12 clips, not the 16 that {again / 'latest.pt'} was trained on" in line
+
+
+@pytest.mark.parametrize("part, value, words", [
+    ("shapes", None, "not a checkpoint of cmg.pretrain, 'shapes' is missing"),
+    ("pretrain_ids", None, "not a checkpoint of cmg.pretrain, 'pretrain_ids' is missing"),
+    ("model", {}, "not a complete training state of these flags (Error(s) in loading state_dict"),
+    ("optimizer", {}, "not a complete training state of these flags ('param_groups')"),
+    ("position", {"epoch": 0}, "not a complete training state of these flags ('batch')"),
+])
+def test_a_checkpoint_that_lacks_a_part_is_one_line(clips, again, capsys, part, value, words):
+    content = torch.load(again / "latest.pt", weights_only=True)
+    torch.save({**content, part: value}, again / "latest.pt")
+    line = refused(capsys, "--data", clips, "--out", str(again), *SMALL, "--epochs", "3", "--resume", "auto")
+    assert f"{again / 'latest.pt'}: {words}" in line
+
+
+def test_metrics_that_are_none_are_not_overwritten(clips, again, capsys):
+    (again / "metrics.csv").write_text("my,notes\n1,2\n")
+    line = refused(capsys, "--data", clips, "--out", str(again), *SMALL, "--epochs", "3", "--resume", "auto")
+    assert f"{again / 'metrics.csv'}: not the metrics of a run" in line
+    assert (again / "metrics.csv").read_text() == "my,notes\n1,2\n"
+
+
+def test_weights_that_do_not_fit_or_are_not_finite_are_not_used(finished):
+    content = checkpoint.read(finished / "latest.pt")
+    name = next(name for name in content["model"] if name.startswith("semantic."))
+    bad = content["model"] | {name: torch.full_like(content["model"][name], float("nan"))}
+    with pytest.raises(UserError, match="epoch 1: its weights are not finite"):
+        checkpoint.build_model({**content, "model": bad})
+    with pytest.raises(UserError, match="epoch 1: its weights do not fit its flags .*Missing key"):
+        checkpoint.build_model({**content, "model": {}})
+    with pytest.raises(UserError, match="do not fit its flags .'dim'"):
+        checkpoint.build_model({**content, "args": {}})

@@ -1,13 +1,18 @@
-"""Text files read with one-line errors; files of any kind that appear complete or not at all."""
+"""Files that appear complete or not at all, text that is read with one-line errors, folders that one process holds."""
 
+import contextlib
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
 from cmg.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where folders are not held
+    fcntl = None
 
-@contextmanager
+
+@contextlib.contextmanager
 def replacing(path):
     """Yield a temporary path beside `path`: renamed to `path` if the block ends well, removed if it does not.
 
@@ -17,13 +22,13 @@ def replacing(path):
     part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        yield part
+        os.replace(part, path)
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror or error})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def write_atomically(path, text: str):
@@ -42,3 +47,25 @@ def read_text(path, expected: str) -> str:
         raise UserError(f"{path}: not a UTF-8 text file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def held(folder):
+    """Keep other processes out of a folder that exists, as far as they ask: to the end of the block, or of us.
+
+    Raises `UserError` where another process is at work.
+    """
+    handle = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if handle is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(f"{folder}: another process is at work there; expected its end, or another folder") from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)

@@ -19,7 +19,7 @@ from cmg.cli import Parser, command, git_commit, number, require_folder, version
 from cmg.data.features import CACHES, FeatureSet
 from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
 from cmg.errors import UserError
-from cmg.files import write_atomically
+from cmg.files import held, write_atomically
 from cmg.methods.registry import available, build, defaults, flags, refuse_foreign
 from cmg.modalities import MODALITIES
 from cmg.presets import PRESETS
@@ -146,19 +146,27 @@ def prepare_folder(args):
     """The content of the checkpoint to resume from and its path, or (None, None); refuses to overwrite a run."""
     out = Path(args.out)
     require_folder(out)
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
     latest = out / "latest.pt" if args.resume in (None, "auto") else Path(args.resume)
-    if args.resume and (args.resume != "auto" or latest.exists()):
+    if args.resume is not None and (args.resume != "auto" or "latest.pt" in there):
+        if there and latest.resolve() != (out / "latest.pt").resolve():
+            raise UserError(f"--out {out}: the folder is not empty; expected a new one for what continues {latest}, or "
+                            "--resume auto")
         content = checkpoint.read(latest)
-        # A checkpoint may be older than a flag: it was trained with what is the default today, but for this one.
-        before = defaults(args.preset, args.method) | {"text_padding": "read"} | content["args"]
+        # A checkpoint may be older than a flag: it was trained with what is the default today, but for words.
+        words = {"text_padding": "read"} if "text" in content["shapes"] else {}
+        before = defaults(args.preset, args.method) | words | content["args"]
         for name, value in vars(args).items():
             unset = name == "modalities" and value is None  # the data decided, and still does
             if name not in FREE_ON_RESUME and not unset and before.get(name, value) != value:
                 raise UserError(f"--{name.replace('_', '-')} {value}: {latest} was trained with "
                                 f"{before.get(name)}; expected the same, or another --out")
         return content, latest
-    if args.resume is None and out.exists() and any(out.iterdir()):
-        raise UserError(f"--out {out}: the folder is not empty; expected a new one, or --resume auto")
+    # A run that ended before its first latest.pt has written args.json, and an epoch's file at the most.
+    begun = "args.json" in there and "best.pt" not in there and sum(name.startswith("epoch_") for name in there) < 2
+    if there and not (args.resume and begun):
+        lacks = "--resume auto" if args.resume is None else "one that holds latest.pt"
+        raise UserError(f"--out {out}: the folder is not empty; expected a new one, or {lacks}")
     return None, None
 
 
@@ -195,8 +203,13 @@ def main(argv=None):
         if trainer.step >= trainer.total:
             print(f"{source}: already at step {trainer.step} of {trainer.total}, nothing left to do")
             return
-    recorder = None
-    if rank == 0:
+    if rank:
+        train(trainer, None)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out):
+        for stale in out.glob("[el]*.pt.tmp-*"):  # of a latest.pt or epoch's file that a killed run did not finish
+            stale.unlink()
         record = {"flags": options, "version": cmg.__version__, "commit": git_commit(), "versions": versions(),
                   "processes": size, "clips": len(features), "cache": features.cache,
                   "shapes": {m: list(s) for m, s in features.shapes.items()},
@@ -207,17 +220,22 @@ def main(argv=None):
         print(f"{args.method} ({args.preset}): {' '.join(features.modalities)}, {len(features)} clips, "
               f"{record['parameters'] / 1e6:.1f} M parameters ({record['parameters_kept'] / 1e6:.1f} M kept), "
               f"{trainer.total} steps on {device}" + (f", from step {trainer.step}" if content else ""))
+        train(trainer, recorder)
+        recorder.close()
+    print(f"checkpoints in {out}")
+
+
+def train(trainer, recorder):
+    """The run itself, which a lost process ends."""
     try:
-        trainer.run(recorder, progress=rank == 0)
+        trainer.run(recorder, progress=recorder is not None)
     except RuntimeError as error:
         if not distributed.lost_a_process(error):
             raise
-        raise UserError(f"process {rank} of {size}: another one was lost at step {trainer.step}, the run ends; "
-                        f"{trainer.last_good()}; continue with --resume auto, on any number of processes") from None
+        raise UserError(f"process {trainer.rank} of {trainer.size}: another one was lost at step {trainer.step}, the "
+                        f"run ends; {trainer.last_good()}; continue with --resume auto, on any number of processes") \
+            from None
     distributed.finish()
-    if rank == 0:
-        recorder.close()
-        print(f"checkpoints in {out}")
 
 
 if __name__ == "__main__":

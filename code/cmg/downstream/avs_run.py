@@ -165,7 +165,7 @@ def evaluate(net, dataset, queries, options, device):
 
 def read(path):
     """Content of a run's checkpoint; `UserError` if it is another kind of checkpoint."""
-    content = checkpoint.read(path)
-    if content.get("task") != "avs":
+    content = checkpoint.load(path)
+    if not isinstance(content, dict) or (content.get("format"), content.get("task")) != (checkpoint.FORMAT, "avs"):
         raise UserError(f"{path}: not a segmentation network; expected a file written by cmg.downstream.avs")
     return content

@@ -38,10 +38,9 @@ class UnifiedModel(nn.Module):
         released = options["equations"] == "released"
         self.semantic = nn.ModuleDict({
             m: SemanticEncoder(m, self.shapes[m], options["dim"], options["layers"], released,
-                               options["input_dropout"], options.get("text_padding") == "masked")
+                               options.get("input_dropout", 0.0), options.get("text_padding") == "masked")
             for m in self.modalities
-        })
-        # a checkpoint may be older than `text_padding` and `transformer`
+        })  # a checkpoint may be older than these two options, and than the next
         if options.get("transformer") == "shared":
             share_transformer(self.semantic, options["layers"])
         self.codebook = Codebook(

@@ -4,6 +4,7 @@
 """
 
 import os
+import pickle
 from pathlib import Path
 
 import torch
@@ -14,14 +15,18 @@ from cmg.models.unified import UnifiedModel
 from cmg.training import released
 
 FORMAT = 1
+PARTS = {"args": dict, "shapes": dict, "model": dict, "pretrain_ids": list, "epoch": int}  # of every checkpoint
 
 
 def save(path, content):
     """`torch.save`, flushed to the disk before the file takes its name."""
     with replacing(path) as part, open(part, "wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        except RuntimeError as error:  # what torch's writer makes of a full disk
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def load(path):
@@ -33,8 +38,8 @@ def load(path):
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports a damaged archive in many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if reason.startswith("Weights only load failed"):  # what follows there is advice on how to trust the file
-            reason = "no archive of tensors and plain values"
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "not a file of torch.save, or more than tensors and plain values in it, which is not run"
         raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
 
 
@@ -57,6 +62,9 @@ def read(path):
         content = released.from_public(content, path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this project (expected format {FORMAT})")
+    for name, kind in PARTS.items():
+        if not isinstance(content.get(name), kind):
+            raise UserError(f"{path}: not a checkpoint of cmg.pretrain, '{name}' is missing in it")
     return content
 
 
@@ -75,11 +83,23 @@ def inference_part(method, args, shapes, pretrain_ids, epoch, step):
 
 def build_model(content, device="cpu"):
     """The `UnifiedModel` of a checkpoint's content, in eval mode. Also takes a complete training state."""
-    model = UnifiedModel(content["shapes"], content["args"])
-    if all(value.dtype == torch.float64 for name, value in content["model"].items() if name.startswith("semantic.")):
-        model.double()  # as public checkpoints are: their codes are those of float64
-    model.load_state_dict(content["model"], strict=True)
+    state = content["model"]
+    try:
+        model = UnifiedModel(content["shapes"], content["args"])
+        if all(value.dtype == torch.float64 for name, value in state.items() if name.startswith("semantic.")):
+            model.double()  # as public checkpoints are: their codes are those of float64
+        model.load_state_dict(state, strict=True)
+    except (AttributeError, KeyError, RuntimeError) as error:
+        raise UserError(f"checkpoint of epoch {content['epoch']}: its weights do not fit its flags ({brief(error)})") \
+            from None
+    if not all(value.isfinite().all() for value in state.values()):
+        raise UserError(f"checkpoint of epoch {content['epoch']}: its weights are not finite; expected an earlier one")
     return model.to(device).eval()
+
+
+def brief(error):
+    """What torch tells in many lines, in one."""
+    return " ".join(str(error).split())[:150]
 
 
 def load_pretrained(path, device="cpu"):

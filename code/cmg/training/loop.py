@@ -233,6 +233,17 @@ class Trainer:
         if {m: tuple(s) for m, s in content["shapes"].items()} != self.features.shapes:
             raise UserError(f"{path}: was trained on features of shapes {content['shapes']}, --data has "
                             f"{ {m: list(s) for m, s in self.features.shapes.items()} }")
+        if content["pretrain_ids"] != self.features.ids:  # else the later checkpoints would deny the earlier clips
+            raise UserError(f"--data: {len(self.features)} clips, not the {len(content['pretrain_ids'])} that {path} "
+                            "was trained on; expected the same in the same order, or another --out")
+        try:
+            self.load(content, path)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a complete training state of these flags ({checkpoint.brief(error)})") \
+                from None
+
+    def load(self, content, path):
+        """Take over a training state, whatever is in it."""
         state = {f"model.{k}": v for k, v in content["model"].items()} | content["method"]
         self.method.load_state_dict(state, strict=True)
         load_optimizer(self.optimizer, content["optimizer"])

@@ -4,6 +4,7 @@ import csv
 import math
 from pathlib import Path
 
+from cmg.errors import UserError
 from cmg.files import replacing
 
 
@@ -22,10 +23,14 @@ class Recorder:
         self.path = Path(folder) / "metrics.csv"
         self.columns, rows = [], []
         if self.path.exists():
-            with open(self.path, newline="") as file:
-                reader = csv.DictReader(file)
-                self.columns = list(reader.fieldnames or [])
-                rows = [row for row in reader if None not in row.values() and int(row["step"]) < step]
+            try:
+                with open(self.path, newline="") as file:
+                    reader = csv.DictReader(file)
+                    self.columns = list(reader.fieldnames or [])
+                    rows = [row for row in reader if None not in row.values() and int(row["step"]) < step]
+            except (KeyError, ValueError, csv.Error):
+                raise UserError(f"{self.path}: not the metrics of a run; expected a column step, or no such file") \
+                    from None
             self.rewrite(rows)
         self.board = SummaryWriter(str(Path(folder) / "tb"), purge_step=step)
 
