@@ -1,6 +1,7 @@
 """AVE's annotation files: the public ones as they are, and what happens to broken ones."""
 
 import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -108,6 +109,10 @@ def test_broken_splits(tmp_path):
     folder = write(tmp_path / "damaged", order=GOOD)
     (folder / "train_order.h5").write_bytes(b"not HDF5")
     fails(folder, "train_order.h5: expected an HDF5 file with a dataset `order`")
+    for kind, value in {"words": np.array([b"a"]), "rows": np.zeros((2, 2)), "one": np.int64(3)}.items():
+        fails(write(tmp_path / kind, order=GOOD | {"train": value}), "train_order.h5: expected an HDF5 file with")
+    for value in (np.nan, 0.5):
+        fails(write(tmp_path / str(value), order=GOOD | {"train": [value]}), f"train_order.h5, entry 0: {value:g}; ")
     folder = write(tmp_path / "binary", order=GOOD)
     (folder / "Annotations.txt").write_bytes(b"\xff\xfe\x00")
     fails(folder, "not a UTF-8 text file")

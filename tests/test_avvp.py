@@ -264,6 +264,9 @@ def test_mappings_that_do_not_fit_are_refused(tmp_path):
         ave_avvp.read_mapping("same", ["a"], ["b"])
     with pytest.raises(UserError, match="no such file"):
         ave_avvp.read_mapping(tmp_path / "none.csv", ["a"], ["b"])
+    file.write_bytes(b"ave,avvp\nCaf\xe9,Dog\n")
+    with pytest.raises(UserError, match="classes.csv: not a UTF-8 CSV file"):
+        ave_avvp.read_mapping(file, ["a"], ["b"])
     file.write_text("a;b\n")
     with pytest.raises(UserError, match="expected a CSV with the columns ave and avvp"):
         ave_avvp.read_mapping(file, ["Bark"], ["Cat"])

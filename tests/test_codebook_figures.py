@@ -10,6 +10,7 @@ from PIL import Image
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream import charts, codebook
 from cmg.downstream.charts import COLOURS, LEFT, PLOT, TOP, Series
+from cmg.errors import UserError
 from cmg.models.unified import UnifiedModel
 from cmg.presets import PRESETS
 from cmg.training import checkpoint
@@ -29,10 +30,13 @@ def test_shares_weigh_modalities_alike():
 
 def test_training_curves_are_percentages(tmp_path):
     (tmp_path / "m.csv").write_text("step,loss/total,codebook/match_av,codebook/overlap_av,codebook/perplexity_a\n"
-                                    "0,3,40,0.5,32\n20,2,60,0.25,16\n")
+                                    "0,3,40,0.5,32\n20,2,60,0.25,16\n40,1,7")  # torn: the run was killed
     assert codebook.over_training(tmp_path / "m.csv", codes=64) == [
         Series("match av", [(0, 40.0, 0), (20, 60.0, 0)]), Series("overlap av", [(0, 50.0, 0), (20, 25.0, 0)]),
         Series("perplexity a", [(0, 50.0, 0), (20, 25.0, 0)])]
+    (tmp_path / "m.csv").write_text("step,codebook/match_av\n0,much\n")
+    with pytest.raises(UserError, match="m.csv: not the metrics of a run"):
+        codebook.over_training(tmp_path / "m.csv", codes=64)
 
 
 def test_command(tmp_path, capsys):

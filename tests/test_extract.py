@@ -24,6 +24,7 @@ from cmg.extract.logmel import BINS, CENTRE, FLOOR, MELS, SPREAD, LogMel
 from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.extract.pixels import Pixels, edges, region
 from cmg.extract.progress import Progress
+from cmg.files import held
 
 
 def write_video(path, frames, fps, start=0, sound=None):
@@ -501,7 +502,11 @@ def test_resume_after_a_kill(clips, tmp_path, capsys):
     assert [FeatureFile(path).ids for path in sorted(parts.glob("*.h5"))] == [["a"], ["b"]]
     assert not out.exists()
     (parts / "shard-000002.h5.tmp-1").write_text("what a kill may leave")
+    (tmp_path / "set.h5.tmp-1").write_text("and what it may leave while it merges")
 
+    with held(parts):  # a second one at the same time would do the same clips, and then miss their shards
+        busy = error_of(capsys, lambda: extract(clips, out, modalities=["audio"]))
+    assert "set.h5.parts: another process is at work there" in busy
     other = error_of(capsys, lambda: extract(clips, out, "--seconds", "2", modalities=["audio"]))
     assert "set.h5.parts: unfinished extraction with other settings" in other and "--overwrite" in other
     # What the shards hold is not done again: these two clips could not be.
@@ -511,7 +516,7 @@ def test_resume_after_a_kill(clips, tmp_path, capsys):
     extract(clips, out, modalities=["audio"])
     assert "resuming: 2 of 6 clips are done" in capsys.readouterr().err
     assert same_content(out, tmp_path / "whole" / "set.h5")
-    assert not parts.exists()
+    assert [path.name for path in tmp_path.glob("set.h5*")] == ["set.h5"]
 
 
 def test_many_shards_make_one_sorted_file(clips, tmp_path, monkeypatch):
@@ -593,8 +598,11 @@ def test_a_dying_decoder_costs_one_clip():
         (["--captions", "{columns}"], r"expected the columns id and caption, found \['name', 'text'\]"),
         (["--captions", "{repeats}"], r"id 'a' occurs twice \(line 3\)"),
         (["--captions", "{clips}/f.wav"], "not a UTF-8 CSV file"),
+        (["--captions", "{commas}"], "line 3 has more than 2 fields; expected id,caption, and commas .* within quotes"),
+        (["--captions", "{nobody}"], "line 2 has no id"),
+        (["--captions", "{unclosed}"], r"not a UTF-8 CSV file \(unexpected end of data\)"),
         (["--out", "{empty}"], "--out .*: is a folder"),
-        (["--out", "{clips}/f.wav/set.h5"], "cannot write"),
+        (["--out", "{clips}/f.wav/set.h5"], r"cannot write \(Not a directory\)"),
         (["--seconds", "0"], "--seconds: '0' is not a whole number of at least 1"),
         (["--workers", "-1"], "--workers"),
         (["--video-backbone", "vgg"], "--video-backbone: invalid choice: 'vgg'"),
@@ -614,8 +622,12 @@ def test_wrong_calls_end_in_one_line(clips, tmp_path, capsys, flags, match):
         (tmp_path / "twice" / name).touch()
     (tmp_path / "columns").write_text("name,text\n")
     (tmp_path / "repeats").write_text("id,caption\na,x\na,y\n")
+    (tmp_path / "commas").write_text("id,caption\na,x\nb,a dog, barking\n")
+    (tmp_path / "nobody").write_text("id,caption\n,x\n")
+    (tmp_path / "unclosed").write_text('id,caption\na,"x\nb,y\nc,z\n')  # all of the rest would be a's caption
     before = sorted(tmp_path.rglob("*"))
-    places = {name: tmp_path / name for name in ("empty", "twice", "columns", "repeats", "clips")}
+    names = ("empty", "twice", "columns", "repeats", "clips", "commas", "nobody", "unclosed")
+    places = {name: tmp_path / name for name in names}
     flags = [flag.format(**places) for flag in flags]
     with pytest.raises(SystemExit) as caught:
         extract(clips, tmp_path / "set.h5", *flags)

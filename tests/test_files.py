@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_pretrain import SMALL, refused, rows, run, same_weights, write_clips
 
+from cmg.downstream.results import prepare_results, read_results, write_results
 from cmg.errors import UserError
 from cmg.files import held, read_text, replacing, write_atomically
 from cmg.training import checkpoint
@@ -77,6 +78,20 @@ def test_text_is_read_with_or_without_a_mark_and_errors_are_one_line(tmp_path):
         with pytest.raises(UserError) as told:
             read_text(where, "letters")
         assert str(told.value) == f"{where}: {message}"
+
+
+def test_results_that_could_not_be_written_are_told_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out .*file: .*file is a file; expected a folder"):
+        prepare_results(tmp_path / "file")
+    prepare_results(tmp_path / "new" / "out")
+    row = {"task": "ave", "source": "video", "value": 1.5}
+    write_results(tmp_path / "new" / "out", [row])
+    assert read_results(tmp_path / "new" / "out") == [row] and read_results(tmp_path) == []
+    for torn in ("[{", "[1]", "7"):
+        (tmp_path / "results.json").write_text(torn)
+        with pytest.raises(UserError, match="results.json: not a list of results"):
+            prepare_results(tmp_path)
 
 
 def full_disk(path):

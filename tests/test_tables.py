@@ -58,6 +58,7 @@ def test_table_file(tmp_path):
     for text, said in [("a: --x\na: --y\n", "line 2: a second row 'a'"), ("no colon here\n", "line 1: expected"),
                        ("@ave: cmg.pretrain\n", "line 1: cmg.pretrain is no task"),
                        ("@x: cmg.downstream.nothing\n", "cmg.downstream.nothing is no task"),
+                       ("a: --x 'b\n", "line 1: no closing quotation; expected quotes in pairs"),
                        (AVE + AVE, "a second evaluation 'ave'"), (AVE, "no rows"), ("a: --x\n", "no evaluations")]:
         file.write_text(text)
         with pytest.raises(UserError, match=said):

@@ -89,13 +89,13 @@ def command(main):
         alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # one of several may wait in a collective, deaf to Python
         listens = alone and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _terminate) if listens else None
+        sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # `>&-`
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # tables have arrows, which not every terminal can show
         try:
             result = main(argv)
-            if sys.stdout:
-                sys.stdout.flush()
+            sys.stdout.flush()
             return result
         except UserError as error:
             # One that a loader process raised arrives with that process's traceback before its own line.

@@ -172,13 +172,13 @@ def _read_split(folder: Path, split: str, clips: list[Clip]) -> list[tuple[str, 
         raise UserError(f"{folder}: no {split} split; expected {text.name} or {order.name}")
     try:
         with h5py.File(order) as file:
-            numbers = file["order"][:].tolist()
-    except (OSError, KeyError):
-        raise UserError(f"{order}: expected an HDF5 file with a dataset `order`") from None
+            numbers = [float(number) for number in file["order"][:]]
+    except (OSError, KeyError, TypeError, ValueError):
+        raise UserError(f"{order}: expected an HDF5 file with a dataset `order`, a column of numbers") from None
     rows = []
     for position, number in enumerate(numbers):
         place = f"{order}, entry {position}"
-        if number != int(number) or not 0 <= number < len(clips):
-            raise UserError(f"{place}: {number}; expected a row of Annotations.txt, 0..{len(clips) - 1}")
+        if not (number.is_integer() and 0 <= number < len(clips)):
+            raise UserError(f"{place}: {number:g}; expected a row of Annotations.txt, 0..{len(clips) - 1}")
         rows.append((place, clips[int(number)]))
     return rows

@@ -46,7 +46,14 @@ from cmg.downstream.probe import (
     fit,
     fit_selected,
 )
-from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, results_table, write_results
+from cmg.downstream.results import (
+    find_checkpoints,
+    mark_best,
+    markdown_table,
+    prepare_results,
+    results_table,
+    write_results,
+)
 from cmg.downstream.task import (
     CLIP_NORM,
     STRICT,
@@ -291,6 +298,7 @@ def main(argv=None):
     paths = find_checkpoints(args.checkpoint)
     out = output_folder(args, paths[0])
     task = open_task(args, read(paths[0]), device)
+    prepare_results(out)
     best, sweep = None, []
     for path in tqdm(paths, desc="sweep", leave=False, disable=len(paths) == 1):
         content = read(path)

@@ -54,6 +54,8 @@ def read_mapping(path, of_ave: list[str], of_avvp: list[str]) -> dict[str, str]:
             rows = list(csv.reader(file))
     except OSError:
         raise UserError(f"--classes {path}: no such file; expected a CSV with the columns ave and avvp") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--classes {path}: not a UTF-8 CSV file ({error})") from None
     if not rows or rows[0] != ["ave", "avvp"] or len(rows) < 2 or any(len(row) != 2 for row in rows):
         raise UserError(f"--classes {path}: expected a CSV with the columns ave and avvp")
     for number, row in enumerate(rows[1:], 2):

@@ -63,14 +63,18 @@ def summary(counts) -> list[list[str]]:
 
 def over_training(path, codes: int) -> list[Series]:
     """Lines of a metrics.csv: match rate and overlap of every pair, perplexity of every modality, all in %."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(path, newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+                    if None not in row.values()]  # the last one may be torn, where the run was killed
+    except (TypeError, ValueError, csv.Error):
+        raise UserError(f"{path}: not the metrics of a run; expected a table of numbers") from None
     found = []
     for column in rows[0] if rows else ():
         kind, _, what = column.removeprefix("codebook/").partition("_")
         scale = {"match": 1, "overlap": 100, "perplexity": 100 / codes}.get(kind)
         if column.startswith("codebook/") and scale:
-            found.append(Series(f"{kind} {what}", [(int(row["step"]), scale * float(row[column]), 0) for row in rows]))
+            found.append(Series(f"{kind} {what}", [(int(row["step"]), scale * row[column], 0) for row in rows]))
     return sorted(found, key=lambda series: series.name)
 
 

@@ -1,9 +1,11 @@
 """What every downstream task leaves behind: `results.json`, tables, and `best.pt` in the run folder."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
+from cmg.cli import require_folder
 from cmg.errors import UserError
 from cmg.files import replacing, write_atomically
 
@@ -24,6 +26,30 @@ def find_checkpoints(path) -> list[Path]:
     return found
 
 
+def prepare_results(folder):
+    """Make the folder of `results.json` before the work begins: what cannot be written need not be measured."""
+    require_folder(folder)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot write here ({error.strerror})") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--out {folder}: cannot write here; expected a folder of one's own")
+    read_results(folder)
+
+
+def read_results(folder) -> list[dict]:
+    """The rows of `folder/results.json`, none where there is no such file."""
+    path = Path(folder) / "results.json"
+    try:
+        return [dict(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: not a list of results; move it away or choose another --out") from None
+
+
 def write_results(folder, rows: list[dict]) -> Path:
     """Merge rows into `folder/results.json`: equal measurements are replaced, other tasks' rows stay.
 
@@ -31,14 +57,8 @@ def write_results(folder, rows: list[dict]) -> Path:
     compare checkpoints, give each a folder of its own (`--out`).
     """
     path = Path(folder) / "results.json"
-    kept = []
-    if path.exists():
-        try:
-            kept = [dict(row) for row in json.loads(path.read_text(encoding="utf-8"))]
-        except (ValueError, TypeError):
-            raise UserError(f"{path}: not a list of results; move it away or choose another --out") from None
     new = {_identity(row) for row in rows}
-    kept = [row for row in kept if _identity(row) not in new]
+    kept = [row for row in read_results(folder) if _identity(row) not in new]
     write_atomically(path, json.dumps(kept + rows, indent=2) + "\n")
     return path
 

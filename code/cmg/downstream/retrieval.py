@@ -221,8 +221,10 @@ def asked_captions(path) -> list[str]:
             if "id" not in (rows.fieldnames or ()):
                 raise UserError(f"--captions {path}: expected a column id, found {rows.fieldnames}")
             return [row["id"] for row in rows]
-    except OSError:
-        raise UserError(f"--captions {path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"--captions {path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--captions {path}: not a UTF-8 CSV file ({error})") from None
 
 
 @command

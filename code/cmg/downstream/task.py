@@ -10,7 +10,7 @@ import torch
 from cmg.cli import git_commit, number, require_folder, whole
 from cmg.data.features import FeatureSet
 from cmg.distributed import choose_device
-from cmg.downstream.results import results_table, write_results
+from cmg.downstream.results import prepare_results, results_table, write_results
 from cmg.downstream.tokens import check_shapes
 from cmg.modalities import MODALITIES
 from cmg.training.checkpoint import build_model, file_of, read
@@ -101,8 +101,9 @@ class Run(NamedTuple):
 
 def open_run(args) -> Run:
     """What `add_probe_flags` and --checkpoint ask for; `UserError` names the flag that is wrong."""
-    settings, device = probe_settings(args), choose_device(args.device)
-    return Run(settings, device, *open_checkpoint(args.checkpoint))
+    run = Run(probe_settings(args), choose_device(args.device), *open_checkpoint(args.checkpoint))
+    prepare_results(output_folder(args, run.path))
+    return run
 
 
 def with_origin(rows: list[dict], path: Path, content: dict) -> list[dict]:

@@ -10,6 +10,7 @@ are listed in OUT.failed.csv and do not stop the run. Backbones without weights 
 come from the file, folder or hub name given, and their sha256 is kept with the features.
 """
 
+import contextlib
 import csv
 import fnmatch
 import os
@@ -132,9 +133,17 @@ def main(argv=None):
     recipe = Recipe(backbones, args.seconds, args.words, args.frames, args.precision)
     said = (args.captions, args.prompts) if "text" in args.modalities else ()
     source = " ".join(str(path) for path in (args.videos, *said) if path)
-    parts = Parts(out, recipe, {"source": source}, args.overwrite)
     failed_csv = out.with_name(out.name + ".failed.csv")
+    with contextlib.closing(Parts(out, recipe, {"source": source}, args.overwrite)) as parts:
+        good, failed, progress = extract(jobs, recipe, parts, args, failed_csv)
+    shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in parts.shapes.items())
+    bad = f"{len(failed)} bad (listed in {failed_csv})" if failed else "0 bad"
+    print(f"{out}: {len(good)} clips ({shapes}), {bad}, {progress.seconds():.0f} s")
+    print(progress)
 
+
+def extract(jobs, recipe, parts, args, failed_csv):
+    """Make what is missing, then the feature file -> (ids of the good clips, outcomes of the bad ones, Progress)."""
     done, failed = parts.ids(), []
     pending = [job for job in jobs if job.id not in done]
     if len(pending) < len(jobs):
@@ -161,10 +170,7 @@ def main(argv=None):
         raise UserError(f"none of the {len(jobs)} clips could be read; reasons in {failed_csv}")
     with progress.writes():
         parts.merge(good)
-    shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in parts.shapes.items())
-    bad = f"{len(failed)} bad (listed in {failed_csv})" if failed else "0 bad"
-    print(f"{out}: {len(good)} clips ({shapes}), {bad}, {progress.seconds():.0f} s")
-    print(progress)
+    return good, failed, progress
 
 
 if __name__ == "__main__":

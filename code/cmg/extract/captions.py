@@ -33,13 +33,17 @@ def _columns(flag, path, keys, value):
     found = {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
+            rows = csv.DictReader(file, strict=True)
             names = rows.fieldnames or ()
             key = next((key for key in keys if key in names), keys[0])
             if not {key, value} <= set(names):
                 wanted = f"{' or '.join(keys)} and {value}"
                 raise UserError(f"{flag} {path}: expected the columns {wanted}, found {rows.fieldnames}")
             for row in rows:
+                if None in row or not row[key]:
+                    wrong = f"more than {len(names)} fields" if None in row else f"no {key}"
+                    raise UserError(f"{flag} {path}: line {rows.line_num} has {wrong}; expected {','.join(names)}, and "
+                                    "commas of a caption within quotes")
                 if row[key] in found:
                     raise UserError(f"{flag} {path}: {key} '{row[key]}' occurs twice (line {rows.line_num})")
                 found[row[key]] = row[value] or ""

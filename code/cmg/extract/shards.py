@@ -1,5 +1,7 @@
 """Shards of finished clips, resume, one feature file in the end."""
 
+import contextlib
+import glob
 import json
 import shutil
 import time
@@ -10,7 +12,7 @@ import numpy as np
 from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.errors import UserError
 from cmg.extract.backbones import load_backbone
-from cmg.files import write_atomically
+from cmg.files import held, replacing
 
 SHARD = 64  # finished clips per shard, and
 PATIENCE = 60  # seconds until a smaller one is written: no more than these is lost when the run is killed
@@ -21,7 +23,8 @@ class Parts:
 
     Raises
     ------
-    UserError : the folder holds the shards of another recipe (unless `overwrite`), or is not ours.
+    UserError : the folder holds the shards of another recipe (unless `overwrite`), is not ours, or another process is
+        at work in it (until that one's `close`, or end).
     """
 
     def __init__(self, out, recipe, attrs, overwrite):
@@ -38,20 +41,24 @@ class Parts:
         }
         if "video" in self.shapes:
             self.attrs["frames_per_second"] = recipe.frames
-        self._settle(overwrite)
+        with contextlib.ExitStack() as stack:
+            self._settle(overwrite, stack)
+            self._hold = stack.pop_all()
         self.files = [FeatureFile(path) for path in sorted(self.folder.glob("shard-*.h5"))]
         self._next = 1 + max((int(file.path.stem.partition("-")[2]) for file in self.files), default=-1)
         self._held, self._written = [], time.monotonic()
 
-    def _settle(self, overwrite):
-        """Make the folder, or make sure that what is in it was made with the same settings."""
+    def _settle(self, overwrite, stack):
+        """Make the folder, or make sure that what is in it was made with the same settings; hold it."""
         settings = self.folder / "settings.json"
         wanted = json.dumps({"shapes": self.shapes, "attrs": self.attrs}, indent=1) + "\n"
         if self.folder.exists() and any(self.folder.iterdir()):
             if not settings.is_file():
                 raise UserError(f"{self.folder}: in the way, it was not made by cmg.extract; remove it")
+            stack.enter_context(held(self.folder))
             if settings.read_text() == wanted:
-                for stale in self.folder.glob("*.tmp-*"):
+                unfinished = self.out.parent.glob(f"{glob.escape(self.out.name)}.tmp-*")
+                for stale in (*self.folder.glob("*.tmp-*"), *unfinished):
                     stale.unlink()
                 return
             if not overwrite:
@@ -60,7 +67,13 @@ class Parts:
                     "repeat those to resume it, remove the folder, or pass --overwrite"
                 )
             shutil.rmtree(self.folder)
-        write_atomically(settings, wanted)
+        with replacing(settings) as part:
+            stack.enter_context(held(self.folder))
+            part.write_text(wanted)
+
+    def close(self):
+        """Let others at the folder."""
+        self._hold.close()
 
     def ids(self):
         """Ids of the clips in the shards on disk."""

@@ -9,7 +9,7 @@ from torch import nn
 from cmg.errors import UserError
 from cmg.training.checkpoint import load
 
-RANDOM = re.compile(r"random:(\d+)")
+RANDOM = re.compile(r"random:(\d{1,9})")
 
 
 def sha256(*paths):

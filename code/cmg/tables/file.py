@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cmg.errors import UserError
+from cmg.files import read_text
 
 
 class Evaluation(NamedTuple):
@@ -68,11 +69,8 @@ def read_table(path) -> Table:
         is no task of this package, a trial of no row above it or of fewer rows than others have, trials without AVE to
         judge them, or nothing to run or to evaluate. The line is named.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such table file")
     rows, evaluations, common, trials, shared = {}, {}, [], {}, None
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, "a table file").splitlines(), 1):
         line = line.split("#")[0].strip()
         if not line:
             continue
@@ -80,15 +78,19 @@ def read_table(path) -> Table:
         name, place = name.strip(), f"{path}, line {number}"
         if not colon or not name:
             raise UserError(f"{place}: expected `name: flags` or `@name: module flags`")
+        try:
+            flags = shlex.split(flags)
+        except ValueError as error:
+            raise UserError(f"{place}: {str(error).lower()}; expected quotes in pairs") from None
         if name == "*":
-            common = shlex.split(flags)
+            common = flags
         elif name.startswith("@"):
-            found = _evaluation(name[1:], shlex.split(flags), place)
+            found = _evaluation(name[1:], flags, place)
             if slug(found.name) in {slug(other) for other in evaluations}:
                 raise UserError(f"{place}: a second evaluation {found.name!r}; expected every name once")
             evaluations[found.name] = found
         elif name.startswith("?"):
-            name, flags = name[1:].strip(), shlex.split(flags)
+            name = name[1:].strip()
             if name == "*":
                 if shared is not None:
                     raise UserError(f"{place}: a second line ?*; expected one")
@@ -102,7 +104,7 @@ def read_table(path) -> Table:
         elif slug(name) in {slug(other) for other in rows}:
             raise UserError(f"{place}: a second row {name!r}; expected every name once")
         else:
-            rows[name] = common + shlex.split(flags)
+            rows[name] = common + flags
     if not rows:
         raise UserError(f"{path}: no rows; expected lines `name: flags`")
     if not evaluations:

@@ -13,6 +13,7 @@ import numpy as np
 
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
+from cmg.files import read_text
 
 PRETRAINING = "40K"  # clips; the set that the paper's ablations use
 
@@ -28,7 +29,8 @@ def read_published(path) -> dict[tuple[str, str, str], float]:
     path = Path(path).with_suffix(".paper.csv")
     if not path.is_file():
         return {}
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    lines = [line for line in read_text(path, "published figures").splitlines()
+             if line and not line.startswith("#")]
     reader, found = csv.DictReader(lines), {}
     if reader.fieldnames != ["row", "task", "direction", "pretraining", "value"]:
         raise UserError(f"{path}: columns {reader.fieldnames}; expected row, task, direction, pretraining, value")
