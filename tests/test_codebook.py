@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from cmg.errors import UserError
 from cmg.metrics.codebook import match_rate, overlap, perplexity
 from cmg.models.codebook import Codebook, cross_attention
 
@@ -238,3 +239,10 @@ def test_metrics_closed_forms():
     assert overlap(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.0, 2.0, 2.0])).item() == pytest.approx(0.5)
     a, b = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 0, 3, 4]])
     assert match_rate(a, b, torch.tensor([[True, True, True, False]])).item() == pytest.approx(200 / 3)
+
+
+def test_a_codebook_does_not_start_from_padding():
+    book = Codebook(("audio", "video"), size=4, dim=3)
+    z = {m: torch.ones(2, 5, 3) for m in ("audio", "video")}
+    with pytest.raises(UserError, match="no clip of the first batch has a single step"):
+        book.initialise(z, {m: torch.zeros(2, 5, dtype=torch.bool) for m in z})

@@ -1,6 +1,7 @@
 """Fig. 4: shares of counts that are known, the command on a small model, and charts by their pixels."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from PIL import Image
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream import charts, codebook
 from cmg.downstream.charts import COLOURS, LEFT, PLOT, TOP, Series
+from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
-from cmg.models.unified import UnifiedModel
+from cmg.models.unified import Tokens, UnifiedModel
 from cmg.presets import PRESETS
 from cmg.training import checkpoint
 
@@ -37,6 +39,29 @@ def test_training_curves_are_percentages(tmp_path):
     (tmp_path / "m.csv").write_text("step,codebook/match_av\n0,much\n")
     with pytest.raises(UserError, match="m.csv: not the metrics of a run"):
         codebook.over_training(tmp_path / "m.csv", codes=64)
+
+
+class Silent:
+    """Three clips; of audio not one step exists, of video one."""
+
+    modalities = ("video", "audio")
+
+    def __len__(self):
+        return 3
+
+    def __getitems__(self, rows):
+        valid = torch.zeros(3, 2, dtype=torch.bool)
+        there = valid.clone()
+        there[1, 0] = True
+        return {name: x[rows] for name, x in {"video": torch.ones(3, 2, 4), "audio": torch.ones(3, 2, 4),
+                                              "valid/video": there, "valid/audio": valid}.items()}
+
+
+def test_a_modality_that_no_clip_has_is_told():
+    model = SimpleNamespace(encode_modality=lambda m, x, valid: Tokens(x[..., 0].long(), x, x))
+    assert encode_set(model, Silent(), "video").valid.sum() == 1
+    with pytest.raises(UserError, match="^--data: none of 3 clips has any audio$"):
+        encode_set(model, Silent(), "audio")
 
 
 def test_command(tmp_path, capsys):

@@ -95,7 +95,7 @@ def main(argv=None):
         require_folder(args.out)
     run = Run(Settings(), choose_device(args.device), *open_checkpoint(args.checkpoint))
     held = FeatureFile(args.data[0]).modalities
-    wanted = args.modalities or [m for m in MODALITIES if m in held and m in run.content["shapes"]]
+    wanted = [m for m in MODALITIES if m in (args.modalities or {*held} & {*run.content["shapes"]})]
     for m in wanted:
         if m not in run.content["shapes"]:
             raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(run.content['shapes'])}")

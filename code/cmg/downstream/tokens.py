@@ -43,6 +43,10 @@ def encode_set(model, features, modality: str, batch_size: int = 256, rows=None,
     features : FeatureSet
     rows : LongTensor[n], optional
         Rows of the feature set to encode, in this order; all by default.
+
+    Raises
+    ------
+    UserError : not one step of these clips exists in the modality.
     """
     rows = torch.arange(len(features)) if rows is None else rows
     parts = []
@@ -51,7 +55,10 @@ def encode_set(model, features, modality: str, batch_size: int = 256, rows=None,
         x, valid = read[modality].to(device), read[f"valid/{modality}"].to(device)
         tokens = model.encode_modality(modality, x, valid)
         parts.append(TokenSet(tokens.codes, tokens.quantized.float(), tokens.semantic.float(), valid))
-    return TokenSet(*(torch.cat(column) for column in zip(*parts)))
+    tokens = TokenSet(*(torch.cat(column) for column in zip(*parts)))
+    if not tokens.valid.any():
+        raise UserError(f"--data: none of {len(tokens.valid)} clips has any {modality}")
+    return tokens
 
 
 def codebook_sharing(a: TokenSet, b: TokenSet) -> dict[str, float | int | None]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from cmg.distributed import all_reduce_sum, broadcast, gather, shared_permutation, shared_rand
+from cmg.errors import UserError
 
 
 class Quantized(NamedTuple):
@@ -115,6 +116,8 @@ class Codebook(nn.Module):
         """
         targets = {m: gather(self.target(m, z, valid)) for m in self.modalities}  # (N, T, D), of all processes
         points = torch.cat([targets[m][gather(valid[m])] for m in self.modalities])  # (n, D)
+        if not len(points):
+            raise UserError("--data: no clip of the first batch has a single step that is no padding")
         order = shared_permutation(len(points), points.device)
         centres = points[order.repeat(-(-self.size // len(points)))[: self.size]]
         for _ in range(iterations if method == "kmeans" else 0):
