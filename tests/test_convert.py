@@ -212,6 +212,12 @@ def test_ave_release(tmp_path, capsys):
     assert "event seconds of 4 of 4 rows agree" in printed.out and "3 clips, 1 left out" in printed.out
     with pytest.raises(SystemExit):  # never over an old file unasked
         main(call)
+    for wrong in (np.full((4, 10, 3), b"x"), None):
+        with h5py.File(tmp_path / "AVE" / "audio_feature.h5", "w") as other:
+            other.create_group("avadataset") if wrong is None else other.create_dataset("avadataset", data=wrong)
+        with pytest.raises(SystemExit):
+            main([*call, "--overwrite"])
+        assert "expected an HDF5 file with a dataset `avadataset` of numbers" in capsys.readouterr().err
     with h5py.File(tmp_path / "AVE" / "audio_feature.h5", "w") as other:
         other["avadataset"] = audio[:2]
     with pytest.raises(SystemExit):

@@ -123,6 +123,8 @@ def test_captions_of_public_sets(tmp_path, text, expected, left_out):
     (AUDIOCAPS.replace("30", "x"), "row 4: expected a start time in whole seconds"),
     ('{"images": []}', "'annotations' is missing"),
     ("key,vid_key,video_id,sentence\n", "no captions in it"),
+    ('file_name,caption_1\na.wav,"open\nb.wav,lost\n', "row 2: a field of several lines; expected quotes in pairs"),
+    (f"file_name,caption_1\na.wav,{'x' * 140_000}\n", "not a CSV file (field larger than field limit"),
 ])
 def test_broken_captions_are_refused_in_one_line(tmp_path, text, said):
     path = tmp_path / "captions"

@@ -228,6 +228,19 @@ def test_a_failure_is_told_and_the_others_go_on(tmp_path, processes, capsys):
     assert processes.calls[6:] == ["avvp", "ave", "avvp", "retrieval"]
 
 
+def test_an_evaluation_that_writes_no_results_is_not_finished(tmp_path, processes, capsys, monkeypatch):
+    make = Processes.__call__
+
+    def silent(self, workers, log, module, *arguments):
+        return make(self, workers, log, module, *arguments) if module != "cmg.downstream.codebook" else 0
+
+    monkeypatch.setattr(Processes, "__call__", silent)
+    with pytest.raises(SystemExit):
+        run(tmp_path, AVE + "@shares: cmg.downstream.codebook\na:\n")
+    assert "row 'a', seed 0: cmg.downstream.codebook wrote no results to" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "o" / "a-seed0" / "cell.json").read_text())["evaluations"]) == ["ave"]
+
+
 def test_two_tables_do_not_fill_the_same_cell(tmp_path, processes, capsys):
     import fcntl
 
@@ -284,7 +297,7 @@ def test_an_interrupted_table_leaves_no_process_and_goes_on(tmp_path):
         assert process.poll() is None, log.read_text()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 130
+    assert process.wait(20) == 143
     import fcntl
 
     with open(log, "a") as file:

@@ -80,8 +80,11 @@ def _table(path: Path, text: str):
     """(place, clip, caption) of a CSV."""
     first = text.split("\n", 1)[0].strip()
     delimiter = ";" if first.startswith("key;") else ","
-    rows = [(f"{path}, row {n}", row) for n, row in enumerate(csv.reader(io.StringIO(text), delimiter=delimiter), 1)
-            if row]
+    try:
+        rows = [(f"{path}, row {n}", row) for n, row in enumerate(csv.reader(io.StringIO(text), delimiter=delimiter), 1)
+                if row]
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV file ({error})") from None
     header = [name.strip() for name in rows[0][1]] if rows else []
     if header[:2] == ["file_name", "caption_1"]:
         width, form = len(header), lambda row: [(Path(row[0]).stem, caption) for caption in row[1:]]
@@ -100,6 +103,8 @@ def _table(path: Path, text: str):
     for place, row in rows[1:]:
         if len(row) != width:
             raise UserError(f"{place}: {len(row)} fields; expected {width}")
+        if any("\n" in field for field in row):  # a quote too many, and what follows it would be lost
+            raise UserError(f"{place}: a field of several lines; expected quotes in pairs")
         try:
             found += [(place, clip, caption) for clip, caption in form(row)]
         except ValueError:
@@ -112,7 +117,7 @@ def _coco(path: Path, text: str):
     try:
         content = json.loads(text)
         clips = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
-        return [(f"{path}, annotation {n}", clips[one["image_id"]], one["caption"])
+        return [(f"{path}, annotation {n}", clips[one["image_id"]], str(one["caption"]))
                 for n, one in enumerate(content["annotations"])]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not a json object of MSCOCO's form ({str(error)[:60]})") from None

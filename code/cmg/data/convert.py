@@ -174,7 +174,9 @@ def convert_ave(folder, annotations, out, attrs):
         try:
             sets[m] = h5py.File(folder / name)["avadataset"]
         except (OSError, KeyError):
-            raise UserError(f"{folder / name}: expected an HDF5 file with a dataset `avadataset`") from None
+            sets[m] = None
+        if not isinstance(sets[m], h5py.Dataset) or sets[m].dtype.kind not in "fiu":
+            raise UserError(f"{folder / name}: expected an HDF5 file with a dataset `avadataset` of numbers")
         if sets[m].shape[:2] != (len(rows), SECONDS) or sets[m].ndim not in ((3, 5) if m == "video" else (3,)):
             raise UserError(f"{folder / name}: shape {sets[m].shape}, expected {len(rows)} rows (Annotations.txt) of "
                             f"{SECONDS} seconds")

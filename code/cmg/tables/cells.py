@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -91,6 +90,9 @@ class Cell:
             shutil.rmtree(out)
         self.call(workers, log, one.module, "--checkpoint", str(self.folder), *self.calls[one.name],
                   "--out", str(out), "--device", self.args.device)
+        if not any(out.glob("*.json")):
+            raise UserError(f"row {self.name!r}, seed {self.seed}: {one.module} wrote no results to {out}; expected a "
+                            "task that does")
         # A new choice of the checkpoint outdates what was measured on the old one.
         kept = {} if one.chooses else self.record.get("evaluations", {})
         entry = {"arguments": names_only(self.calls[one.name]), "minutes": round((time.monotonic() - start) / 60, 3)}
@@ -175,7 +177,6 @@ def fill_in(cells, jobs):
         cell.run(workers)
         print(f"done: {cell.name}, seed {cell.seed}", file=sys.stderr)
 
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: take the processes along
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(run, cell) for cell in cells]
         try:
@@ -189,6 +190,4 @@ def fill_in(cells, jobs):
             workers.stop()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
     return failures

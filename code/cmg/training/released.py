@@ -202,7 +202,7 @@ def to_public(content, path):
         raise UserError(f"{path}: holds only Φ and the codebook; expected a latest.pt, which holds Ψ and the decoders")
     shapes = {m: tuple(shape) for m, shape in content["shapes"].items()}
     options = content["args"]
-    if options["equations"] != "released" or not {"video", "audio"} <= shapes.keys() or len(shapes["video"]) != 4:
+    if options.get("equations") != "released" or not {"video", "audio"} <= shapes.keys() or len(shapes["video"]) != 4:
         raise UserError(f"{path}: expected a run with --equations released on grid video and audio")
     ours, names, unmodelled = expected(shapes, options)
     state = {f"model.{key}": value for key, value in content["model"].items()} | dict(rest)
