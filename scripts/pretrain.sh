@@ -28,7 +28,10 @@ for ((i = 0; i < $#; i++)); do
   esac
 done
 
-[[ "${NPROC:-1}" =~ ^[0-9]+$ ]] || { echo "pretrain.sh: error: NPROC is '$NPROC'; expected a number" >&2; exit 2; }
+[[ "${NPROC:-1}" =~ ^[1-9][0-9]*$ ]] || {
+  echo "pretrain.sh: error: NPROC=$NPROC: expected a number of processes" >&2
+  exit 2
+}
 launch=("$python")
 if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standalone --nproc_per_node="$NPROC"); fi
 

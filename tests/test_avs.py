@@ -19,6 +19,7 @@ from cmg.errors import UserError
 from cmg.extract.backbones import Choice
 from cmg.extract.hashed import HashedWords
 from cmg.extract.logmel import LogMel
+from cmg.files import held
 from cmg.losses.avs import contrast, first_frame_bce, matching
 from cmg.metrics.segmentation import Scores, f_curve, frame_iou
 from cmg.models.segmentation import Segmenter, Tpavi
@@ -490,7 +491,7 @@ def test_trained_by_sound_and_asked_by_text(run, s4, pretrained, capsys):
     assert miou["chance"] < free_miou and f["chance"] < free_f
 
     # In every frame most of what is chosen lies in the box that was asked for.
-    content = checkpoint.read(run.out / "best.pt")
+    content = checkpoint.load(run.out / "best.pt")
     net = build(content["args"], content["query_width"]).eval()
     net.load_state_dict(content["net"])
     reader = QueryReader(folder, "codes", checkpoint.load_pretrained(pretrained),
@@ -528,7 +529,7 @@ def test_a_resumed_run_gives_the_same_network(run, tmp_path):
         with pytest.raises(SystemExit):
             run(*flags)
     run(*flags)
-    whole, parts = (checkpoint.read(folder / "latest.pt") for folder in (tmp_path / "whole", run.out))
+    whole, parts = (checkpoint.load(folder / "latest.pt") for folder in (tmp_path / "whole", run.out))
     assert whole["epoch"] == parts["epoch"] == 3 and whole["best"] == parts["best"]
     assert all(torch.equal(a, b) for a, b in zip(whole["net"].values(), parts["net"].values()))
     read = [(folder / "metrics.csv").read_text() for folder in (tmp_path / "whole", run.out)]
@@ -586,6 +587,10 @@ def test_what_a_user_can_get_wrong_is_one_line(run, pretrained, tmp_path):
 
     run("--stage", "train", "--epochs", 1)
     assert "is not empty; continue with --resume auto" in refused(run, "--epochs", 1)
+    with held(run.out):
+        assert "another process is at work there" in refused(run, "--epochs", 1, "--resume", "auto")
+    with pytest.raises(UserError, match="latest.pt: not a checkpoint of cmg.pretrain, 'shapes' is missing"):
+        checkpoint.read(run.out / "latest.pt")
     assert "--epochs 2: the run in --out has 1" in refused(run, "--epochs", 2, "--resume", "auto")
     assert "--size 64: the network in --out was trained with 32" in refused(
         run, "--stage", "test", "--epochs", 1, "--size", 64)

@@ -188,11 +188,15 @@ def test_pretrain_script_honours_nproc(called):
     pretrain, ave = called("scripts/pretrain.sh", NPROC="2")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cmg.pretrain"]
     assert pretrain[:6] == launcher
-    with pytest.raises(subprocess.CalledProcessError) as failed:
-        called("scripts/pretrain.sh", NPROC="two")
-    assert failed.value.returncode == 2
-    assert failed.value.stderr.endswith(b"pretrain.sh: error: NPROC is 'two'; expected a number\n")
     assert ave[:2] == ["-m", "cmg.downstream.ave"]
+
+
+@pytest.mark.parametrize("processes", ["two", "0", "-1", "2 3"])
+def test_pretrain_script_refuses_what_is_no_number_of_processes(processes):
+    environment = {**os.environ, "CMG_PYTHON": "true", "NPROC": processes}
+    done = subprocess.run([str(ROOT / "scripts" / "pretrain.sh")], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"pretrain.sh: error: NPROC={processes}: expected a number of processes"
 
 
 def test_the_sizes_in_the_pretrain_script_are_those_of_its_preset(called):

@@ -40,7 +40,7 @@ from cmg.downstream.task import tell_pretrained
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES as FEATURES
 from cmg.extract.backbones import Choice
-from cmg.files import write_atomically
+from cmg.files import held, write_atomically
 from cmg.metrics.segmentation import frame_iou
 from cmg.models.visual import BACKBONES
 from cmg.training import checkpoint
@@ -294,7 +294,9 @@ def main(argv=None):
     args = parser().parse_args(argv)
     task = Task(settle(args))
     if args.stage != "test":
-        task.train()
+        task.out.mkdir(parents=True, exist_ok=True)
+        with held(task.out):
+            task.train()
     return task.test() if args.stage != "train" else None
 
 
