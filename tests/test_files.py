@@ -159,12 +159,15 @@ def test_a_finished_run_is_not_begun_anew(clips, again, finished, tmp_path, caps
     assert "is a file" in refused(capsys, "--data", clips, "--out", str(tmp_path / "file"), *SMALL)
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(clips, again, finished):
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(clips, again, finished, tmp_path):
     """What it had written: args.json, metrics, an epoch's file, a torn latest.pt."""
     (again / "epoch_001.pt").unlink()
     (again / "latest.pt").rename(again / "latest.pt.tmp-1")
     run(clips, again, "--resume", "auto")
     same_weights(again, finished)
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "args.json.tmp-1").touch()
+    same_weights(run(clips, tmp_path / "early", "--resume", "auto"), finished)
     assert rows(again)[-1]["loss/total"] == rows(finished)[-1]["loss/total"] and not list(again.glob("*.tmp-*"))
 
 

@@ -146,7 +146,7 @@ def prepare_folder(args):
     """The content of the checkpoint to resume from and its path, or (None, None); refuses to overwrite a run."""
     out = Path(args.out)
     require_folder(out)
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    there = {path.name for path in out.iterdir() if ".tmp-" not in path.name} if out.is_dir() else set()
     latest = out / "latest.pt" if args.resume in (None, "auto") else Path(args.resume)
     if args.resume is not None and (args.resume != "auto" or "latest.pt" in there):
         if there and latest.resolve() != (out / "latest.pt").resolve():
