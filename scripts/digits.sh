@@ -49,8 +49,8 @@ extract() {
 }
 "$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain ave avvp s4
 "$python" "$root/scripts/digit_pair.py" "$CMG_DIGITS" "$media"
-# AVE's test split: 600 new clips, whose images and recordings no recipe was chosen by
-[[ -d "$media/new/ann" ]] || "$python" "$root/scripts/digit_ave.py" "$CMG_DIGITS" "$media/new"
+# AVE's test split: 600 new clips, whose images and recordings no recipe was chosen by; valSet.txt is written last
+[[ -f "$media/new/ann/valSet.txt" ]] || "$python" "$root/scripts/digit_ave.py" "$CMG_DIGITS" "$media/new"
 "$python" "$media/new/render_media.py" "$media/new" --kinds ave
 
 text=(--modalities video audio text --captions "$media/annotations/pretrain_captions.csv")
