@@ -178,6 +178,19 @@ def test_other_clips_do_not_continue_a_run(clips, again, tmp_path, capsys):
     assert f"--data: 12 clips, not the 16 that {again / 'latest.pt'} was trained on" in line
 
 
+def test_a_run_that_is_older_than_some_flags_goes_on(clips, again, finished, tmp_path):
+    """What it was not asked for then has the value that is the default today."""
+    content = torch.load(again / "latest.pt", weights_only=True)
+    for name in ("cuda_graph", "input_dropout", "transformer", "accumulate", "synthetic_clips"):
+        del content["args"][name]
+    torch.save(content, again / "latest.pt")
+    checkpoint.build_model(checkpoint.read(again / "latest.pt"))
+    same = shutil.copytree(finished, tmp_path / "same")
+    for folder in (again, same):
+        run(clips, folder, "--epochs", "3", "--resume", "auto")
+    same_weights(again, same)
+
+
 @pytest.mark.parametrize("part, value, words", [
     ("shapes", None, "not a checkpoint of cmg.pretrain, 'shapes' is missing"),
     ("pretrain_ids", None, "not a checkpoint of cmg.pretrain, 'pretrain_ids' is missing"),
