@@ -199,7 +199,8 @@ def child(body, **options):
 
 @pytest.mark.parametrize("number_, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_runs_what_must_be_run_and_says_so(number_, status):
-    process = child("import time\n    try:\n        print('there', flush=True)\n        time.sleep(60)\n"
+    heard = "import signal, time\n    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # else not behind `&`
+    process = child(f"{heard}    try:\n        print('there', flush=True)\n        time.sleep(60)\n"
                     "    finally:\n        print('saved')")
     assert process.stdout.readline() == "there\n"
     process.send_signal(number_)
