@@ -58,7 +58,7 @@ class OneHotModel(torch.nn.Module):
     `shift` moves the codes of a modality: by half of them, it has a codebook of its own.
     """
 
-    shapes, size = {}, 0
+    shapes, size, masked = {}, 0, True
 
     def __init__(self, **shift):
         super().__init__()

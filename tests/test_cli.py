@@ -18,7 +18,7 @@ from cmg.cli import command, number, whole
 
 CODE = Path(__file__).parent.parent / "code"
 COMMANDS = ["pretrain", "tables.__main__", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
-            "extract.__main__", "training.released", *(f"downstream.{task}" for task in (
+            "data.pool", "extract.__main__", "training.released", *(f"downstream.{task}" for task in (
                 "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval", "codebook"))]
 
 

@@ -11,7 +11,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from cmg.data.features import SCHEMA, FeatureFile, FeatureSet, FeatureWriter, place
+from cmg.data.pool import main as pool_grid
+from cmg.downstream.tokens import check_shapes
 from cmg.errors import UserError
+from cmg.models.unified import UnifiedModel
+from cmg.presets import PRESETS
 from cmg.training.feed import BLOCKS, ahead, epoch_order, feed
 
 SHAPES = {"video": (4, 2, 2, 3), "audio": (4, 5), "text": (3, 6)}
@@ -386,3 +390,36 @@ def test_reading_ahead_keeps_order_and_errors():
     started = ahead(iter(range(10**9)))
     assert next(started) == 0
     started.close()  # and the thread ends
+
+
+def test_pooled_video_is_all_that_official_reads(tmp_path, capsys):
+    """A 49th of a 7×7 grid's bytes and, but for the rounding of the file, the same vectors; `paper` needs the grid."""
+    shapes = {"video": (5, 7, 7, 6), "audio": (5, 8)}
+    rng = np.random.default_rng(0)
+    features = {m: rng.standard_normal((9, *shape)).astype(np.float16) for m, shape in shapes.items()}
+    with FeatureWriter(tmp_path / "a.h5", shapes, {"backbone/video": "vgg19"}) as writer:
+        writer.append([f"c{i}" for i in range(9)], features, {m: np.arange(5) < np.full((9, 1), 4) for m in shapes})
+    command = ["--data", str(tmp_path / "a.h5"), "--out", str(tmp_path / "b.h5")]
+    pool_grid(command)
+    whole, pooled = FeatureSet(tmp_path / "a.h5"), FeatureSet(tmp_path / "b.h5")
+    assert pooled.ids == whole.ids and pooled.attrs == whole.attrs
+    assert pooled.nbytes == 2 * 9 * 5 * (6 + 8) and whole.nbytes == 2 * 9 * 5 * (49 * 6 + 8)
+    grid, mean = (each.__getitems__([4, 2]) for each in (whole, pooled))
+    for name in ("audio", "valid/video", "valid/audio"):
+        assert torch.equal(grid[name], mean[name])
+    for preset in ("official", "paper"):
+        model = UnifiedModel(shapes, PRESETS[preset] | {"dim": 16, "codes": 12}).eval()
+        if preset == "official":
+            found, wanted = (model.encode(video=batch["video"]).semantic for batch in (mean, grid))
+            torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
+            check_shapes(shapes, pooled, pooled=True)
+        else:
+            with pytest.raises(UserError, match="pretrained on"):
+                model.encode(video=mean["video"])
+            with pytest.raises(UserError, match="checkpoint expects"):
+                check_shapes(shapes, pooled)
+    again = ["--data", command[-1], "--out", "c.h5"]
+    for argv, words in ((command, "exists already"), (again, "no video with a grid")):
+        with pytest.raises(SystemExit) as stop:
+            pool_grid(argv)
+        assert stop.value.code == 2 and words in capsys.readouterr().err

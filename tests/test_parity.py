@@ -45,8 +45,10 @@ def close(actual, expected):
 
 def test_video_semantic_pool():
     data, state = fixture("video_semantic_pool")
-    pool = load(GridPooling(16, uniform=True), state, {"channel": "se_layer"})
+    grid = data["video"].shape[2:4]
+    pool = load(GridPooling(16, grid.numel(), uniform=True), state, {"channel": "se_layer"})
     close(pool(data["video"]), data["out"])
+    close(pool(data["video"].mean((2, 3))), data["out"])  # all that it reads
 
 
 def test_temporal_encoder():

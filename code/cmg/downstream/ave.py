@@ -237,7 +237,7 @@ def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=Non
     -------
     >>> rows = evaluate(cmg.load_pretrained("best.pt"), FeatureSet("ave.h5"), read_ave("AVE"))   # doctest: +SKIP
     """
-    check_shapes(model.shapes, features)
+    check_shapes(model.shapes, features, not model.masked)
     pairs = pairs or directions(model.modalities, features.modalities)
     task = AveTask(features, annotations, pairs, settings, pretrain_ids, device)
     return task.report(task.validate(model))
@@ -277,7 +277,7 @@ def open_task(args, content, device) -> AveTask:
     annotations = read_ave(annotations)
     pairs = directions(list(content["shapes"]), FeatureFile(paths[0]).modalities, args.source, args.target)
     features = FeatureSet(paths, [m for m in MODALITIES if any(m in pair for pair in pairs)])
-    check_shapes(content["shapes"], features)
+    check_shapes(content["shapes"], features, content["args"].get("equations") == "released")
     task = AveTask(features, annotations, pairs, settings, content["pretrain_ids"], device)
     for line in annotations.skipped + annotations.notes:
         print(f"warning: {line}", file=sys.stderr)

@@ -245,7 +245,7 @@ def main(argv=None):
     pairs = directions(list(run.content["shapes"]), [m for m in held if m != args.gallery], args.source, args.target)
     needed = {m for pair in pairs for m in pair} | ({args.gallery} if args.gallery else set())
     features = FeatureSet(args.data, [m for m in MODALITIES if m in needed and not (m == "text" and texts is not None)])
-    check_shapes({m: s for m, s in run.content["shapes"].items() if m != args.gallery}, features)
+    check_shapes({m: s for m, s in run.content["shapes"].items() if m != args.gallery}, features, run.pooled)
     model = run.model()
     pretrain_ids = run.content["pretrain_ids"] if args.protocol == "strict" else ()
     if args.gallery:

@@ -88,10 +88,15 @@ class Run(NamedTuple):
     path: Path
     content: dict
 
+    @property
+    def pooled(self) -> bool:
+        """Whether the checkpoint's model reads only the mean over video's grid."""
+        return self.content["args"].get("equations") == "released"
+
     def features(self, paths, modalities) -> FeatureSet:
         """Feature files of some modalities, of the shapes that the checkpoint was pretrained on."""
         features = FeatureSet(paths, modalities)
-        check_shapes(self.content["shapes"], features)
+        check_shapes(self.content["shapes"], features, self.pooled)
         return features
 
     def model(self):

@@ -8,6 +8,7 @@ import torch
 from cmg.errors import UserError
 from cmg.metrics.codebook import overlap
 from cmg.modalities import MODALITIES
+from cmg.models.unified import fits
 
 
 class TokenSet(NamedTuple):
@@ -100,9 +101,10 @@ def directions(of_checkpoint, of_data, source=None, target=None) -> list[tuple[s
     return pairs
 
 
-def check_shapes(shapes, features):
-    """`UserError` if features have other dimensions than `shapes`, those that a model was pretrained on."""
+def check_shapes(shapes, features, pooled=False):
+    """`UserError` if features have other dimensions than `shapes`, those that a model was pretrained on; `pooled`: see
+    `cmg.models.unified.fits`."""
     for m in features.modalities:
-        if m in shapes and tuple(shapes[m][1:]) != tuple(features.shapes[m][1:]):
+        if m in shapes and not fits(shapes[m], features.shapes[m], pooled):
             raise UserError(f"--data: {m} features are {list(features.shapes[m])} a clip; the checkpoint expects "
                             f"{list(shapes[m])}")

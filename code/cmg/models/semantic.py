@@ -15,31 +15,34 @@ class GridPooling(nn.Module):
     Parameters
     ----------
     channels : C.
+    cells : H·W.
     hidden : width of the spatial attention's hidden space.
     uniform : the released code takes a softmax over an axis of length one, so that every cell weighs 1 and the
         result is the *sum* over cells of the channel-attended grid; three linear layers are dead there. True
-        reproduces those numbers (without the dead layers). False attends over the H·W cells, as the paper says.
+        reproduces those numbers (without the dead layers), and takes the mean over the grid, [B, T, C], as well: it
+        reads nothing else. False attends over the H·W cells, as the paper says.
     """
 
-    def __init__(self, channels, hidden=64, uniform=False):
+    def __init__(self, channels, cells, hidden=64, uniform=False):
         super().__init__()
         squeezed = max(1, channels // 8)
         self.channel = nn.Sequential(
             nn.Linear(channels, squeezed, bias=False), nn.ReLU(),
             nn.Linear(squeezed, channels, bias=False), nn.Sigmoid(),
         )
-        self.uniform = uniform
+        self.uniform, self.cells = uniform, cells
         if not uniform:
             self.cell = nn.Linear(channels, hidden)
             self.frame = nn.Linear(channels, hidden)
             self.score = nn.Linear(hidden, 1)
 
     def forward(self, x):
-        x = x.flatten(2, 3)  # (B, T, H·W, C)
-        mean = x.mean(2)  # (B, T, C)
+        if x.dim() == 5:
+            x = x.flatten(2, 3)  # (B, T, H·W, C)
+        mean = x.mean(2) if x.dim() == 4 else x  # (B, T, C)
         gate = 1 + self.channel(mean)  # (B, T, C)
         if self.uniform:
-            return x.shape[2] * mean * gate
+            return self.cells * mean * gate
         frame = self.frame(mean * gate).unsqueeze(2)  # (B, T, 1, hidden)
         weight = self.score(torch.tanh(self.cell(x) + frame)).softmax(2)  # (B, T, H·W, 1)
         # a matrix product, so that no weighted copy of the grid is made
@@ -123,7 +126,7 @@ class SemanticEncoder(nn.Module):
         width = shape[-1]
         self.input_dropout, self.mask_words = input_dropout, mask_words
         self.words = WordEncoder(width, dim) if modality == "text" else None
-        self.grid = GridPooling(width, uniform=uniform_grid) if len(shape) == 4 else None
+        self.grid = GridPooling(width, shape[1] * shape[2], uniform=uniform_grid) if len(shape) == 4 else None
         self.temporal = TemporalEncoder(dim if self.words else width, dim, layers)
 
     def front(self, x, valid=None):

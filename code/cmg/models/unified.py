@@ -19,6 +19,12 @@ class Tokens(NamedTuple):
     semantic: torch.Tensor
 
 
+def fits(shape, given, pooled):
+    """Whether clips of shape `given` suit a model that was pretrained on `shape`: alike but for the number of steps, or
+    with their mean in the place of the grid where the model reads only that (`pooled`, the released code)."""
+    return tuple(given[1:]) == tuple(shape[1:]) or pooled and tuple(given[1:]) == tuple(shape[-1:])
+
+
 class UnifiedModel(nn.Module):
     """Φ^m for every modality m and one codebook.
 
@@ -57,7 +63,7 @@ class UnifiedModel(nn.Module):
         """Tokens of one modality's features [B, T, …]; valid : BoolTensor[B, T] or None for all."""
         if modality not in self.modalities:
             raise UserError(f"modality {modality!r}: this model was pretrained on {', '.join(self.modalities)}")
-        if tuple(features.shape[2:]) != self.shapes[modality][1:]:
+        if not fits(self.shapes[modality], features.shape[1:], pooled=not self.masked):
             raise UserError(f"{modality} features have shape {tuple(features.shape[1:])} a clip, "
                             f"the model was pretrained on {self.shapes[modality]}")
         encoder = self.semantic[modality]
