@@ -16,12 +16,12 @@ from cmg.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIGURES = (ROOT / "figs" / "README.md").read_text(encoding="utf-8")
 MODULES = ["pretrain", "bench", "bench_loading", "gpu_check", "data.convert",
            *(f"downstream.{task}" for task in (
                "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval", "codebook"))]
 MAINS = {f"cmg.{name}": importlib.import_module(f"cmg.{name}").main for name in MODULES}
 MAINS |= {f"cmg.{name}": importlib.import_module(f"cmg.{name}.__main__").main for name in ("extract", "tables")}
-
 
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
@@ -67,14 +67,15 @@ def test_scripts_pass_flags_that_exist(module):
 
 def test_flags_that_the_text_names_exist():
     known = set().union(*(flags_known(m) for m in MAINS)) | {"--logdir"}
-    prose = re.sub(r"```.*?```", "", README, flags=re.S)
+    prose = re.sub(r"```.*?```", "", README + FIGURES, flags=re.S)
     for flag in re.findall(r"`(--[a-z][a-z-]+)", prose):
         assert flag in known, flag
 
 
 def test_links_and_files_exist():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for page, folder in ((README, ROOT), (FIGURES, ROOT / "figs")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page):
+            assert (folder / target).exists(), target
     for name in re.findall(r"`((?:models|losses|methods|training|downstream)/\w+\.py)", README):
         assert (ROOT / "code" / "cmg" / name).exists(), name
 
