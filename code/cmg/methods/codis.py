@@ -6,8 +6,8 @@ code distribution P = softmax(cos(z, C) / τ):
     L = L_recon + L_commit + [<T_a, 1 - cos_a> + <T_b, 1 - cos_b>] + [H(T_b, P_a) + H(T_a, P_b)] + L_inter + L_intra
 
 L_inter and L_intra are InfoNCE of the student's clips with the teacher's clips of the other and of the own modality.
-Choices of this project: C are parameters of their own, as many as there are codes, because the shared codebook
-is moved by EMA; points are steps, step t of one modality with step t of the other, where both are timed, else clips; 50
+Choices of this project: C are parameters of their own, as many as there are codes, because the shared codebook is
+moved by EMA; points are steps, step t of one modality with step t of the other, where both are timed, else clips; 50
 Sinkhorn iterations at ε = 0.05, teacher momentum 0.995, τ = 0.07 throughout, no queue of negatives at this batch size,
 no masked language model and no matching head; directions of InfoNCE and pairs of modalities are averaged.
 """

@@ -68,7 +68,7 @@ class Disentangling(nn.Module):
         self.estimators.requires_grad_(False)
 
     def forward(self, state):
-        """The bounds, in float32 as well: differences of moments, whose gradients in bf16 are off by a tenth."""
+        """The bounds, in float32 as well: differences of moments lose their digits in bf16."""
         bounds = {}
         for m, q in self.estimators.items():
             x = self.vectors(state, m)
@@ -87,7 +87,7 @@ class Prediction(CrossCPC):
 def disentangling(frame):
     options = frame.options
     return Disentangling(frame.model, frame.specific, options["dim"], options["club_steps"], options["club_lr"],
-                               options["equations"])
+                         options["equations"])
 
 
 def prediction(frame):
@@ -95,7 +95,7 @@ def prediction(frame):
     if len(frame.timed) < 2:
         return None
     return Prediction(frame.timed, options["dim"], options["cpc_steps"], options["cpc_temperature"],
-                            options["equations"])
+                      options["equations"])
 
 
 TERMS = {"club": disentangling, "cpc": prediction}
