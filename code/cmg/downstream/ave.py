@@ -71,6 +71,7 @@ from cmg.downstream.tokens import TokenSet, check_shapes, codebook_sharing, dire
 from cmg.errors import UserError
 from cmg.files import write_atomically
 from cmg.modalities import MODALITIES
+from cmg.models.unified import reads_means
 from cmg.training.checkpoint import build_model, read
 
 METRICS = {"clip": "accuracy", "segment": "segment_accuracy"}
@@ -277,7 +278,7 @@ def open_task(args, content, device) -> AveTask:
     annotations = read_ave(annotations)
     pairs = directions(list(content["shapes"]), FeatureFile(paths[0]).modalities, args.source, args.target)
     features = FeatureSet(paths, [m for m in MODALITIES if any(m in pair for pair in pairs)])
-    check_shapes(content["shapes"], features, content["args"].get("equations") == "released")
+    check_shapes(content["shapes"], features, reads_means(content["args"]))
     task = AveTask(features, annotations, pairs, settings, content["pretrain_ids"], device)
     for line in annotations.skipped + annotations.notes:
         print(f"warning: {line}", file=sys.stderr)

@@ -53,6 +53,7 @@ from cmg.errors import UserError
 from cmg.losses.masked import clip_vectors
 from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
 from cmg.modalities import MODALITIES
+from cmg.models.unified import reads_means
 
 RECALLS = (1, 5, 10)
 REPRESENTATIONS = ("codes", "semantic")
@@ -245,7 +246,8 @@ def main(argv=None):
     pairs = directions(list(run.content["shapes"]), [m for m in held if m != args.gallery], args.source, args.target)
     needed = {m for pair in pairs for m in pair} | ({args.gallery} if args.gallery else set())
     features = FeatureSet(args.data, [m for m in MODALITIES if m in needed and not (m == "text" and texts is not None)])
-    check_shapes({m: s for m, s in run.content["shapes"].items() if m != args.gallery}, features, run.pooled)
+    check_shapes({m: s for m, s in run.content["shapes"].items() if m != args.gallery}, features,
+                 reads_means(run.content["args"]))
     model = run.model()
     pretrain_ids = run.content["pretrain_ids"] if args.protocol == "strict" else ()
     if args.gallery:

@@ -13,6 +13,7 @@ from cmg.distributed import choose_device
 from cmg.downstream.results import prepare_results, results_table, write_results
 from cmg.downstream.tokens import check_shapes
 from cmg.modalities import MODALITIES
+from cmg.models.unified import reads_means
 from cmg.training.checkpoint import build_model, file_of, read
 
 # Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
@@ -88,15 +89,10 @@ class Run(NamedTuple):
     path: Path
     content: dict
 
-    @property
-    def pooled(self) -> bool:
-        """Whether the checkpoint's model reads only the mean over video's grid."""
-        return self.content["args"].get("equations") == "released"
-
     def features(self, paths, modalities) -> FeatureSet:
         """Feature files of some modalities, of the shapes that the checkpoint was pretrained on."""
         features = FeatureSet(paths, modalities)
-        check_shapes(self.content["shapes"], features, self.pooled)
+        check_shapes(self.content["shapes"], features, reads_means(self.content["args"]))
         return features
 
     def model(self):

@@ -19,9 +19,14 @@ class Tokens(NamedTuple):
     semantic: torch.Tensor
 
 
+def reads_means(options):
+    """Whether a model of these flags reads only the mean over video's grid, as the released code does."""
+    return options.get("equations") == "released"
+
+
 def fits(shape, given, pooled):
     """Whether clips of shape `given` suit a model that was pretrained on `shape`: alike but for the number of steps, or
-    with their mean in the place of the grid where the model reads only that (`pooled`, the released code)."""
+    with their mean in the place of the grid where the model `reads_means`."""
     return tuple(given[1:]) == tuple(shape[1:]) or pooled and tuple(given[1:]) == tuple(shape[-1:])
 
 

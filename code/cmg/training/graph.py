@@ -1,9 +1,9 @@
 """A training step as a CUDA graph: recorded once, then started as a whole.
 
 At the published sizes a step is thousands of operators, most of them small; Python starts them one by one, a graph all
-with one call. What is recorded are addresses: a replay reads and writes the
-same tensors, whatever Python would have decided meanwhile. So batch and learning rate are written into tensors that
-the graph reads, and random numbers come from generators on the card that the graph knows.
+with one call. What is recorded are addresses: a replay reads and writes the same tensors, whatever Python would have
+decided meanwhile. So batch and learning rate are written into tensors that the graph reads, and random numbers come
+from generators on the card that the graph knows.
 """
 
 import torch
