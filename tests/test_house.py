@@ -34,10 +34,11 @@ def test_top_level_is_what_the_readme_shows():
 def test_code_stays_the_module_of_the_standard_library():
     for folder in ("code", "data", "checkpoint", "figs", "scripts", "tests"):
         assert not (ROOT / folder / "__init__.py").exists()
-    call = [sys.executable, "-c", "import code, pdb, cmg; print(code.__file__, cmg.__file__)"]
+    call = [sys.executable, "-c", "import code, pdb, cmg; print(code.__file__, cmg.__file__, sep=chr(10))"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "code")}
-    files = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    assert files == [os.path.join(os.path.dirname(os.__file__), "code.py"), str(ROOT / "code" / "cmg" / "__init__.py")]
+    said = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    standard = os.path.join(os.path.dirname(os.__file__), "code.py")
+    assert said.splitlines() == [standard, str(ROOT / "code" / "cmg" / "__init__.py")]
 
 
 def test_requirements_are_the_same_in_both_files():
