@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmg.models.unified import Tokens
-
 torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
-DEVICE = os.environ.get("CMG_TEST_DEVICE", "cpu")  # of the parity tests and the golden curves
 
 
 def pytest_collection_modifyitems(items):
@@ -40,32 +37,3 @@ def digit_media(digits, tmp_path_factory):
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run(call, cwd=digits, env=env, check=True, capture_output=True, text=True)
     return out
-
-
-def without_dropout(module):
-    """The module with every dropout turned off, for comparisons between devices or numbers of processes."""
-    for part in module.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
-        elif isinstance(part, torch.nn.MultiheadAttention):
-            part.dropout = 0.0
-    return module
-
-
-class OneHotModel(torch.nn.Module):
-    """Stands in for a pretrained model whose features are one-hot codes; a subclass says which shapes and how many.
-
-    `shift` moves the codes of a modality: by half of them, it has a codebook of its own.
-    """
-
-    shapes, size, masked = {}, 0, True
-
-    def __init__(self, **shift):
-        super().__init__()
-        self.shift = shift
-        self.modalities = tuple(m for m in ("audio", "video", "text") if m in self.shapes)
-        self.book = torch.randn(self.size, 16, generator=torch.Generator().manual_seed(0))
-
-    def encode_modality(self, modality, features, valid=None):
-        codes = (features[..., : self.size].argmax(-1) + self.shift.get(modality, 0)) % self.size
-        return Tokens(codes, self.book[codes], features)

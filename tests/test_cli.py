@@ -8,15 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from cmg import cli, pretrain
 from cmg.cli import command, number, whole
+from support import CODE, ROOT
 
-CODE = Path(__file__).parent.parent / "code"
 COMMANDS = ["pretrain", "tables.__main__", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
             "data.pool", "extract.__main__", "training.released", *(f"downstream.{task}" for task in (
                 "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval", "codebook"))]
@@ -62,7 +61,7 @@ def test_help_explains_every_flag_and_shows_every_default(parsers):
             if action.option_strings and action.default not in (None, False, "", (), argparse.SUPPRESS):
                 values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
                 assert f"(default: {' '.join(map(str, values))})" in text or "default:" in action.help, action.dest
-        assert str(Path(__file__).parents[1]) not in text  # no path of this machine
+        assert str(ROOT) not in text  # no path of this machine
 
 
 def test_help_of_pretrain_has_the_defaults_of_the_preset(capsys):

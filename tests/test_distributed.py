@@ -16,8 +16,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import without_dropout
-from test_pretrain import CODE, SMALL, write_clips
 
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.distributed import average_gradients, finish, from_all, gather, share, total
@@ -26,6 +24,7 @@ from cmg.methods.registry import build
 from cmg.models.codebook import Codebook
 from cmg.pretrain import main, parse
 from cmg.training.loop import Trainer
+from support import CODE, SMALL, without_dropout, write_clips
 
 STEPS = 20
 SETTINGS = {

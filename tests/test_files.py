@@ -8,12 +8,12 @@ import signal
 
 import pytest
 import torch
-from test_pretrain import SMALL, refused, rows, run, same_weights, write_clips
 
 from cmg.downstream.results import prepare_results, read_results, write_results
 from cmg.errors import UserError
 from cmg.files import held, read_text, replacing, write_atomically
 from cmg.training import checkpoint
+from support import SMALL, refused, rows, run, same_weights, write_clips
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 import cmg
 from cmg.data.features import FeatureFile
 from cmg.pretrain import parse
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 TOP = {"code", "data", "checkpoint", "figs", "scripts", "tests", "requirements.txt", "README.md", "setup.py"}
 SCRIPTS = sorted([*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"])
 

@@ -1,6 +1,5 @@
 """Pretraining as a user runs it: every modality pair and preset, resume after a real kill, refusals in one line."""
 
-import csv
 import itertools
 import json
 import os
@@ -8,73 +7,25 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import without_dropout
 
 import cmg
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.errors import UserError
 from cmg.methods.registry import available, build
 from cmg.presets import PRESETS
-from cmg.pretrain import main, parse
+from cmg.pretrain import parse
 from cmg.training.feed import epoch_order
 from cmg.training.loop import Trainer, learning_rate
-
-CODE = Path(__file__).parent.parent / "code"
-SHAPES = {"video": (6, 5, 5, 8), "audio": (6, 12), "text": (6, 10)}
-SMALL = ["--preset", "small", "--dim", "16", "--specific-dim", "8", "--codes", "24", "--batch-size", "8",
-         "--epochs", "2", "--device", "cpu", "--log-every", "1"]
-
-
-def write_clips(path, n=40, seed=0, poison=None):
-    """A feature file of clips whose modalities share a random direction per clip."""
-    rng = np.random.default_rng(seed)
-    shared = rng.standard_normal((n, 1, 4))
-    with FeatureWriter(path, SHAPES, {"source": "test"}, dtype="float32") as writer:
-        features = {}
-        for m, shape in SHAPES.items():
-            mix = rng.standard_normal((4, shape[-1]))
-            signal_ = (shared @ mix).reshape(n, *([1] * (len(shape) - 1)), shape[-1])
-            features[m] = signal_ + 0.3 * rng.standard_normal((n, *shape))
-        valid = {m: np.ones((n, 6), bool) for m in SHAPES}
-        valid["text"][::3, 4:] = False
-        writer.append([f"clip{i}" for i in range(n)], features, valid)
-    if poison is not None:
-        import h5py
-
-        with h5py.File(path, "a") as file:
-            file["audio"][poison, 2, 3] = float("nan")
-    return path
+from support import CODE, SHAPES, SMALL, interrupt_after, refused, rows, run, same_weights, without_dropout, write_clips
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     return str(write_clips(tmp_path_factory.mktemp("features") / "clips.h5"))
-
-
-def run(clips, out, *flags):
-    main(["--data", clips, "--out", str(out), *SMALL, *flags])
-    return Path(out)
-
-
-def rows(out):
-    with open(Path(out) / "metrics.csv", newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def refused(capsys, *argv):
-    """The one line that a refused command prints; it must exit with status 2 and leave nothing else on stderr."""
-    with pytest.raises(SystemExit) as stop:
-        main(list(argv))
-    assert stop.value.code == 2
-    lines = [line for line in capsys.readouterr().err.strip().splitlines()
-             if line.strip() and "step/s" not in line and "?it/s" not in line]
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 # -- what runs -------------------------------------------------------------------------------------------------------
@@ -270,17 +221,6 @@ def test_learning_rate():
 # -- resume ----------------------------------------------------------------------------------------------------------
 
 
-def same_weights(a, b):
-    a, b = (torch.load(Path(p) / "latest.pt", weights_only=True) for p in (a, b))
-    assert a["position"] == b["position"]
-    for part in ("model", "method"):
-        assert a[part].keys() == b[part].keys()
-        for name in a[part]:
-            assert torch.equal(a[part][name], b[part][name]), name
-    for x, y in zip(a["optimizer"]["state"].values(), b["optimizer"]["state"].values()):
-        assert all(torch.equal(x[k], y[k]) for k in x)
-
-
 @pytest.mark.parametrize("preset", ["small", "official"])
 def test_resume_equals_an_uninterrupted_run(clips, tmp_path, preset):
     flags = ["--preset", preset, "--save-every", "3", "--schedule", "cosine", "--epochs", "3"]
@@ -292,23 +232,6 @@ def test_resume_equals_an_uninterrupted_run(clips, tmp_path, preset):
     same_weights(whole, part)
     assert rows(whole)[-1]["loss/total"] == rows(part)[-1]["loss/total"]
     assert [row["step"] for row in rows(part)] == list(range(15))
-
-
-def interrupt_after(clips, out, stop, flags):
-    original, count = Trainer.train_step, itertools.count(1)
-
-    def dying(self, batch):
-        if next(count) > stop:
-            raise RuntimeError("pulled the plug")
-        return original(self, batch)
-
-    Trainer.train_step = dying
-    try:
-        run(clips, out, *flags, "--resume", "auto")
-    except RuntimeError:
-        pass
-    finally:
-        Trainer.train_step = original
 
 
 @pytest.mark.slow

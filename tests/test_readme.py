@@ -3,7 +3,6 @@
 import importlib
 import re
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,8 @@ from cmg.data.features import FeatureFile
 from cmg.models.unified import UnifiedModel
 from cmg.presets import PRESETS
 from cmg.training import checkpoint
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIGURES = (ROOT / "figs" / "README.md").read_text(encoding="utf-8")
 MODULES = ["pretrain", "bench", "bench_loading", "gpu_check", "data.convert",

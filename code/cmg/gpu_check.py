@@ -54,12 +54,12 @@ def inherited(environment):
 
 def tests(args, folder):
     """Parity, and golden curves in float32 and bf16, on the device."""
-    return run_tests(args, *(["test_parity.py"] if args.small else ["test_parity.py", "test_golden.py"]))
+    return run_tests(args, "released/test_parity.py", *([] if args.small else ["training/test_golden.py"]))
 
 
 def compiled(args, folder):
     """`--compile` and `--cuda-graph` against eager mode, on the device."""
-    return {"skipped": "small"} if args.small else run_tests(args, "test_compile.py", "test_graph.py")
+    return {"skipped": "small"} if args.small else run_tests(args, "training/test_compile.py", "training/test_graph.py")
 
 
 def run_tests(args, *files):

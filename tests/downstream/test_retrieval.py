@@ -4,12 +4,12 @@ import csv
 import json
 from itertools import permutations
 
-import conftest
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import support
 from cmg.data import captions as captions_command
 from cmg.data.captions import Caption, clip_of, read_captions
 from cmg.data.features import FeatureSet, FeatureWriter
@@ -149,7 +149,7 @@ CODES, T = 8, 4
 FAST = Settings(epochs=20, probe_seeds=1, lrs=(2e-2,), batch_size=16)
 
 
-class OneHotModel(conftest.OneHotModel):
+class OneHotModel(support.OneHotModel):
     shapes, size = {m: (T, CODES + 1) for m in ("video", "audio", "text")}, CODES
 
 

@@ -3,11 +3,11 @@
 import csv
 import json
 
-import conftest
 import numpy as np
 import pytest
 import torch
 
+import support
 from cmg.data.ave import AveAnnotations, Clip
 from cmg.data.avvp import AvvpAnnotations, Event, event_labels, locate, read_avvp, video_of
 from cmg.data.features import FeatureSet, FeatureWriter
@@ -155,7 +155,7 @@ CODES, T = 8, 10
 FAST = Settings(epochs=25, probe_seeds=2, batch_size=8, lrs=(1e-2,))
 
 
-class OneHotModel(conftest.OneHotModel):
+class OneHotModel(support.OneHotModel):
     shapes, size = {"video": (T, CODES), "audio": (T, CODES)}, CODES
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,9 @@ from cmg.extract.pictures import NetworkInput
 from cmg.extract.vgg19 import VGG19
 from cmg.extract.vggish import LogMel, Network, VGGish, VGGishPCA, mel_bands
 from cmg.extract.weights import build, identity, sha256
+from support import FIXTURES
 
-FIXTURE = Path(__file__).parent / "fixtures" / "vggish_log_mel.npz"
+FIXTURE = FIXTURES / "vggish_log_mel.npz"
 RNG = np.random.default_rng(0)
 
 

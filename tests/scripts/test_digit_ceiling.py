@@ -5,11 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "digit_ceiling.py"
+from support import ROOT
+
+SCRIPT = ROOT / "scripts" / "digit_ceiling.py"
 
 
 @pytest.fixture(params=["clear", "doubled"])

@@ -5,12 +5,9 @@ Dropout is off, and every other draw is made on the CPU here: the curves hold on
 
 import csv
 import os
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEVICE, without_dropout
-from test_pretrain import SMALL, write_clips
 
 from cmg import distributed
 from cmg.data.features import FeatureSet
@@ -18,8 +15,9 @@ from cmg.methods.registry import build
 from cmg.models import toom_cook
 from cmg.pretrain import parse
 from cmg.training.loop import Trainer
+from support import DEVICE, FIXTURES, SMALL, without_dropout, write_clips
 
-FILE = Path(__file__).parent / "fixtures" / "golden_curves.csv"
+FILE = FIXTURES / "golden_curves.csv"
 PRESETS = ("paper", "official", "small")
 STEPS = 50
 

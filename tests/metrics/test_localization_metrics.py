@@ -1,6 +1,5 @@
 """Localisation metrics against the benchmark's own numbers, a second implementation and cases counted by hand."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,7 @@ from cmg.metrics.localization import (
     segment_counts,
     video_f,
 )
-
-FIXTURES = Path(__file__).parent / "fixtures"
+from support import FIXTURES
 
 
 def mask(*rows):

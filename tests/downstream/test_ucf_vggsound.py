@@ -3,11 +3,11 @@
 import json
 from collections import Counter
 
-import conftest
 import numpy as np
 import pytest
 import torch
 
+import support
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.data.ucf_vggsound import Item, locate, read_pair_lists
 from cmg.downstream import ucf_vggsound
@@ -79,7 +79,7 @@ def test_sounds_are_found_by_their_video():
     assert rows.tolist() == [1, 0] and found == items[:2] and missing == ["nowhere____"]
 
 
-class OneHotModel(conftest.OneHotModel):
+class OneHotModel(support.OneHotModel):
     shapes, size = {"video": (T, CODES), "audio": (T, CODES)}, CODES
 
 

@@ -3,14 +3,14 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cmg.data.ave import read_ave
+from support import ROOT
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "digit_ave.py"
+SCRIPT = ROOT / "scripts" / "digit_ave.py"
 
 
 def content(rows):

@@ -2,12 +2,12 @@
 
 import json
 
-import conftest
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import support
 from cmg.data.ave import AveAnnotations, Clip, read_ave, video_ids
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream import ave, charts
@@ -26,7 +26,7 @@ SIZES = {"train": 30, "val": 12, "test": 15}
 FAST = Settings(epochs=12, probe_seeds=2, batch_size=10)
 
 
-class OneHotModel(conftest.OneHotModel):
+class OneHotModel(support.OneHotModel):
     shapes, size = {"video": (T, CODES), "audio": (T, CODES), "text": (4, CODES)}, CODES
 
 

@@ -11,18 +11,15 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+from support_tables import AVE, AVVP, Finished, Processes, row, run
 
 from cmg import tables
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
 from cmg.errors import UserError
 from cmg.tables.__main__ import main
-from cmg.tables.cells import Workers
 from cmg.tables.file import fill, read_settings, read_table
 from cmg.tables.report import columns, common_chance, draw, markdown, summarise
-
-TABLES = Path(__file__).parent.parent / "scripts" / "tables"
-AVE = "@ave: cmg.downstream.ave --probe-epochs 2 --data {ave} --annotations {annotations}\n"
-AVVP = "@avvp: cmg.downstream.avvp --data {avvp} --annotations {annotations}\n"
+from support import TABLES
 
 
 def test_table_files_of_the_repository_parse():
@@ -78,25 +75,6 @@ def test_placeholders():
             read_settings([[bad]])
 
 
-def row(metric, value, target="audio", protocol="strict", source="video"):
-    return {"metric": metric, "source": source, "target": target, "value": value, "source_value": value + 1,
-            "protocol": protocol, "chance": 10.0, "match_rate": 40.0, "code_overlap": None, "n_test": 60,
-            "commit": "abc"}
-
-
-class Finished:
-    """A cell whose results are given."""
-
-    def __init__(self, name, seed, results):
-        self.name, self.seed, self._results = name, seed, results
-
-    def results(self):
-        return self._results
-
-    def account(self):
-        return {"name": self.name, "minutes": 1.5, "commit": "abc"}
-
-
 def test_summary_is_mean_and_std_over_seeds(tmp_path):
     values = [70.0, 80.0, 84.0]
     cells = [Finished("row", seed, {"ave": [row("accuracy", v), row("segment_accuracy", v / 2)]})
@@ -137,52 +115,6 @@ def test_chance_of_a_column_only_where_rows_share_it(tmp_path):
     assert line.split("|")[2].strip() == "–"
     draw(tmp_path / "t.png", summary, evaluations)  # draws no dashes
     assert (tmp_path / "t.png").stat().st_size > 0
-
-
-class Processes:
-    """Stands in for the processes of a table: notes who was called and leaves behind what they would."""
-
-    def __init__(self):
-        self.calls, self.arguments, self.fails = [], [], set()
-
-    def __call__(self, workers, log, module, *arguments):
-        task = module.rpartition(".")[2]
-        self.calls.append(task)
-        self.arguments.append(arguments)
-        given = {flag: value for flag, value in zip(arguments, arguments[1:]) if flag.startswith("--")}
-        if self.fails & {task, *arguments}:
-            log.write(f"{task} says why\n")
-            log.flush()
-            return 2
-        folder = Path(given["--out"])
-        folder.mkdir(parents=True, exist_ok=True)
-        if task == "pretrain":
-            (folder / "args.json").write_text(json.dumps({"commit": "c0", "flags": {"batch_size": 10, **given}}))
-            # 20 steps of 10 clips at 10 clips a second, 20 at 20
-            (folder / "metrics.csv").write_text("step,train/clips_per_s\n0,1\n20,10\n40,20\n")
-        elif "--choose-only" in arguments:  # the score is what --lr says
-            lr = float(json.loads((Path(given["--checkpoint"]) / "args.json").read_text())["flags"]["--lr"])
-            (folder / "ave_sweep_strict.json").write_text(json.dumps([
-                {"checkpoint": f"epoch_00{n}.pt", "epoch": n, "score": lr - n, "video → audio": 2 * lr,
-                 "audio → video": 0} for n in range(2)]))
-        else:
-            (folder / "results.json").write_text(json.dumps([row("accuracy", 50.0 + float(given.get("--seed", 0)))]))
-        return 0
-
-
-@pytest.fixture
-def processes(monkeypatch):
-    stand_in = Processes()
-    monkeypatch.setattr(Workers, "call", lambda *args: stand_in(*args))
-    return stand_in
-
-
-def run(tmp_path, text, *flags):
-    file = tmp_path / "t.txt"
-    file.write_text(text)
-    main([str(file), "--data", "x.h5", "--set", "ave=a.h5", "avvp=v.h5", "annotations=some/where", "--seeds", "0",
-          "--out", str(tmp_path / "o"), *flags])
-    return json.loads((tmp_path / "o" / "table.json").read_text())
 
 
 def test_only_what_is_missing_is_run(tmp_path, processes, capsys):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_pretrain import SHAPES, SMALL, interrupt_after, refused, rows, run, same_weights, write_clips
 from torch.testing import assert_close
 
 import cmg
@@ -16,6 +15,7 @@ from cmg.errors import UserError
 from cmg.methods.registry import available, build, defaults
 from cmg.pretrain import parse
 from cmg.training.loop import Trainer
+from support import SHAPES, SMALL, interrupt_after, refused, rows, run, same_weights, write_clips
 
 RIVALS = ("smit", "mst", "codis", "turn", "cmcm")
 COMPOSED = tuple(f"dcid+{name}" for name in RIVALS)

@@ -1,11 +1,9 @@
 """The `released` arithmetic against numbers of the public implementation: 1e-9 in float64, module by module."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import DEVICE
 from torch.testing import assert_close
 
 from cmg.losses.club import CLUB
@@ -17,8 +15,7 @@ from cmg.metrics.codebook import perplexity
 from cmg.models.codebook import Codebook
 from cmg.models.semantic import GridPooling, TemporalEncoder
 from cmg.models.specific import GridDecoder, GridSpecific, VectorDecoder, VectorSpecific
-
-FIXTURES = Path(__file__).parent / "fixtures"
+from support import DEVICE, FIXTURES
 
 
 def fixture(name):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import wave
-from pathlib import Path
 
 import av
 import h5py
@@ -25,6 +24,7 @@ from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.extract.pixels import Pixels, edges, region
 from cmg.extract.progress import Progress
 from cmg.files import held
+from support import CODE
 
 
 def write_video(path, frames, fps, start=0, sound=None):
@@ -475,8 +475,7 @@ def test_digit_clips_end_to_end(digit_media, tmp_path):
 
 def environment():
     """The environment for a subprocess that must find the package as this one does."""
-    code = Path(__file__).resolve().parent.parent / "code"
-    return {**os.environ, "PYTHONPATH": f"{code}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    return {**os.environ, "PYTHONPATH": f"{CODE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
 KILLED = """

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ from cmg import pretrain
 from cmg.data.features import FeatureWriter
 from cmg.errors import UserError
 from cmg.training import checkpoint, released
+from support import FIXTURES
 
-PUBLISHED = json.loads((Path(__file__).parent / "fixtures" / "official_checkpoint_keys.json").read_text())
+PUBLISHED = json.loads((FIXTURES / "official_checkpoint_keys.json").read_text())
 BIG = 600_000  # elements; a larger tensor is one number, stretched: its file takes no space
 
 

@@ -1,6 +1,5 @@
 """Batched linear probes against the reference fixtures, against plain `nn.Linear` loops, and on closed forms."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,8 @@ from torch import nn
 
 from cmg.downstream.probe import Probes, batches, constant_accuracy, fit, fit_selected, max_over_time, probe_data
 from cmg.downstream.tokens import TokenSet
+from support import FIXTURES
 
-FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = ("linear.weight", "linear.bias", "event_classifier.weight", "event_classifier.bias")
 
 

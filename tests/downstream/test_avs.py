@@ -26,9 +26,10 @@ from cmg.models.segmentation import Segmenter, Tpavi
 from cmg.models.unified import UnifiedModel
 from cmg.presets import PRESETS
 from cmg.training import checkpoint
+from support import FIXTURES
 
 Image = pytest.importorskip("PIL.Image")
-FIXTURE = Path(__file__).parent / "fixtures" / "avs_official_metrics.npz"
+FIXTURE = FIXTURES / "avs_official_metrics.npz"
 
 
 # Metrics

@@ -6,22 +6,15 @@ from statistics import mean
 
 import numpy as np
 import pytest
-from test_tables import AVE, AVVP, TABLES, Finished, Processes, row, run
+from support_tables import AVE, AVVP, Finished, row, run
 
 from cmg.errors import UserError
-from cmg.tables.cells import Workers
 from cmg.tables.file import read_table
 from cmg.tables.paper import compare, read_published, spearman
 from cmg.tables.report import summarise, write_table
+from support import TABLES
 
 TWO = AVE + "*: --lr 1\na: --method smit\n? a: --lr 3\nb:\n? b: --lr 0.5\n?*: --epochs 2\n"
-
-
-@pytest.fixture
-def processes(monkeypatch):
-    stand_in = Processes()
-    monkeypatch.setattr(Workers, "call", lambda *args: stand_in(*args))
-    return stand_in
 
 
 def test_trials_of_a_table_file(tmp_path):

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from conftest import DEVICE, without_dropout
-from test_pretrain import SMALL, write_clips
 
 from cmg.data.features import FeatureSet
 from cmg.methods.registry import build
 from cmg.pretrain import parse
 from cmg.training.loop import Trainer
+from support import DEVICE, SMALL, without_dropout, write_clips
 
 
 def losses_of(clips, flags, prepare):

@@ -10,8 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import DEVICE, without_dropout
-from test_pretrain import SHAPES, SMALL, write_clips
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,6 +19,7 @@ from cmg.methods.registry import build
 from cmg.pretrain import main, parse
 from cmg.training import graph, loop
 from cmg.training.loop import Trainer
+from support import DEVICE, SHAPES, SMALL, without_dropout, write_clips
 
 
 class Tape(TorchDispatchMode):
