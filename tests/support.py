@@ -4,14 +4,18 @@ import csv
 import itertools
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from cmg.data.features import FeatureWriter
-from cmg.models.unified import Tokens
-from cmg.pretrain import main
+from cmg.configs import flat, with_values
+from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.methods import registry
+from cmg.models.pretrained import Pretrained, Tokens
+from cmg.pretrain import main, parse
+from cmg.training import checkpoint
 from cmg.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +45,48 @@ def write_clips(path, n=40, seed=0, poison=None):
         with h5py.File(path, "a") as file:
             file["audio"][poison, 2, 3] = float("nan")
     return path
+
+
+def settings_of(*flags, data="x", out="x"):
+    """The settings that a command line of small sizes gives."""
+    return parse(["--data", str(data), "--out", str(out), *SMALL, *flags])
+
+
+def make_method(settings, shapes=SHAPES, **changed):
+    """The method of these settings, some of them changed."""
+    return settings.kind(shapes, with_values(settings.method, changed, strict=True))
+
+
+def trainer_of(clips, *flags, folder=".", device="cpu", prepare=lambda method: method.train()):
+    """A trainer as a command line gives it, without dropout, weights by seed 0."""
+    settings = settings_of(*flags, data=clips)
+    cache = "host" if settings.run.cache == "auto" else settings.run.cache
+    features = FeatureSet(clips, settings.run.modalities, cache)
+    torch.manual_seed(0)
+    method = prepare(without_dropout(make_method(settings, features.shapes)).to(device))
+    flags = settings.flags | {"modalities": list(features.modalities)}
+    return Trainer(method, features, settings.run, settings.optimiser, folder, torch.device(device), flags)
+
+
+def untrained(path, shapes, preset="small", method="unicode", **changed):
+    """Save a checkpoint of a model that has learnt nothing, at a size of its own; returns the model in eval mode."""
+    kind = registry.find(method)
+    config = registry.configured(kind, preset, {"dim": 16, "codes": 12} | changed)
+    torch.manual_seed(0)
+    model = kind.rebuild(shapes, config).eval()
+    features = SimpleNamespace(shapes=shapes, ids=[], provenance={})
+    flags = flat(config) | {"method": method, "preset": preset, "seed": 1}
+    checkpoint.save(path, checkpoint.inference_part(model, flags, registry.origin(method), features, 0, 1))
+    return model
+
+
+def steps_of(trainer, number=None):
+    """What each step of the run gives, (losses, carried, norm), one after the other."""
+    while trainer.step < (number or trainer.total):
+        for batch in trainer.loader():
+            yield trainer.train_step(batch)
+            trainer.step += 1
+        trainer.epoch += 1
 
 
 def run(clips, out, *flags):
@@ -102,19 +148,23 @@ def without_dropout(module):
     return module
 
 
-class OneHotModel(torch.nn.Module):
+class OneHotModel(Pretrained):
     """Stands in for a pretrained model whose features are one-hot codes; a subclass says which shapes and how many.
 
     `shift` moves the codes of a modality: by half of them, it has a codebook of its own.
     """
 
-    shapes, size, masked = {}, 0, True
+    offers = ("vectors", "codes")
+    shapes, size = {}, 0
 
     def __init__(self, **shift):
-        super().__init__()
+        super().__init__(type(self).shapes)
         self.shift = shift
         self.modalities = tuple(m for m in ("audio", "video", "text") if m in self.shapes)
         self.book = torch.randn(self.size, 16, generator=torch.Generator().manual_seed(0))
+
+    def fits(self, modality, shape):
+        return True
 
     def encode_modality(self, modality, features, valid=None):
         codes = (features[..., : self.size].argmax(-1) + self.shift.get(modality, 0)) % self.size

@@ -20,11 +20,9 @@ import torch.multiprocessing as mp
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.distributed import average_gradients, finish, from_all, gather, share, total
 from cmg.errors import UserError
-from cmg.methods.registry import build
 from cmg.models.codebook import Codebook
-from cmg.pretrain import main, parse
-from cmg.training.loop import Trainer
-from support import CODE, SMALL, without_dropout, write_clips
+from cmg.pretrain import main
+from support import CODE, SMALL, trainer_of, write_clips
 
 STEPS = 20
 SETTINGS = {
@@ -49,15 +47,14 @@ def environment(rank, size, port_number):
 
 def curve(path, flags, rank=0, size=1):
     """Losses of 20 steps in float64 without dropout, and the state after them."""
-    options = vars(parse(["--data", path, "--out", "x", *SMALL, "--reset-after", "3", *flags]))
-    features = FeatureSet(path)
-    torch.manual_seed(0)
-    method = without_dropout(build(features.shapes, options)).double().train()
-    for name, buffer in method.model.codebook.named_buffers():
-        if buffer.is_floating_point():
-            method.model.codebook._buffers[name] = buffer.double()
+    def in_float64(method):
+        for name, buffer in method.double().train().model.codebook.named_buffers():
+            if buffer.is_floating_point():
+                method.model.codebook._buffers[name] = buffer.double()
+        return method
+
+    trainer = trainer_of(path, "--reset-after", "3", *flags, prepare=in_float64)
     torch.manual_seed(1 + rank)
-    trainer = Trainer(method, features, options, ".", torch.device("cpu"))
     found = []
     while trainer.step < STEPS:
         for batch in trainer.loader():
@@ -66,7 +63,7 @@ def curve(path, flags, rank=0, size=1):
             found.append(torch.stack([*losses.values(), norm]).double())
             trainer.step += 1
         trainer.epoch += 1
-    return torch.stack(found), {name: value.clone() for name, value in method.state_dict().items()}
+    return torch.stack(found), {name: value.clone() for name, value in trainer.method.state_dict().items()}
 
 
 def rank_of_two(rank, size, port_number, path, out):

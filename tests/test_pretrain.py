@@ -15,12 +15,25 @@ import torch
 import cmg
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.errors import UserError
-from cmg.methods.registry import available, build
-from cmg.presets import PRESETS
-from cmg.pretrain import parse
-from cmg.training.feed import epoch_order
-from cmg.training.loop import Trainer, learning_rate
-from support import CODE, SHAPES, SMALL, interrupt_after, refused, rows, run, same_weights, without_dropout, write_clips
+from cmg.methods.registry import available
+from cmg.optimisation import OptimiserConfig, rate_factor
+from cmg.training.batches import epoch_order
+from cmg.training.loop import Trainer
+from support import (
+    CODE,
+    SHAPES,
+    SMALL,
+    interrupt_after,
+    make_method,
+    refused,
+    rows,
+    run,
+    same_weights,
+    settings_of,
+    steps_of,
+    trainer_of,
+    write_clips,
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +115,12 @@ def test_run_folder(clips, tmp_path):
 
 
 def test_a_zero_weight_removes_the_term(clips):
-    options = vars(parse(["--data", clips, "--out", "x", *SMALL]))
-    shapes = {m: SHAPES[m] for m in ("video", "audio")}
-    full = build(shapes, options)
+    settings, shapes = settings_of(), {m: SHAPES[m] for m in ("video", "audio")}
+    full = make_method(settings, shapes)
     assert set(full.terms) == {"rec", "commit", "club", "cpc", "cmcm", "align"} and full.specific is not None
     for name in full.terms:
-        assert name not in build(shapes, options | {f"w_{name}": 0.0}).terms
-    assert build(shapes, options | {"w_rec": 0.0, "w_club": 0.0}).specific is None
+        assert name not in make_method(settings, shapes, **{f"w_{name}": 0.0}).terms
+    assert make_method(settings, shapes, w_rec=0.0, w_club=0.0).specific is None
 
 
 def test_losses_fall(clips, tmp_path):
@@ -119,8 +131,7 @@ def test_losses_fall(clips, tmp_path):
 
 
 def test_released_clipping_is_by_module(clips):
-    options = vars(parse(["--data", clips, "--out", "x", *SMALL, "--preset", "official"]))
-    method = build(SHAPES, options)
+    method = make_method(settings_of("--preset", "official"))
     groups = method.clip_groups()
     assert len(groups) == 4  # biLSTM, encoders, decoders, Cross-CPC
     assert {id(p) for g in groups for p in g} == {id(p) for p in method.trained_parameters()}
@@ -129,9 +140,8 @@ def test_released_clipping_is_by_module(clips):
 def test_specific_steps_estimates_the_same_terms(clips):
     """Averaged over draws of the seconds, reconstruction at 2 of 6 equals that at all."""
     torch.manual_seed(0)
-    options = vars(parse(["--data", clips, "--out", "x", *SMALL]))
     shapes = {m: SHAPES[m] for m in ("video", "audio")}
-    method = build(shapes, options | {"specific_steps": 0}).eval()
+    method = make_method(settings_of(), shapes, specific_steps=0).eval()
     batch = FeatureSet(clips, ["video", "audio"]).__getitems__(list(range(8)))
     with torch.no_grad():
         exact = method.losses(method.encode(batch))
@@ -144,9 +154,8 @@ def test_specific_steps_estimates_the_same_terms(clips):
 
 
 def test_a_clip_without_any_text_does_no_harm(clips):
-    options = vars(parse(["--data", clips, "--out", "x", *SMALL]))
     for preset in ("small", "paper"):
-        method = build(SHAPES, options | PRESETS[preset] | {"dim": 16, "specific_dim": 8, "codes": 24})
+        method = make_method(settings_of("--preset", preset))
         batch = FeatureSet(clips).__getitems__(list(range(8)))
         batch["valid/text"][:3] = False
         state = method.encode(batch)
@@ -154,7 +163,7 @@ def test_a_clip_without_any_text_does_no_harm(clips):
         sum(losses.values()).backward()
         assert all(v.isfinite() for v in losses.values())
         assert all(p.grad.isfinite().all() for p in method.parameters() if p.grad is not None)
-        method.update(state)
+        method.update(method.carry(state))
         assert int(method.model.codebook.skipped) == 0 and method.model.codebook.embedding.isfinite().all()
 
 
@@ -174,25 +183,19 @@ def test_disk_cache_gives_the_same_run(clips, tmp_path):
 def test_accumulated_parts_make_one_step_and_one_codebook_update(clips):
     """Terms that compare no clips: gradients of two halves average to those of the whole batch, step by step."""
     flags = ["--w-cpc", "0", "--w-cmcm", "0", "--w-align", "0", "--w-club", "0", "--specific-steps", "0"]
-    features = FeatureSet(clips, ["video", "audio"])  # no padding: halves weigh the same
     found = []
     for parts in ("1", "2"):
-        options = vars(parse(["--data", clips, "--out", "x", *SMALL, *flags, "--accumulate", parts]))
-        torch.manual_seed(0)
-        method = without_dropout(build(features.shapes, options)).train()
-        trainer = Trainer(method, features, options, ".", torch.device("cpu"))
-        for batch in trainer.loader():
-            losses, state, norm = trainer.train_step(batch)
-            trainer.step += 1
-        assert state.semantic["video"].shape[0] == 8  # the parts together
-        found.append(torch.cat([torch.stack([*losses.values(), norm]), method.model.codebook.embedding.flatten()]))
+        trainer = trainer_of(clips, *flags, "--modalities", "video", "audio", "--accumulate", parts)
+        *_, (losses, carried, norm) = steps_of(trainer, 5)
+        assert carried["semantic"]["video"].shape[0] == 8  # the micro-batches together
+        codes = trainer.method.model.codebook.embedding
+        found.append(torch.cat([torch.stack([*losses.values(), norm]), codes.flatten()]))
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
-def test_every_method_of_the_folder_builds(clips):
-    options = vars(parse(["--data", clips, "--out", "x", *SMALL]))
+def test_every_method_builds():
     for name in available():
-        assert list(build(SHAPES, options | {"method": name}).parameters())
+        assert list(make_method(settings_of("--method", name)).parameters())
 
 
 # -- order and schedule ----------------------------------------------------------------------------------------------
@@ -206,16 +209,17 @@ def test_epoch_order():
     assert [a + b for a, b in zip(*parts)] == epoch_order(23, 4, 1, 2)
     assert [len(b) for b in epoch_order(3, 5, 0, 0)] == [3]
     whole = epoch_order(23, 8, 1, 2)
-    assert epoch_order(23, 8, 1, 2, parts=2) == whole
-    (first, second), _ = zip(*(epoch_order(23, 8, 1, 2, rank, 2, parts=2) for rank in range(2)))
+    assert epoch_order(23, 8, 1, 2, micro=2) == whole
+    (first, second), _ = zip(*(epoch_order(23, 8, 1, 2, rank, 2, micro=2) for rank in range(2)))
     assert first == whole[0][:2] + whole[0][4:6] and second == whole[0][2:4] + whole[0][6:]  # a slice of either half
 
 
 def test_learning_rate():
-    options = {"warmup_steps": 4, "schedule": "cosine"}
-    factors = [learning_rate(s, 12, options) for s in range(13)]
+    factors = [rate_factor(s, 12, "cosine", 4) for s in range(13)]
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and factors[8] == pytest.approx(0.5)
-    assert factors[12] == pytest.approx(0) and learning_rate(99, 12, options | {"schedule": "constant"}) == 1
+    assert factors[12] == pytest.approx(0) and rate_factor(99, 12, "constant", 4) == 1
+    falling = OptimiserConfig(lr=2.0, schedule="exponential", lr_decay=0.5, warmup_steps=2)
+    assert [falling.rate(s, 12, per_epoch=3) for s in range(10)] == [1, 2, 2, 1, 1, 1, 0.5, 0.5, 0.5, 0.25]
 
 
 # -- resume ----------------------------------------------------------------------------------------------------------

@@ -9,10 +9,7 @@ import pytest
 import torch
 
 from cmg.data.features import FeatureFile
-from cmg.models.unified import UnifiedModel
-from cmg.presets import PRESETS
-from cmg.training import checkpoint
-from support import ROOT
+from support import ROOT, untrained
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIGURES = (ROOT / "figs" / "README.md").read_text(encoding="utf-8")
@@ -81,13 +78,8 @@ def test_links_and_files_exist():
 
 def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     (snippet,) = blocks("python")
-    options = PRESETS["small"] | {"dim": 16, "codes": 12}
-    shapes = {"video": (10, 7, 7, 6), "audio": (10, 8)}
-    model = UnifiedModel(shapes, options)
     (tmp_path / "checkpoint" / "mine").mkdir(parents=True)
-    checkpoint.save(tmp_path / "checkpoint" / "mine" / "best.pt", {
-        "format": 1, "args": options, "shapes": {m: list(s) for m, s in shapes.items()}, "model": model.state_dict(),
-        "pretrain_ids": [], "epoch": 0, "step": 0})
+    untrained(tmp_path / "checkpoint" / "mine" / "best.pt", {"video": (10, 7, 7, 6), "audio": (10, 8)})
     monkeypatch.chdir(tmp_path)
     names = {"features": torch.randn(2, 10, 7, 7, 6)}
     exec(snippet, names)

@@ -26,16 +26,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmg.bench_picture import how, roofline
 from cmg.cli import Parser, command, git_commit, versions, whole
+from cmg.configs import with_values
 from cmg.distributed import choose_device
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
 from cmg.files import write_atomically
-from cmg.methods.registry import build, defaults
-from cmg.modalities import MODALITIES
-from cmg.presets import PRESETS
+from cmg.methods import registry
+from cmg.modalities import BUILT_IN
 from cmg.training.graph import WARM_UP
 from cmg.training.host import keep_freed_memory
 from cmg.training.loop import Trainer
+from cmg.training.run_config import RunConfig
 
 SHAPES = {
     "paper": {"video": (10, 7, 7, 512), "audio": (10, 128), "text": (10, 768)},
@@ -119,18 +120,16 @@ def copy_ceiling(device):
 
 
 def make_trainer(args, device, batch_size, clips):
-    options = defaults(args.preset, args.method) | {
-        "method": args.method, "epochs": 1, "max_steps": None, "batch_size": batch_size, "seed": 0, "accumulate": 1,
-        "precision": args.precision, "compile": args.compile, "cuda_graph": args.cuda_graph,
-        "codebook_init": "uniform", "workers": 0, "log_every": 20, "save_every": 0, "checkpoint_epochs": 1,
-    }
-    for name in ("dim", "specific_dim", "specific_steps"):
-        if getattr(args, name) is not None:
-            options[name] = getattr(args, name)
+    kind = registry.find(args.method)
+    recipe = registry.recipe_of(kind, args.preset)
+    asked = {name: getattr(args, name) for name in ("dim", "specific_dim", "specific_steps")}
+    asked = {name: value for name, value in asked.items() if value is not None} | {"codebook_init": "uniform"}
     shapes = {m: SHAPES[args.shapes][m] for m in args.modalities}
     torch.manual_seed(0)
-    method = build(shapes, options).to(device).train()
-    return Trainer(method, RandomFeatures(shapes, clips, device), options, ".", device)
+    method = kind(shapes, with_values(recipe.method, asked)).to(device).train()
+    run = RunConfig(epochs=1, precision=args.precision, compile=args.compile, cuda_graph=args.cuda_graph, workers=0)
+    optimiser = with_values(recipe.optimiser, {"batch_size": batch_size})
+    return Trainer(method, RandomFeatures(shapes, clips, device), run, optimiser, ".", device)
 
 
 def by_phase(trainer, batch, device, steps):
@@ -283,9 +282,9 @@ def table(record):
 def main(argv=None):
     p = Parser(prog="cmg.bench", description=__doc__)
     p.add_argument("--method", default="unicode", help="as in cmg.pretrain")
-    p.add_argument("--preset", choices=sorted(PRESETS), default="paper", help="as in cmg.pretrain")
+    p.add_argument("--preset", default="paper", help="as in cmg.pretrain")
     p.add_argument("--shapes", choices=sorted(SHAPES), default="paper", help="of the features")
-    p.add_argument("--modalities", nargs="+", choices=MODALITIES, default=["video", "audio", "text"],
+    p.add_argument("--modalities", nargs="+", choices=BUILT_IN, default=["video", "audio", "text"],
                    help="as in cmg.pretrain")
     p.add_argument("--batch-size", type=whole(2), nargs="+", default=[80], help="clips a step, one record for each")
     p.add_argument("--dim", type=whole(4, multiple_of=4), help="as in cmg.pretrain")

@@ -32,7 +32,7 @@ from cmg.data.features import FeatureSet
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
 from cmg.files import write_atomically
-from cmg.training.feed import epoch_order, feed, windows
+from cmg.training.batches import epoch_order, on_device, windows
 from cmg.training.host import keep_freed_memory
 
 RELEASED = 200  # clips in the released layout: at the published sizes 2 MB each
@@ -127,7 +127,7 @@ def measure(paths, batch_size, workers):
     found["disk, row by row, cold"] = per_clip((disk.stored([row]) for rows in full for row in rows), clips)
     host = FeatureSet(paths, cache="host")
     found["memory"] = median_per_clip(lambda: (host.stored(rows) for rows in full), clips)
-    found["memory, as float32"] = median_per_clip(lambda: feed(host, full, cpu), clips)
+    found["memory, as float32"] = median_per_clip(lambda: on_device(host, full, cpu), clips)
     return {"clips": clips, "bytes_per_clip": disk.nbytes // len(disk), "batch_size": batch_size,
             "us_per_clip": found, "commit": git_commit()}
 

@@ -14,6 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
+from cmg.configs import nearest
 from cmg.errors import UserError
 
 
@@ -29,13 +30,41 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors are one line and whose help shows every default."""
+    """An `ArgumentParser` whose errors are one line and whose help shows every default.
+
+    --batch_size is understood as --batch-size; of a flag that does not exist the nearest one is named.
+    """
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=Help, **kwargs)
 
+    def parse_known_args(self, args=None, namespace=None):
+        words = [str(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args([dashed(word) for word in words], namespace)
+
+    def parse_args(self, args=None, namespace=None):
+        args, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self.nearest_flag(unknown[0])}")
+        return args
+
+    def nearest_flag(self, word):
+        """What was probably meant by a flag that does not exist, as the end of a message."""
+        said = {max(action.option_strings, key=len): action.help for action in self._actions if action.option_strings}
+        return nearest(word.partition("=")[0], said) if word.startswith("--") else ""
+
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def dashed(word):
+    """A flag as it is spelled here.
+
+    >>> dashed("--batch_size=8"), dashed("a_b")
+    ('--batch-size=8', 'a_b')
+    """
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
 
 
 def require_folder(path, flag="--out"):
@@ -64,12 +93,12 @@ def number(least=None, above=None, below=math.inf):
 
 
 def _checked(kind, fine, expected):
-    def parse(text):
+    def parse(text):  # or a value, where no command line was read
         try:
             value = kind(text)
-        except ValueError:
+        except (TypeError, ValueError):
             value = math.nan
-        if not fine(value):
+        if not fine(value) or isinstance(text, bool | float) and value != text:
             raise argparse.ArgumentTypeError(f"'{text}' is not {expected}")
         return value
 

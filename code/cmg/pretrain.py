@@ -1,203 +1,203 @@
-"""Pretrain a unified representation on unlabelled clips.
+"""Pretrain a representation on unlabelled clips.
 
     python -m cmg.pretrain --data synthetic --preset small --out checkpoint/first
     python -m cmg.pretrain --data features.h5 more.h5 --modalities video audio --out checkpoint/av
     python -m cmg.pretrain --data features.h5 --method dcid+smit --out checkpoint/smit
+    python -m cmg.pretrain --data features.h5 --method path/to/mine.py --out checkpoint/mine
+    python -m cmg.pretrain --config checkpoint/av/args.json --seed 1 --out checkpoint/av1
     torchrun --standalone --nproc_per_node 4 -m cmg.pretrain --data features.h5 --out checkpoint/av4
 
 Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--resume auto` continues it.
 """
 
+import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import cmg
 from cmg import distributed
-from cmg.cli import Parser, command, git_commit, number, require_folder, versions, whole
-from cmg.data.features import CACHES, FeatureSet
+from cmg.cli import Parser, command, git_commit, require_folder, versions
+from cmg.configs import Config, add_flags, flag_of, flat, nearest, with_values
+from cmg.data.features import FeatureSet
 from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
 from cmg.errors import UserError
-from cmg.files import held, write_atomically
-from cmg.methods.registry import available, build, defaults, flags, refuse_foreign
-from cmg.modalities import MODALITIES
-from cmg.presets import PRESETS
+from cmg.files import held, read_text, write_atomically
+from cmg.methods import registry
+from cmg.methods.contract import Method
+from cmg.optimisation import OptimiserConfig
 from cmg.training import checkpoint
 from cmg.training.host import keep_freed_memory
 from cmg.training.loop import Trainer
 from cmg.training.recorder import Recorder
+from cmg.training.run_config import RunConfig
 
 # Flags that a resumed run may change; all others must be as they were.
 FREE_ON_RESUME = {"epochs", "max_steps", "workers", "cache", "device", "log_every", "checkpoint_epochs", "save_every",
-                  "resume", "out", "data", "compile", "cuda_graph"}
+                  "resume", "out", "data", "compile", "cuda_graph", "method"}
 
 
-def parser():
+@dataclass(frozen=True)
+class Settings:
+    """All that a run is told.
+
+    flags : dict of every setting by the name of its flag, as args.json and checkpoints hold it. kind : class of the
+    method. run, optimiser, method : the same settings as typed components.
+    """
+
+    flags: dict
+    kind: type[Method]
+    run: RunConfig
+    optimiser: OptimiserConfig
+    method: Config
+
+
+def parser(kind, preset, recipe):
+    """The command line for a method, with a preset's values as defaults."""
     p = Parser(prog="cmg.pretrain", description=__doc__)
-    run = p.add_argument_group("run")
-    run.add_argument("--data", nargs="+", required=True, help="feature files, or: synthetic")
-    run.add_argument("--out", required=True, help="run folder; must be empty or absent unless --resume is given")
-    run.add_argument("--modalities", nargs="+", choices=MODALITIES, help="default: all that the data holds")
-    add_recipe_flags(run)
-    run.add_argument("--epochs", type=whole(1), help="passes over the data")
-    run.add_argument("--max-steps", type=whole(1), help="stop after this many steps")
-    run.add_argument("--seed", type=whole(), default=0, help="of weights, order, dropout and negatives")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    run.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"),
-                     help="arithmetic of the networks; the codebook stays in fp32")
-    run.add_argument("--compile", action="store_true", help="torch.compile the step")
-    run.add_argument("--cuda-graph", action="store_true", help="record the step once and replay it, on one card")
-    run.add_argument("--resume", help="auto: continue --out if it holds latest.pt; or the path of a latest.pt")
-    run.add_argument("--workers", type=whole(), default=2, help="loader processes with --cache disk")
-    run.add_argument("--cache", default="auto", choices=CACHES,
-                     help="features on the card, in memory, or read in blocks; auto: the first that has room")
-    run.add_argument("--log-every", type=whole(1), default=20, help="steps between rows of metrics.csv")
-    run.add_argument("--checkpoint-epochs", type=whole(1), default=1, help="epochs between epoch_XXX.pt files")
-    run.add_argument("--save-every", type=whole(), default=0, help="also write latest.pt every N steps; 0 = epoch ends")
-    optim = p.add_argument_group("optimisation")
-    optim.add_argument("--batch-size", type=whole(2), help="clips a step, over all processes")
-    optim.add_argument("--accumulate", type=whole(1), default=1, metavar="N",
-                       help="split every batch into N parts, for less memory; clips are compared within their part")
-    optim.add_argument("--optimizer", choices=("adam", "adamw"), help="of all but vCLUB's estimators")
-    optim.add_argument("--lr", type=number(above=0), help="learning rate, at its highest")
-    optim.add_argument("--weight-decay", type=number(least=0), help="of that optimiser")
-    optim.add_argument("--schedule", choices=("constant", "cosine"), help="of the learning rate after its warm-up")
-    optim.add_argument("--warmup-steps", type=whole(), help="steps in which the learning rate rises from 0")
-    optim.add_argument("--clip-grad", type=number(least=0), help="gradient norm; 0 = off")
-    model = p.add_argument_group("model and codebook")
-    model.add_argument("--equations", choices=("paper", "released"), help="the paper's, or the released code's")
-    model.add_argument("--dim", type=whole(4, multiple_of=4), help="D, width of the semantic vectors and codes")
-    model.add_argument("--layers", type=whole(1), help="transformer layers of every Φ")
-    model.add_argument("--input-dropout", type=number(least=0, below=1),
-                       help="share of feature channels hidden from Φ in training")
-    model.add_argument("--specific-dim", type=whole(), help="channels of video's Ψ; 0 = 4 C, as published")
-    model.add_argument("--specific-steps", type=whole(),
-                       help="run Ψ and its terms at N random steps of a batch; 0 = all")
-    model.add_argument("--codes", type=whole(1), help="M, size of the codebook")
-    model.add_argument("--decay", type=number(above=0, below=1), help="γ of the EMA")
-    model.add_argument("--codebook-init", choices=("uniform", "data", "kmeans"), help="where codes start")
-    model.add_argument("--reset", choices=("both", "any", "off"), help="codes unused by which modalities are reset")
-    model.add_argument("--reset-after", type=whole(), help="batches a code may stay unused (N_re)")
-    model.add_argument("--text-alignment", choices=("step", "clip"),
-                       help="word t belongs to second t (paper), or words belong to the clip as a whole")
-    model.add_argument("--text-padding", choices=("masked", "read"),
-                       help="whether text's biLSTM reads the zeros behind a short caption (released code)")
-    for name, own in flags().items():
-        group = p.add_argument_group(f"method {name} (weight 0 removes a term and its cost)")
-        for flag, spec in own.items():
-            group.add_argument(f"--{flag.replace('_', '-')}", type=spec.type, choices=spec.choices, help=spec.help)
+    run, *_ = add_flags(p, RunConfig(epochs=recipe.epochs), "run")
+    add_recipe_flags(run, preset)
+    add_flags(p, recipe.optimiser, "optimisation")
+    add_flags(p, recipe.method)
     add_synthetic_flags(p)
     return p
 
 
-def add_recipe_flags(group):
-    """The flags that decide the defaults of others."""
-    group.add_argument("--method", default="unicode",
-                       help=f"one of: {', '.join(available())}; or several at once: dcid+smit")
-    group.add_argument("--preset", default="paper", choices=sorted(PRESETS),
-                       help="sets the defaults of what follows, as far as the method has the flag; --preset small "
-                       "--help shows those of small")
+def add_recipe_flags(group, preset=None):
+    """The flags that decide which others there are, and their defaults."""
+    group.add_argument("--method", default="unicode", help=f"one of: {', '.join(registry.available())}; several joined "
+                       "by +, as in dcid+smit; or a file of one's own, mine.py")
+    group.add_argument("--preset", default=preset, help="sets the defaults of the other flags; those of the method "
+                       "unicode are paper, official and small. --preset small --help shows the values of small")
+    group.add_argument("--config", help="args.json of a run, whose values are the defaults of all flags")
 
 
-def parse(argv=None):
-    """Flags with the chosen preset's and method's values as defaults; a flag that the user gives wins."""
-    early, p = Parser(prog="cmg.pretrain", add_help=False), parser()
-    add_recipe_flags(early)  # read by themselves, so that --help knows the defaults too
+def parse(argv=None) -> Settings:
+    """Flags with the chosen preset's values as defaults, or those of --config; a flag that the user gives wins."""
+    early = Parser(prog="cmg.pretrain", add_help=False)
+    add_recipe_flags(early)  # read by themselves, so that --help knows the flags of a method and their defaults
     first = early.parse_known_args(argv)[0]
-    p.set_defaults(**defaults(first.preset, first.method))
-    args = p.parse_args(argv)
-    refuse_foreign(vars(args))
-    if args.text_alignment == "clip" and args.mm_ema == "aligned":
-        raise UserError("--mm-ema aligned: pairs word t with second t; expected attention or off with "
-                        "--text-alignment clip")
-    if not any(value for name, value in vars(args).items() if name.startswith("w_") and name != "w_club"):
-        raise UserError("--w-*: all weights are 0, there is nothing to learn")
-    return args
+    given = read_config(first.config) if first.config else {}
+    early.set_defaults(**{name: given[name] for name in ("method", "preset") if name in given})
+    first = early.parse_known_args(argv)[0]
+    kind = registry.find(first.method)
+    preset = first.preset or next(iter(kind.all_recipes()))
+    recipe = registry.recipe_of(kind, preset)
+    p = parser(kind, preset, recipe)
+    known = {action.dest: action.help for action in p._actions if action.dest != "help"}
+    for name in given:
+        if name not in known:
+            raise UserError(f"--config {first.config}: {name!r} is no setting of --method {first.method}"
+                            f"{nearest(name, known)}")
+    for action in p._actions:
+        action.required = action.required and given.get(action.dest) is None
+    p.set_defaults(**given)
+    flags = vars(p.parse_args(argv)) | {"method": registry.absolute(first.method), "preset": preset}
+    flags.pop("config")
+    settings = Settings(flags, kind, RunConfig(**{name: flags[name] for name in flat(RunConfig())}),
+                        with_values(recipe.optimiser, flags), with_values(recipe.method, flags))
+    kind.check(settings.method, recipe)
+    return settings
 
 
-def open_data(args, device):
-    paths = args.data
+def read_config(path) -> dict:
+    """The flags of an `args.json`, or of a JSON object that holds nothing else."""
+    try:
+        content = json.loads(read_text(path, "args.json of a run"))
+        flags = content.get("flags", content)
+        return dict(flags.items())
+    except (ValueError, AttributeError):
+        raise UserError(f"--config {path}: not the args.json of a run; expected a JSON object of flags") from None
+
+
+def open_data(settings, device):
+    run, paths = settings.run, settings.run.data
     if "synthetic" in paths:
         if len(paths) > 1:
             raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
-        paths = [synthetic_files(spec=synthetic_spec(args)).pretrain]
-    features = FeatureSet(paths, args.modalities, args.cache, device)
-    steps = {m: shape[0] for m, shape in features.shapes.items()}
-    if len(set(steps.values())) > 1:
-        raise UserError(f"--data: clips have {steps} steps; all modalities need the same number (extract text with "
-                        f"--words equal to --seconds)")
-    needed = args.cpc_steps + 1 + (args.equations == "released")  # which draws its t from 1 on
-    if min(steps.values()) < needed and args.w_cpc:
-        raise UserError(f"--cpc-steps {args.cpc_steps}: needs clips of at least {needed} steps, these have "
-                        f"{min(steps.values())}; expected a smaller one, longer clips or --w-cpc 0")
-    grid = features.shapes.get("video", ())[1:-1]
-    if grid and min(grid) < 5 and (args.w_rec or args.w_club):
-        raise UserError(f"--data: video has a {grid[0]}×{grid[1]} grid; Ψ's two 3×3 convolutions need at least 5×5 "
-                        f"(or give --w-rec 0 --w-club 0)")
-    if len(features) < 2:
-        raise UserError(f"--data: {len(features)} clip; the contrastive terms need at least 2 in a batch")
-    if len(features.modalities) == 1 and args.modalities is None:
+        paths = [synthetic_files(spec=synthetic_spec(argparse.Namespace(**settings.flags))).pretrain]
+    features = FeatureSet(paths, run.modalities, run.cache, device)
+    settings.kind.refuse(settings.method, features)
+    if len(features) < settings.kind.least_clips:
+        raise UserError(f"--data: {len(features)} clip; the contrastive terms need at least "
+                        f"{settings.kind.least_clips} in a batch")
+    if len(features.modalities) == 1 and run.modalities is None:
         raise UserError(f"--data: holds only {features.modalities[0]}; cross-modal pretraining needs two modalities")
     return features
 
 
-def prepare_folder(args):
+def prepare_folder(settings):
     """The content of the checkpoint to resume from and its path, or (None, None); refuses to overwrite a run."""
-    out = Path(args.out)
+    out, resume = Path(settings.run.out), settings.run.resume
     require_folder(out)
     there = {path.name for path in out.iterdir() if ".tmp-" not in path.name} if out.is_dir() else set()
-    latest = out / "latest.pt" if args.resume in (None, "auto") else Path(args.resume)
-    if args.resume is not None and (args.resume != "auto" or "latest.pt" in there):
+    latest = out / "latest.pt" if resume in (None, "auto") else Path(resume)
+    if resume is not None and (resume != "auto" or "latest.pt" in there):
         if there and latest.resolve() != (out / "latest.pt").resolve():
             raise UserError(f"--out {out}: the folder is not empty; expected a new one for what continues {latest}, or "
                             "--resume auto")
         content = checkpoint.read(latest)
-        # A checkpoint may be older than a flag: it was trained with what is the default today, but for words.
-        words = {"text_padding": "read"} if "text" in content["shapes"] else {}
-        before = defaults(args.preset, args.method) | words | content["args"]
-        for name, value in vars(args).items():
-            unset = name == "modalities" and value is None  # the data decided, and still does
-            if name not in FREE_ON_RESUME and not unset and before.get(name, value) != value:
-                raise UserError(f"--{name.replace('_', '-')} {value}: {latest} was trained with "
-                                f"{before.get(name)}; expected the same, or another --out")
+        refuse_other_flags(settings, content, latest)
         return content, latest
     # A run that ended before its first latest.pt has written args.json, and an epoch's file at the most.
     begun = "args.json" in there and "best.pt" not in there and sum(name.startswith("epoch_") for name in there) < 2
-    if there and not (args.resume and begun):
-        lacks = "--resume auto" if args.resume is None else "one that holds latest.pt"
+    if there and not (resume and begun):
+        lacks = "--resume auto" if resume is None else "one that holds latest.pt"
         raise UserError(f"--out {out}: the folder is not empty; expected a new one, or {lacks}")
     return None, None
 
 
+def refuse_other_flags(settings, content, latest):
+    """A run goes on with the settings that it began with. A checkpoint may be older than a setting: it was trained with
+    what is the default today."""
+    kind, before = checkpoint.method_of(content, latest, settings.flags["method"])
+    recipe = registry.recipe_of(kind, settings.flags["preset"])
+    before = flat(recipe.optimiser) | content["args"] | flat(before)
+    if kind is not settings.kind or content["args"].get("method", "unicode") != settings.flags["method"]:
+        raise UserError(f"--method {settings.flags['method']}: {latest} was trained with "
+                        f"{content['args'].get('method')}; expected the same, or another --out")
+    for name, value in settings.flags.items():
+        unset = name == "modalities" and value is None  # the data decided, and still does
+        if name not in FREE_ON_RESUME and not unset and before.get(name, value) != value:
+            raise UserError(f"{flag_of(name)} {value}: {latest} was trained with {before.get(name)}; expected the "
+                            "same, or another --out")
+
+
+def refuse_sizes(settings, features, size):
+    """`UserError` for a batch that cannot be dealt out."""
+    batch_size, number = settings.optimiser.batch_size, settings.optimiser.accumulate
+    if batch_size % (size * number):
+        raise UserError(f"--batch-size {batch_size}: expected a multiple of {size} processes × --accumulate {number}")
+    if min(batch_size, len(features)) < settings.kind.least_clips * number:
+        raise UserError(f"--accumulate {number}: leaves parts of one clip; the contrastive terms need two")
+    if len(features) < size * number:
+        raise UserError(f"--data: {len(features)} clips; expected at least one for every process")
+
+
 @command
 def main(argv=None):
-    args = parse(argv)
-    device = distributed.choose_device(args.device)
+    settings = parse(argv)
+    run, out = settings.run, Path(settings.run.out)
+    device = distributed.choose_device(run.device)
     rank, size = distributed.start(device.type)
-    if args.precision == "tf32":
+    if run.precision == "tf32":
         torch.set_float32_matmul_precision("high")
     if device.type == "cpu":
         keep_freed_memory()
-    if args.cuda_graph and (device.type != "cuda" or size > 1):
+    if run.cuda_graph and (device.type != "cuda" or size > 1):
         raise UserError(f"--cuda-graph: on {device.type}, {size} process{'es' * (size > 1)}; expected a card and one "
                         "process")
-    content, source = prepare_folder(args)
-    features = open_data(args, device)
-    if args.batch_size % (size * args.accumulate):
-        raise UserError(f"--batch-size {args.batch_size}: expected a multiple of {size} processes × --accumulate "
-                        f"{args.accumulate}")
-    if min(args.batch_size, len(features)) < 2 * args.accumulate:
-        raise UserError(f"--accumulate {args.accumulate}: leaves parts of one clip; the contrastive terms need two")
-    if len(features) < size * args.accumulate:
-        raise UserError(f"--data: {len(features)} clips; expected at least one for every process")
-    out = Path(args.out)
-    options = vars(args) | {"modalities": list(features.modalities)}
+    content, source = prepare_folder(settings)
+    features = open_data(settings, device)
+    refuse_sizes(settings, features, size)
+    flags = settings.flags | {"modalities": list(features.modalities)}
 
-    torch.manual_seed(args.seed)  # stage one: every process builds the same weights
-    method = build(features.shapes, options).to(device)
-    torch.manual_seed(args.seed + 1 + rank)  # stage two: dropout and negatives differ between processes
-    trainer = Trainer(method, features, options, out, device)
+    torch.manual_seed(run.seed)  # stage one: every process builds the same weights
+    method = settings.kind(features.shapes, settings.method).to(device)
+    torch.manual_seed(run.seed + 1 + rank)  # stage two: dropout and negatives differ between processes
+    trainer = Trainer(method, features, run, settings.optimiser, out, device, flags)
     if content:
         trainer.restore(content, source)
         if trainer.step >= trainer.total:
@@ -210,14 +210,15 @@ def main(argv=None):
     with held(out):
         for stale in out.glob("[el]*.pt.tmp-*"):  # of a latest.pt or epoch's file that a killed run did not finish
             stale.unlink()
-        record = {"flags": options, "version": cmg.__version__, "commit": git_commit(), "versions": versions(),
+        record = {"flags": flags, "version": cmg.__version__, "commit": git_commit(), "versions": versions(),
                   "processes": size, "clips": len(features), "cache": features.cache,
                   "shapes": {m: list(s) for m, s in features.shapes.items()},
+                  "features": {m: known._asdict() for m, known in features.provenance.items()},
                   "parameters": sum(p.numel() for p in method.parameters()),
-                  "parameters_kept": sum(p.numel() for p in method.model.parameters())}
+                  "parameters_kept": sum(p.numel() for p in method.kept().parameters())}
         write_atomically(out / "args.json", json.dumps(record, indent=1) + "\n")
         recorder = Recorder(out, trainer.step)
-        print(f"{args.method} ({args.preset}): {' '.join(features.modalities)}, {len(features)} clips, "
+        print(f"{flags['method']} ({flags['preset']}): {' '.join(features.modalities)}, {len(features)} clips, "
               f"{record['parameters'] / 1e6:.1f} M parameters ({record['parameters_kept'] / 1e6:.1f} M kept), "
               f"{trainer.total} steps on {device}" + (f", from step {trainer.step}" if content else ""))
         train(trainer, recorder)

@@ -12,11 +12,9 @@ from torch.utils.data import DataLoader
 
 from cmg.data.features import SCHEMA, FeatureFile, FeatureSet, FeatureWriter, place
 from cmg.data.pool import main as pool_grid
-from cmg.downstream.tokens import check_shapes
 from cmg.errors import UserError
-from cmg.models.unified import UnifiedModel
-from cmg.presets import PRESETS
-from cmg.training.feed import BLOCKS, ahead, epoch_order, feed
+from cmg.training.batches import BLOCKS, ahead, epoch_order, feed
+from support import untrained
 
 SHAPES = {"video": (4, 2, 2, 3), "audio": (4, 5), "text": (3, 6)}
 ATTRS = {"backbone/video": "pixels", "sha256/video": "", "seconds_per_step": 1.0, "source": "test"}
@@ -408,16 +406,16 @@ def test_pooled_video_is_all_that_official_reads(tmp_path, capsys):
     for name in ("audio", "valid/video", "valid/audio"):
         assert torch.equal(grid[name], mean[name])
     for preset in ("official", "paper"):
-        model = UnifiedModel(shapes, PRESETS[preset] | {"dim": 16, "codes": 12}).eval()
+        model = untrained(tmp_path / "model.pt", shapes, preset)
         if preset == "official":
             found, wanted = (model.encode(video=batch["video"]).semantic for batch in (mean, grid))
             torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
-            check_shapes(shapes, pooled, pooled=True)
+            model.check(pooled)
         else:
             with pytest.raises(UserError, match="pretrained on"):
                 model.encode(video=mean["video"])
             with pytest.raises(UserError, match="checkpoint expects"):
-                check_shapes(shapes, pooled)
+                model.check(pooled)
     again = ["--data", command[-1], "--out", "c.h5"]
     for argv, words in ((command, "exists already"), (again, "no video with a grid")):
         with pytest.raises(SystemExit) as stop:

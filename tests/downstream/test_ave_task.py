@@ -16,9 +16,8 @@ from cmg.downstream.probe import fit
 from cmg.downstream.results import find_checkpoints, markdown_table, write_results
 from cmg.downstream.tokens import TokenSet, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
-from cmg.models.unified import UnifiedModel
-from cmg.presets import PRESETS
 from cmg.training import checkpoint
+from support import untrained
 
 K, T, CODES = 3, 10, 8  # codes 0..2 are the classes, 3 is background, 4..7 the same of a split codebook
 CLASSES = ["Bark", "Cat", "Truck"]
@@ -389,17 +388,11 @@ def test_same_seed_same_rows(run):
 def test_real_model(tmp_path, clips):
     """A checkpoint of an untrained model, saved and loaded as pretraining does, at a size of its own."""
     features = write_features(tmp_path / "ave.h5", [clip for split in clips.values() for clip in split])
-    options = PRESETS["small"] | {"dim": 16, "codes": 12, "seed": 1}
-    torch.manual_seed(0)
-    shapes = {"video": (T, CODES), "audio": (T, CODES)}
-    model = UnifiedModel(shapes, options)
-    checkpoint.save(tmp_path / "epoch_000.pt", {
-        "format": 1, "args": options, "shapes": {m: list(s) for m, s in shapes.items()}, "model": model.state_dict(),
-        "epoch": 0, "step": 1, "pretrain_ids": []})
+    model = untrained(tmp_path / "epoch_000.pt", {"video": (T, CODES), "audio": (T, CODES)})
     rows = call(tmp_path, checkpoint=tmp_path / "epoch_000.pt",
                 annotations=write_annotations(tmp_path / "annotations", clips))
     assert len(rows) == 4 and all(0 <= row["value"] <= 100 for row in rows)
-    quantized = encode_set(model.eval(), FeatureSet(features), "video").quantized
+    quantized = encode_set(model, FeatureSet(features), "video").quantized
     assert quantized.shape == (57, T, 16)
 
 

@@ -24,9 +24,8 @@ from cmg.losses.avs import contrast, first_frame_bce, matching
 from cmg.metrics.segmentation import Scores, f_curve, frame_iou
 from cmg.models.segmentation import Segmenter, Tpavi
 from cmg.models.unified import UnifiedModel
-from cmg.presets import PRESETS
 from cmg.training import checkpoint
-from support import FIXTURES
+from support import FIXTURES, untrained
 
 Image = pytest.importorskip("PIL.Image")
 FIXTURE = FIXTURES / "avs_official_metrics.npz"
@@ -388,8 +387,8 @@ def pretrained(tmp_path_factory, s4):
     """A checkpoint whose audio and text of the same class lie close to the same code, fitted to do so."""
     torch.manual_seed(0)
     shapes = {"audio": (10, *LogMel.shape), "text": (10, *HashedWords.shape)}
-    args = {**PRESETS["small"], "dim": 16, "codes": 8, "layers": 1, "seed": 0}
-    model = UnifiedModel(shapes, args)
+    path = tmp_path_factory.mktemp("pretrained") / "best.pt"
+    model = untrained(path, shapes, codes=8).train()
     model.codebook.embedding.copy_(F.layer_norm(torch.randn(8, 16), (16,)))  # within reach of Φ's last LayerNorm
     folder = read_s4(s4)
     reader = QueryReader(folder, "raw", backbones={"audio": Choice("audio", "logmel")})
@@ -404,14 +403,13 @@ def pretrained(tmp_path_factory, s4):
         loss = 0
         for m, x, valid in (("audio", sound, everything), ("text", words, spoken)):
             encoder = model.semantic[m]
-            said = encoder(encoder.front(x, valid), valid)
+            said = encoder(encoder.inputs(x, valid), valid)
             loss = loss + F.mse_loss(said[valid], wanted[:, None].expand_as(said)[valid])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    path = tmp_path_factory.mktemp("pretrained") / "best.pt"
-    checkpoint.save(path, {"format": 1, "args": args, "shapes": {m: list(s) for m, s in shapes.items()},
-                           "model": model.state_dict(), "pretrain_ids": ["elsewhere"], "epoch": 0, "step": 0})
+    learnt = checkpoint.load(path) | {"model": model.state_dict(), "pretrain_ids": ["elsewhere"]}
+    checkpoint.save(path, learnt)
     return path
 
 

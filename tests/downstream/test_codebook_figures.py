@@ -13,9 +13,8 @@ from cmg.downstream import charts, codebook
 from cmg.downstream.charts import COLOURS, LEFT, PLOT, TOP, Series
 from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
-from cmg.models.unified import Tokens, UnifiedModel
-from cmg.presets import PRESETS
-from cmg.training import checkpoint
+from cmg.models.unified import Tokens
+from support import untrained
 
 SHAPES = {"audio": (4, 6), "text": (4, 5)}
 
@@ -65,14 +64,8 @@ def test_a_modality_that_no_clip_has_is_told():
 
 
 def test_command(tmp_path, capsys):
-    options = PRESETS["small"] | {"dim": 8, "codes": 7}
-    torch.manual_seed(0)
-    model = UnifiedModel(SHAPES, options).eval()
-    model.codebook.embedding.normal_()
     (tmp_path / "run").mkdir()
-    checkpoint.save(tmp_path / "run" / "best.pt", {
-        "format": 1, "args": options, "shapes": {m: list(s) for m, s in SHAPES.items()}, "model": model.state_dict(),
-        "pretrain_ids": [], "epoch": 0, "step": 0})
+    model = untrained(tmp_path / "run" / "best.pt", SHAPES, dim=8, codes=7)
     (tmp_path / "run" / "metrics.csv").write_text("step,codebook/match_at\n0,10\n20,30\n")
     rng = np.random.default_rng(0)
     features = {m: rng.normal(size=(9, *s)).astype("float32") for m, s in SHAPES.items()}

@@ -9,13 +9,24 @@ import torch
 from torch.testing import assert_close
 
 import cmg
+from cmg.configs import flat
 from cmg.data.features import FeatureSet
 from cmg.distributed import seed_shared
 from cmg.errors import UserError
-from cmg.methods.registry import available, build, defaults
-from cmg.pretrain import parse
-from cmg.training.loop import Trainer
-from support import SHAPES, SMALL, interrupt_after, refused, rows, run, same_weights, write_clips
+from cmg.methods.registry import available, find, recipe_of
+from support import (
+    SHAPES,
+    SMALL,
+    interrupt_after,
+    make_method,
+    refused,
+    rows,
+    run,
+    same_weights,
+    settings_of,
+    trainer_of,
+    write_clips,
+)
 
 RIVALS = ("smit", "mst", "codis", "turn", "cmcm")
 COMPOSED = tuple(f"dcid+{name}" for name in RIVALS)
@@ -26,13 +37,13 @@ def clips(tmp_path_factory):
     return str(write_clips(tmp_path_factory.mktemp("features") / "clips.h5"))
 
 
-def options_of(method, *flags):
-    return vars(parse(["--data", "x", "--out", "x", *SMALL, "--preset", "paper", "--method", method, *flags]))
+def settings_for(method, *flags):
+    return settings_of("--preset", "paper", "--method", method, *flags)
 
 
 def made(method, *flags, modalities=("video", "audio"), seed=0):
     torch.manual_seed(seed)
-    return build({m: SHAPES[m] for m in modalities}, options_of(method, *flags))
+    return make_method(settings_for(method, *flags), {m: SHAPES[m] for m in modalities})
 
 
 def batch_of(clips, modalities, n=8):
@@ -84,6 +95,9 @@ def test_dcid_with_cmcm_is_unicode_without_mm_ema(clips, tmp_path):
 
 
 def test_presets_set_what_a_method_has():
+    def defaults(preset, method):
+        return flat(recipe_of(find(method), preset).method)
+
     small = defaults("small", "smit")
     assert small["codes"] == 128 and small["text_alignment"] == "clip" and small["w_smit"] == 1
     assert {k for k, v in small.items() if k.startswith("w_") and v} == {"w_rec", "w_commit", "w_smit"}
@@ -92,7 +106,7 @@ def test_presets_set_what_a_method_has():
     assert composed["reset"] == "both" and defaults("official", "dcid+smit")["reset"] == "any"
     assert defaults("official", "unicode")["mm_ema"] == "aligned" and defaults("paper", "unicode")["w_align"] == 0
     assert defaults("paper", "mst")["transformer"] == "shared" and composed["transformer"] == "own"
-    assert options_of("mst", "--reset", "off")["reset"] == "off"
+    assert settings_for("mst", "--reset", "off").method.codebook.reset == "off"
 
 
 # -- what runs -------------------------------------------------------------------------------------------------------
@@ -104,10 +118,9 @@ def test_presets_set_what_a_method_has():
 def test_steps_are_finite_and_reach_every_parameter(clips, method, modalities):
     batch = batch_of(clips, modalities)
     for text in ("step", "clip") if "text" in modalities else ("step",):
-        options = options_of(method, "--text-alignment", text, "--reset-after", "1")
-        torch.manual_seed(0)
-        built = build({m: SHAPES[m] for m in modalities}, options).train()
-        trainer = Trainer(built, FeatureSet(clips, list(modalities)), options, ".", torch.device("cpu"))
+        trainer = trainer_of(clips, "--preset", "paper", "--method", method, "--text-alignment", text, "--reset-after",
+                             "1", "--modalities", *modalities)
+        built = trainer.method
         for trainer.step in range(2):
             losses, _, norm = trainer.train_step(batch)
             assert all(v.isfinite() for v in losses.values()) and norm.isfinite()
@@ -198,8 +211,8 @@ class Reordered(torch.nn.Module):
         super().__init__()
         self.inner, self.order = inner, order
 
-    def front(self, x, valid):
-        return self.inner.front(x, valid[:, self.order.argsort()])
+    def inputs(self, x, valid):
+        return self.inner.inputs(x, valid[:, self.order.argsort()])
 
     def forward(self, x, valid):
         return self.inner(x, valid[:, self.order.argsort()])[:, self.order]
@@ -211,7 +224,7 @@ def test_the_learnt_temperature_comes_back_from_its_bound(clips):
     term, state = built.terms["mst"], built.encode(batch_of(clips, ("video", "audio")))
     state.semantic["video"] = -state.semantic["audio"].detach()
     term.log_scale.data.fill_(4.7)
-    built.update(state)
+    built.update(built.carry(state))
     assert term.log_scale.item() == pytest.approx(4.60517)
     sum(term(state).values()).backward()
     assert term.log_scale.grad.item() > 1
@@ -253,7 +266,7 @@ def test_teacher_follows_with_momentum(clips):
     with torch.no_grad():
         for p in built.model.semantic.parameters():
             p.add_(1.0)
-    built.update(built.encode(batch))
+    built.update(built.carry(built.encode(batch)))
     for old, new in zip(before, term.teacher.parameters()):
         assert_close(new, old + (1 - term.momentum), rtol=1e-4, atol=1e-6)
 
@@ -282,7 +295,7 @@ def test_shared_transformer_is_shared_and_loads(clips, tmp_path):
     assert record["parameters_kept"] == sizes[0] and record["flags"]["transformer"] == "shared"
 
     batch = batch_of(clips, SHAPES)
-    built = build(SHAPES, record["flags"]).eval()
+    built = make_method(settings_of("--method", "dcid+mst")).eval()
     content = torch.load(out / "latest.pt", weights_only=True)
     built.load_state_dict({f"model.{k}": v for k, v in content["model"].items()} | content["method"])
     state = built.encode(batch)
@@ -338,6 +351,6 @@ def test_impossible_combinations_are_one_line(clips, tmp_path, capsys, flags, wo
 
 
 def test_a_foreign_flag_at_its_own_value_is_no_error():
-    assert options_of("smit", "--w-club", "0", "--mm-ema", "off")["w_club"] == 0
+    assert settings_for("smit", "--w-club", "0", "--mm-ema", "off").flags["w_club"] == 0
     with pytest.raises(UserError, match="w-align"):
-        options_of("dcid+smit", "--w-align", "1")
+        settings_for("dcid+smit", "--w-align", "1")

@@ -6,15 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from cmg.losses.club import CLUB
-from cmg.losses.cross_cpc import CrossCPC
-from cmg.losses.matching import CodeMatching
-from cmg.methods.base import State
-from cmg.methods.baseline import Commitment
+from cmg.methods.codebook.method import State
 from cmg.metrics.codebook import perplexity
-from cmg.models.codebook import Codebook
-from cmg.models.semantic import GridPooling, TemporalEncoder
-from cmg.models.specific import GridDecoder, GridSpecific, VectorDecoder, VectorSpecific
+from cmg.models.semantic import TemporalEncoder
+from cmg.models.specific import GridDecoder, VectorDecoder, VectorSpecific
+from cmg.released.losses import ReleasedCLUB, ReleasedCodeMatching, ReleasedCommitment, ReleasedCrossCPC
+from cmg.released.networks import ReleasedCodebook, ReleasedGridSpecific, SummedGrid
 from support import DEVICE, FIXTURES
 
 
@@ -43,7 +40,7 @@ def close(actual, expected):
 def test_video_semantic_pool():
     data, state = fixture("video_semantic_pool")
     grid = data["video"].shape[2:4]
-    pool = load(GridPooling(16, grid.numel(), uniform=True), state, {"channel": "se_layer"})
+    pool = load(SummedGrid(16, grid.numel()), state, {"channel": "se_layer"})
     close(pool(data["video"]), data["out"])
     close(pool(data["video"].mean((2, 3))), data["out"])  # all that it reads
 
@@ -59,7 +56,7 @@ def test_video_specific_encoder():
     data, state = fixture("video_specific_encoder")
     names = {"convs": "conv_stack", "convs.5.conv3": "conv_stack.5.stack.0.res_block.1",
              "convs.5.conv1": "conv_stack.5.stack.0.res_block.3", "head": "feed_forward"}
-    out_map, pooled = load(GridSpecific(16, 24, head=True), state, names)(data["video"])
+    out_map, pooled = load(ReleasedGridSpecific(16, 24), state, names)(data["video"])
     close(out_map, data["out_map"])
     close(pooled, data["out_pooled"])
 
@@ -91,7 +88,7 @@ def test_audio_decoder():
 
 def test_club():
     data, state = fixture("club")
-    club = load(CLUB(8, 14, hidden=6, equations="released"), state, {"mean": "p_mu", "logvar": "p_logvar"})
+    club = load(ReleasedCLUB(8, 14, hidden=6), state, {"mean": "p_mu", "logvar": "p_logvar"})
     valid = torch.ones(4, 10, dtype=torch.bool, device=DEVICE)
     close(club.upper_bound(data["x"], data["y"], valid, data["perm"]), data["mi_upper_bound"])
     close(club.log_likelihood(data["x"], data["y"], valid), data["log_likelihood"])
@@ -102,7 +99,7 @@ def test_cross_cpc(modalities):
     data, state = fixture("cross_cpc_av" if len(modalities) == 2 else "cross_cpc_avt")
     names = {f"context.{m}": f"{m}_ar_lstm" for m in modalities}
     names |= {f"predict.{m}": f"{m}_predictors" for m in modalities}
-    cpc = load(CrossCPC(modalities, 8, equations="released"), state, names)
+    cpc = load(ReleasedCrossCPC(modalities, 8), state, names)
     valid = {m: torch.ones(4, 10, dtype=torch.bool, device=DEVICE) for m in modalities}
     losses = cpc({m: data[m] for m in modalities}, valid, t=int(data["t"]))
     assert len(losses) == len(modalities) ** 2
@@ -113,7 +110,7 @@ def test_cross_cpc(modalities):
 def test_codebook_three_steps(modalities):
     """Commitment, L_cmcm, their gradient, straight-through output and every buffer over three training steps."""
     data, _ = fixture("codebook_av" if len(modalities) == 2 else "codebook_avt")
-    book = Codebook(modalities, 12, 8, equations="released", mm_ema="aligned", reset="any").to(DEVICE)
+    book = ReleasedCodebook(modalities, 12, 8, mm_ema="aligned", reset="any").to(DEVICE)
     book.embedding.copy_(data["init/embedding"])
     book.weight.copy_(data["init/ema_weight"])
     book.count.copy_(data["init/ema_count"])
@@ -123,8 +120,8 @@ def test_codebook_three_steps(modalities):
         z = {m: data[f"step{step}/{m}/z"].clone().requires_grad_() for m in modalities}
         quantized = {m: book.quantize(z[m]) for m in modalities}
         state = State({}, valid, semantic=z, quantized=quantized)
-        commit = Commitment(scale=2.0)(state)
-        cmcm = sum(CodeMatching("released")({m: q.distances for m, q in quantized.items()}, valid).values()) * 0.5
+        commit = ReleasedCommitment()(state)
+        cmcm = sum(ReleasedCodeMatching()({m: q.distances for m, q in quantized.items()}, valid).values()) * 0.5
         (sum(commit.values()) + cmcm).backward()
         for m in modalities:
             close(commit[m], data[f"step{step}/{m}/commit"])

@@ -13,7 +13,8 @@ import cmg
 from cmg import pretrain
 from cmg.data.features import FeatureWriter
 from cmg.errors import UserError
-from cmg.training import checkpoint, released
+from cmg.released import checkpoints as released
+from cmg.training import checkpoint
 from support import FIXTURES
 
 PUBLISHED = json.loads((FIXTURES / "official_checkpoint_keys.json").read_text())
@@ -106,7 +107,7 @@ def test_codes_are_those_of_the_public_arithmetic(public, file, m, shape):
 def test_every_published_key_and_shape_is_known(kind):
     """On the meta device, so that the 0.9 GB are not made."""
     shapes = {"video": (10, 7, 7, 512), "audio": (10, 128)} | ({"text": (10, 768)} if kind == "AVT" else {})
-    ours, names, unmodelled = released.expected(shapes, {**released.PRESETS["official"], "method": "unicode"})
+    ours, names, unmodelled = released.expected(shapes, released.official_options())
     known = {public: list(ours[own]) for own, public in names.items()} | {k: list(s) for k, s in unmodelled.items()}
     known[released.COUNTER] = [400]
     groups = {g: keys for g, keys in PUBLISHED[kind].items() if g != "_other_top_level_keys"}
@@ -119,7 +120,7 @@ def test_round_trip_is_exact_but_for_what_no_output_reads(public):
     back = released.to_public(released.from_public(public, "a.pt"), "a.pt")
     assert (back["epoch"], back["total_step"]) == (3, 1200)
     _, _, unmodelled = released.expected({"video": (10, 7, 7, 512), "audio": (10, 128), "text": (10, 768)},
-                                         {**released.PRESETS["official"], "method": "unicode"})
+                                         released.official_options())
     for group in released.GROUPS + released.TEXT_GROUPS:
         assert back[group].keys() == public[group].keys()
         for key, value in back[group].items():

@@ -3,20 +3,13 @@
 import pytest
 import torch
 
-from cmg.data.features import FeatureSet
-from cmg.methods.registry import build
-from cmg.pretrain import parse
 from cmg.training.loop import Trainer
-from support import DEVICE, SMALL, without_dropout, write_clips
+from support import DEVICE, trainer_of, write_clips
 
 
 def losses_of(clips, flags, prepare):
     """The losses of one epoch's five steps; `prepare(trainer)` may compile."""
-    options = vars(parse(["--data", clips, "--out", "x", *SMALL, *flags]))
-    features = FeatureSet(clips, options["modalities"])
-    torch.manual_seed(0)
-    method = without_dropout(build(features.shapes, options)).to(DEVICE).train()
-    trainer, found = Trainer(method, features, options, ".", torch.device(DEVICE)), []
+    trainer, found = trainer_of(clips, *flags, device=DEVICE), []
     prepare(trainer)
     for batch in trainer.loader():
         torch._dynamo.config.error_on_recompile = trainer.step > 1
@@ -43,8 +36,8 @@ def test_no_graph_breaks_and_no_recompiles(clips, preset):
             torch.compile(phase, backend="eager", fullgraph=True)
             for phase in (trainer.encode, trainer.losses, trainer.update)
         )
-        for term in trainer.method.fitted():
-            term.objective = torch.compile(term.objective, backend="eager", fullgraph=True)
+        for term, name in trainer.method.compiled_functions():
+            setattr(term, name, torch.compile(getattr(term, name), backend="eager", fullgraph=True))
 
     flags = ["--preset", preset]
     torch.testing.assert_close(losses_of(clips, flags, trace), losses_of(clips, flags, lambda trainer: None),

@@ -10,12 +10,8 @@ import pytest
 import torch
 
 from cmg import distributed
-from cmg.data.features import FeatureSet
-from cmg.methods.registry import build
 from cmg.models import toom_cook
-from cmg.pretrain import parse
-from cmg.training.loop import Trainer
-from support import DEVICE, FIXTURES, SMALL, without_dropout, write_clips
+from support import DEVICE, FIXTURES, steps_of, trainer_of, write_clips
 
 FILE = FIXTURES / "golden_curves.csv"
 PRESETS = ("paper", "official", "small")
@@ -24,18 +20,8 @@ STEPS = 50
 
 def curve(clips, preset, *flags):
     """Total loss of every step."""
-    options = vars(parse(["--data", clips, "--out", "x", *SMALL, "--preset", preset, "--epochs", "10", *flags]))
-    features = FeatureSet(clips)
-    torch.manual_seed(0)
-    method = without_dropout(build(features.shapes, options)).to(DEVICE).train()
-    trainer, found = Trainer(method, features, options, ".", torch.device(DEVICE)), []
-    while trainer.step < STEPS:
-        for batch in trainer.loader():
-            losses, *_ = trainer.train_step(batch)
-            found.append(sum(losses.values()))
-            trainer.step += 1
-        trainer.epoch += 1
-    return torch.stack(found).tolist()
+    trainer = trainer_of(clips, "--preset", preset, "--epochs", "10", *flags, device=DEVICE)
+    return torch.stack([sum(losses.values()) for losses, *_ in steps_of(trainer, STEPS)]).tolist()
 
 
 @pytest.fixture(autouse=True)

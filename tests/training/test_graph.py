@@ -14,12 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cmg.data.features import FeatureSet
-from cmg.methods.registry import build
-from cmg.pretrain import main, parse
+from cmg.pretrain import main
 from cmg.training import graph, loop
 from cmg.training.loop import Trainer
-from support import DEVICE, SHAPES, SMALL, without_dropout, write_clips
+from support import DEVICE, SHAPES, SMALL, make_method, settings_of, steps_of, trainer_of, write_clips
 
 
 class Tape(TorchDispatchMode):
@@ -72,17 +70,8 @@ def card(monkeypatch):
 
 def trained(clips, *flags):
     """A trainer after two epochs of five steps without dropout, and the losses of its steps."""
-    options = vars(parse(["--data", clips, "--out", "x", *SMALL, *flags]))
-    features = FeatureSet(clips, options["modalities"])
-    torch.manual_seed(0)
-    method = without_dropout(build(features.shapes, options)).to(DEVICE).train()
-    trainer, found = Trainer(method, features, options, ".", torch.device(DEVICE)), []
-    while trainer.step < trainer.total:
-        for batch in trainer.loader():
-            losses, state, norm = trainer.train_step(batch)
-            found.append(torch.stack([*losses.values(), norm]).clone())
-            trainer.step += 1
-        trainer.epoch += 1
+    trainer = trainer_of(clips, *flags, device=DEVICE)
+    found = [torch.stack([*losses.values(), norm]).clone() for losses, _, norm in steps_of(trainer)]
     return trainer, torch.stack(found)
 
 
@@ -177,15 +166,15 @@ def test_a_step_on_a_card_leaves_the_host_alone(preset, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *args: module)  # fake parameters cannot be moved
     monkeypatch.setattr(loop, "seed_shared", lambda seed, step, device: None)
-    options = vars(parse(["--data", "x", "--out", "x", *SMALL, "--preset", preset, "--w-club", "1", "--specific-steps",
-                          "2", "--codebook-init", "uniform", "--precision", "bf16"]))
+    settings = settings_of("--preset", preset, "--w-club", "1", "--specific-steps", "2", "--codebook-init", "uniform",
+                           "--precision", "bf16")
     card = torch.device("cuda", 0)
     fake = FakeTensorMode()
     with fake, card, torch.backends.cudnn.flags(enabled=False):
-        method = build(SHAPES, options).train()
+        method = make_method(settings).train()
         batch = {m: torch.randn(8, *shape) for m, shape in SHAPES.items()}
         batch |= {f"valid/{m}": torch.ones(8, shape[0], dtype=torch.bool) for m, shape in SHAPES.items()}
-    trainer = Trainer(method, NoFeatures(), options, ".", card)
+    trainer = Trainer(method, NoFeatures(), settings.run, settings.optimiser, ".", card)
     with fake, torch.backends.cudnn.flags(enabled=False), Crossings() as crossings:
         losses, state, norm = trainer.train_step(batch)
     assert norm.device == card and {x.device for x in losses.values()} == {card} and crossings.found == []

@@ -3,12 +3,15 @@
     video [N, T, H, W, C] or [N, T, C] (pooled), audio [N, T, A], text [N, L, X]   float16 or float32, any subset
     valid/<modality> [N, T] bool      False where a step is padding (a clip shorter than T, a caption shorter than L)
     id [N]                            UTF-8
-    attributes                        schema, backbone/<modality>, sha256/<modality>, seconds_per_step, source
+    attributes                        schema, backbone/<modality>, sha256/<modality>, seconds_per_step, source, …;
+                                      modality/<name>: what a modality is that `cmg.modalities.TABLE` has no row for
 
-Dimensions are read from the file, never assumed. A file holds complete rows only: `FeatureWriter` fills a temporary
+`cmg.modalities` says which arrays each modality may have. Dimensions are read from the file, never assumed. A file
+holds complete rows only: `FeatureWriter` fills a temporary
 file and renames it when everything is in. `cmg.data.features.FeatureSet` makes one or several files one data set.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -16,13 +19,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from cmg import modalities
 from cmg.errors import UserError
-from cmg.modalities import MODALITIES
 
 SCHEMA = 1
 CHUNK_BYTES = 64 * 1024  # rows are read in random order: a chunk is one clip, and only small clips share one
 SPARE_BYTES = 32 * 1024 * 1024  # what HDF5 may still hold back in its caches
-AXES = {"video": ("[N,T,H,W,C] or [N,T,C]", (3, 5)), "audio": ("[N,T,A]", (3,)), "text": ("[N,L,X]", (3,))}
 
 
 class FeatureWriter:
@@ -33,7 +35,7 @@ class FeatureWriter:
     path : path of the file; an old file of that name stays untouched until the new one is complete.
     shapes : shape of one clip per modality, e.g. `{"video": (10, 7, 7, 244), "audio": (10, 640)}`.
     attrs : file attributes beside `schema`, e.g. `{"backbone/video": "pixels", "seconds_per_step": 1.0}`.
-    dtype : "float16" or "float32", as stored.
+    dtype : as stored: "float16", "float32" or what else `cmg.modalities` allows; one, or a dict modality -> one.
 
     Raises
     ------
@@ -46,7 +48,7 @@ class FeatureWriter:
     def __init__(self, path, shapes, attrs, dtype="float16"):
         self.path = Path(path)
         self.shapes = {m: tuple(int(n) for n in shape) for m, shape in shapes.items()}
-        self.dtype = np.dtype(dtype)
+        self.dtypes = {m: np.dtype(dtype[m] if isinstance(dtype, dict) else dtype) for m in self.shapes}
         self.ids = set()
         self._temp = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
         if self.path.is_dir():
@@ -58,12 +60,14 @@ class FeatureWriter:
         except OSError as error:
             raise UserError(f"{self.path}: cannot write here ({_first_line(error)})") from None
         self._h5.attrs["schema"] = SCHEMA
-        for name, value in attrs.items():
+        declared = {f"modality/{m}": json.dumps(row) for m, row in modalities.declared(self.shapes).items()}
+        for name, value in {**attrs, **declared}.items():
             self._h5.attrs[name] = value
         self._h5.create_dataset("id", (0,), maxshape=(None,), dtype=h5py.string_dtype("utf-8"))
         for m, shape in self.shapes.items():
-            rows = max(1, CHUNK_BYTES // (int(np.prod(shape)) * self.dtype.itemsize))
-            self._h5.create_dataset(m, (0, *shape), maxshape=(None, *shape), dtype=self.dtype, chunks=(rows, *shape))
+            dtype = self.dtypes[m]
+            rows = max(1, CHUNK_BYTES // (int(np.prod(shape)) * dtype.itemsize))
+            self._h5.create_dataset(m, (0, *shape), maxshape=(None, *shape), dtype=dtype, chunks=(rows, *shape))
             self._h5.create_dataset(f"valid/{m}", (0, shape[0]), maxshape=(None, shape[0]), dtype=bool)
 
     def append(self, ids, features, valid=None):
@@ -81,12 +85,12 @@ class FeatureWriter:
             self.ids.add(name)
         for m, shape in self.shapes.items():
             with np.errstate(over="ignore"):  # an overflow to inf is reported below, with the clip's name
-                x = np.asarray(features[m]).astype(self.dtype)  # [n, *shape]
+                x = np.asarray(features[m]).astype(self.dtypes[m])  # [n, *shape]
             if x.shape != (len(ids), *shape):
                 raise UserError(f"{self.path}: {m} features have shape {x.shape}, expected {(len(ids), *shape)}")
             if not np.isfinite(x).all():
                 bad = ids[int(np.argmin(np.isfinite(x).reshape(len(ids), -1).all(axis=1)))]
-                raise UserError(f"{self.path}: {m} features of '{bad}' are not finite in {self.dtype}")
+                raise UserError(f"{self.path}: {m} features of '{bad}' are not finite in {self.dtypes[m]}")
             real = np.ones((len(ids), shape[0]), bool) if valid is None else np.asarray(valid[m], bool)
             self._extend(m, x)
             self._extend(f"valid/{m}", real)
@@ -125,8 +129,9 @@ class FeatureFile:
     ----------
     path : Path
     ids : list[str]
-    modalities : tuple[str, ...], in the order video, audio, text
+    modalities : tuple[str, ...], in the order of `cmg.modalities.TABLE`
     shapes, dtypes : dict modality -> shape of one clip; numpy dtype as stored
+    kinds : dict modality -> of `cmg.modalities.KINDS`, what its array is
     attrs : dict of the file's attributes as plain Python values
 
     Raises
@@ -151,9 +156,11 @@ class FeatureFile:
         if self.attrs.get("schema") != SCHEMA:
             found = self.attrs.get("schema", "none")
             raise UserError(f"{self.path}: feature file schema is {found}, expected {SCHEMA}")
-        self.modalities = tuple(m for m in MODALITIES if m in h5)
+        declared = [name.removeprefix("modality/") for name in self.attrs if name.startswith("modality/")]
+        self._declare(declared)
+        self.modalities = modalities.ordered(m for m in (*modalities.BUILT_IN, *declared) if m in h5)
         if not self.modalities:
-            raise UserError(f"{self.path}: none of the data sets {', '.join(MODALITIES)} is in the file")
+            raise UserError(f"{self.path}: none of the data sets {', '.join(modalities.BUILT_IN)} is in the file")
         for name in ("id", *self.modalities, *(f"valid/{m}" for m in self.modalities)):
             if not isinstance(h5.get(name), h5py.Dataset):  # nor a group, nor a link to a file that is gone
                 raise UserError(f"{self.path}: data set '{name}' is missing")
@@ -167,27 +174,39 @@ class FeatureFile:
             raise UserError(f"{self.path}: holds no clips")
         if len(set(self.ids)) != len(self.ids):
             raise UserError(f"{self.path}: id '{first_repeated(self.ids)}' occurs twice")
-        self.shapes, self.dtypes = {}, {}
+        self.shapes, self.dtypes, self.kinds = {}, {}, {}
         for m in self.modalities:
             x, n = h5[m], len(self.ids)
-            axes, dims = AXES[m]
-            if x.ndim not in dims or x.dtype not in (np.float16, np.float32) or 0 in x.shape:
-                raise UserError(f"{self.path}: '{m}' is {x.dtype} {x.shape}, expected float16 or float32 {axes}")
+            kind = modalities.kind_of(x.ndim, x.dtype)
+            if kind not in modalities.modality(m).kinds or 0 in x.shape:
+                raise UserError(f"{self.path}: '{m}' is {x.dtype} {x.shape}, expected {modalities.expected(m)}")
             if x.shape[0] != n:
                 raise UserError(f"{self.path}: '{m}' has {x.shape[0]} rows but 'id' has {n}")
             if h5[f"valid/{m}"].shape != x.shape[:2]:
                 raise UserError(f"{self.path}: 'valid/{m}' has shape {h5[f'valid/{m}'].shape}, expected {x.shape[:2]}")
             if h5[f"valid/{m}"].dtype != bool:
                 raise UserError(f"{self.path}: 'valid/{m}' is {h5[f'valid/{m}'].dtype}, expected bool")
-            self.shapes[m], self.dtypes[m] = tuple(x.shape[1:]), x.dtype
-        if {"video", "audio"} <= self.shapes.keys() and self.shapes["video"][0] != self.shapes["audio"][0]:
-            steps = f"{self.shapes['video'][0]} steps of video but {self.shapes['audio'][0]} of audio"
+            self.shapes[m], self.dtypes[m], self.kinds[m] = tuple(x.shape[1:]), x.dtype, kind
+        timed = {m: self.shapes[m][0] for m in self.modalities if modalities.modality(m).timed}
+        if len(set(timed.values())) > 1:
+            steps = " but ".join(f"{steps} steps of {m}" for m, steps in timed.items())
             raise UserError(f"{self.path}: {steps} per clip")
 
-    def stand_in(self, modality, shape, dtype):
+    def _declare(self, names):
+        """Take over what the file says of modalities that not every copy of this project knows."""
+        for m in names:
+            try:
+                row = json.loads(self.attrs[f"modality/{m}"])
+            except (TypeError, ValueError):
+                row = None
+            if not isinstance(row, dict) or row.get("name") != m:
+                raise UserError(f"{self.path}: attribute 'modality/{m}' does not declare a modality of this name")
+            modalities.declare_all({m: row}, self.path)
+
+    def stand_in(self, modality, shape, dtype, kind):
         """From now on, answer for a modality that the file lacks: zeros, none of their steps valid."""
         self._absent.add(modality)
-        self.shapes[modality], self.dtypes[modality] = shape, dtype
+        self.shapes[modality], self.dtypes[modality], self.kinds[modality] = shape, dtype, kind
 
     def __getstate__(self):
         return {**self.__dict__, "_h5": None, "_pid": None}

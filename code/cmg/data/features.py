@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from cmg.data.feature_file import SCHEMA, FeatureFile, FeatureWriter, first_repeated
+from cmg.data.provenance import differing, of_attributes
 from cmg.distributed import from_all, neighbours, shared_empty
 from cmg.errors import UserError
-from cmg.modalities import MODALITIES
+from cmg.modalities import modality, ordered
 
 __all__ = ["CACHES", "SCHEMA", "FeatureFile", "FeatureSet", "FeatureWriter"]
 
@@ -25,8 +26,8 @@ class FeatureSet(torch.utils.data.Dataset):
     Parameters
     ----------
     paths : one path or a list of paths
-    modalities : which to read; all of the first file's if None. Of these a later file may lack text: its clips count
-        as clips without words, and a note says so.
+    modalities : which to read; all of the first file's if None. Of these a later file may lack what has words for
+        steps: its clips count as clips without words, and a note says so.
     cache : "host" keeps everything in memory in the stored dtype, "device" in the memory of `device` (on a CPU the
         same thing), "disk" reads each batch from the files; "auto" takes the first of device, host, disk that has
         room (`place`) for every process. The attribute `cache` says what it became.
@@ -36,9 +37,14 @@ class FeatureSet(torch.utils.data.Dataset):
     its part of it from the files. With "device" each holds the whole set on its card, because a shuffled epoch may need
     any clip on any rank.
 
+    Attributes
+    ----------
+    ids, modalities, shapes, kinds : as of a `FeatureFile`, of all files together
+    provenance : dict modality -> Provenance, where its features come from
+
     Raises
     ------
-    UserError : a modality that a file lacks, shapes or backbones that differ between files, an id that occurs twice.
+    UserError : a modality that a file lacks, shapes or origins that differ between files, an id that occurs twice.
 
     Batches come ready from lists of rows, nothing is left to collate:
 
@@ -53,12 +59,16 @@ class FeatureSet(torch.utils.data.Dataset):
             raise UserError(f"feature cache '{cache}' is unknown, expected one of {', '.join(CACHES)}")
         self.files = [FeatureFile(path) for path in paths]
         first = self.files[0]
-        wanted = tuple(modalities or first.modalities)
-        self.modalities = tuple(m for m in MODALITIES if m in wanted)
-        self.shapes = {m: first.shapes[m] for m in self.modalities if m in first.shapes}
+        for m in modalities or ():
+            if m not in first.modalities:
+                raise UserError(f"{first.path}: has no '{m}' features, only {', '.join(first.modalities)}")
+        self.modalities = ordered(modalities or first.modalities)
+        self.shapes = {m: first.shapes[m] for m in self.modalities}
+        self.kinds = {m: first.kinds[m] for m in self.modalities}
         self.attrs = first.attrs
-        for file in self.files:
-            self._check_fits(file, wanted)
+        self.provenance = {m: of_attributes(first.attrs, m) for m in self.modalities}
+        for file in self.files[1:]:
+            self._check_fits(file)
         self.ids = [name for file in self.files for name in file.ids]
         self._starts = np.cumsum([0, *(len(file.ids) for file in self.files)])
         self._row = {name: row for row, name in enumerate(self.ids)}
@@ -83,22 +93,27 @@ class FeatureSet(torch.utils.data.Dataset):
     def _dtype(self, modality):
         return np.result_type(*(file.dtypes[modality] for file in self.files))
 
-    def _check_fits(self, file, wanted):
-        for m in wanted:
-            if m == "text" and m not in file.modalities and m in self.shapes:
-                file.stand_in(m, self.shapes[m], self.files[0].dtypes[m])
-                print(f"note: {file.path} holds no text: {len(file.ids)} clips without words", file=sys.stderr)
+    def _check_fits(self, file):
+        """A later file holds what the first one holds, made in the same way."""
+        first = self.files[0]
+        for m in self.modalities:
+            if m not in file.modalities and not modality(m).timed:
+                file.stand_in(m, self.shapes[m], first.dtypes[m], self.kinds[m])
+                print(f"note: {file.path} holds no {m}: {len(file.ids)} clips without words", file=sys.stderr)
                 continue
             if m not in file.modalities:
                 raise UserError(f"{file.path}: has no '{m}' features, only {', '.join(file.modalities)}")
-            if file.shapes[m] != self.shapes[m]:
-                first = f"{self.shapes[m]} in {self.files[0].path}"
-                raise UserError(f"{file.path}: '{m}' clips have shape {file.shapes[m]}, but {first}")
-            for name in (f"backbone/{m}", f"sha256/{m}"):
-                ours, theirs = self.attrs.get(name, ""), file.attrs.get(name, "")
-                if ours != theirs:
-                    ours, theirs = (f"'{value}'" if value else "not known" for value in (ours, theirs))
-                    raise UserError(f"{file.path}: {name} is {theirs}, but {ours} in {self.files[0].path}")
+            if file.shapes[m] != self.shapes[m] or file.kinds[m] != self.kinds[m]:
+                there = f"{self.kinds[m]} of shape {self.shapes[m]} in {first.path}"
+                raise UserError(f"{file.path}: '{m}' clips are {file.kinds[m]} of shape {file.shapes[m]}, but {there}")
+            mine, theirs = self.provenance[m], of_attributes(file.attrs, m)
+            found = differing(mine, theirs) or next((  # of an encoder that nobody knows nothing else can be said
+                (name, getattr(mine, name), getattr(theirs, name)) for name in ("backbone", "sha256")
+                if getattr(mine, name) != getattr(theirs, name)), None)
+            if found:
+                name, *values = found
+                ours, other = (f"'{value}'" if value is not None else "not known" for value in values)
+                raise UserError(f"{file.path}: {name}/{m} is {other}, but {ours} in {first.path}")
 
     def _load(self, modality, rank, size):
         """All rows of one modality: features [N, *shape], valid [N, T], and which rows are finite [N].
@@ -129,11 +144,11 @@ class FeatureSet(torch.utils.data.Dataset):
 
         Returns
         -------
-        dict : modality -> float32 Tensor[B, *shape], "valid/<modality>" -> bool Tensor[B, T],
+        dict : modality -> Tensor[B, *shape], float32 where it is no integer, "valid/<modality>" -> bool Tensor[B, T],
             "index" -> int64 Tensor[B], the rows themselves.
         """
         batch = self.stored(indices)
-        return batch | {m: batch[m].float() for m in self.modalities}
+        return batch | {m: batch[m].float() for m in self.modalities if batch[m].is_floating_point()}
 
     def stored(self, indices, pinned=False):
         """The same batch in the stored dtype; `pinned` puts it into page-locked memory."""
@@ -218,6 +233,8 @@ def _finite_rows(x):
     One inf or NaN makes the sum it is in inf or NaN, so finite sums settle it, at a thirtieth of the time that a look
     at every number takes in float16. Large numbers may overflow a sum: such rows are looked at number by number.
     """
+    if not x.is_floating_point():
+        return torch.ones(len(x), dtype=torch.bool)
     finite = torch.isfinite(x.sum(dim=-1)).flatten(1).all(dim=1)
     doubtful = (~finite).nonzero()[:, 0]
     finite[doubtful] = torch.isfinite(x[doubtful]).flatten(1).all(dim=1)

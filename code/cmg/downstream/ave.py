@@ -67,11 +67,10 @@ from cmg.downstream.task import (
     tell_pretrained,
     with_origin,
 )
-from cmg.downstream.tokens import TokenSet, check_shapes, codebook_sharing, directions, encode_set
+from cmg.downstream.tokens import TokenSet, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
 from cmg.files import write_atomically
-from cmg.modalities import MODALITIES
-from cmg.models.unified import reads_means
+from cmg.modalities import ordered
 from cmg.training.checkpoint import build_model, read
 
 METRICS = {"clip": "accuracy", "segment": "segment_accuracy"}
@@ -238,7 +237,7 @@ def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=Non
     -------
     >>> rows = evaluate(cmg.load_pretrained("best.pt"), FeatureSet("ave.h5"), read_ave("AVE"))   # doctest: +SKIP
     """
-    check_shapes(model.shapes, features, not model.masked)
+    model.check(features)
     pairs = pairs or directions(model.modalities, features.modalities)
     task = AveTask(features, annotations, pairs, settings, pretrain_ids, device)
     return task.report(task.validate(model))
@@ -277,8 +276,8 @@ def open_task(args, content, device) -> AveTask:
         paths, annotations = [files.ave], annotations or files.annotations
     annotations = read_ave(annotations)
     pairs = directions(list(content["shapes"]), FeatureFile(paths[0]).modalities, args.source, args.target)
-    features = FeatureSet(paths, [m for m in MODALITIES if any(m in pair for pair in pairs)])
-    check_shapes(content["shapes"], features, reads_means(content["args"]))
+    features = FeatureSet(paths, ordered(m for pair in pairs for m in pair))
+    build_model(content).check(features)
     task = AveTask(features, annotations, pairs, settings, content["pretrain_ids"], device)
     for line in annotations.skipped + annotations.notes:
         print(f"warning: {line}", file=sys.stderr)

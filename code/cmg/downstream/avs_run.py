@@ -11,9 +11,9 @@ from cmg.errors import UserError
 from cmg.losses.avs import contrast, first_frame_bce, matching
 from cmg.metrics.segmentation import Scores
 from cmg.models.segmentation import Segmenter
+from cmg.optimisation import rate_factor
 from cmg.training import checkpoint
-from cmg.training.feed import epoch_order
-from cmg.training.loop import learning_rate
+from cmg.training.batches import epoch_order
 from cmg.training.recorder import Recorder
 
 BEST = {"strict": "best.pt", "paper": "best_paper.pt"}  # the epoch that each protocol tests
@@ -118,7 +118,7 @@ class Training:
         loader = batches(self.train_set, order, options["workers"])
         for pictures, masks, index in tqdm(loader, desc=f"epoch {self.epoch + 1}", leave=False, disable=None):
             for group in self.optimizer.param_groups:
-                group["lr"] = options["lr"] * learning_rate(step, total, options)
+                group["lr"] = options["lr"] * rate_factor(step, total, options["schedule"], options["warmup_steps"])
             seen = options["train_frames"]
             frames, masks = to_frames(pictures[:, :seen], self.device), masks.to(self.device)
             if options["distort"]:

@@ -29,7 +29,7 @@ from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
 from cmg.files import write_atomically
 from cmg.metrics.codebook import overlap, perplexity
-from cmg.modalities import MODALITIES
+from cmg.modalities import ordered
 
 SHARED = 0.2  # a code counts as shared if each of two modalities has more than this share of its use
 
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(prog="cmg.downstream.codebook", description=__doc__.split("\n")[0])
     p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its best.pt")
     p.add_argument("--data", nargs="+", required=True, help="feature files")
-    p.add_argument("--modalities", nargs="+", choices=MODALITIES, help="default: all that data and checkpoint share")
+    p.add_argument("--modalities", nargs="+", help="default: all that data and checkpoint share")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     p.add_argument("--out", help="folder of the pictures; default: the checkpoint's")
     return p
@@ -95,7 +95,7 @@ def main(argv=None):
         require_folder(args.out)
     run = Run(Settings(), choose_device(args.device), *open_checkpoint(args.checkpoint))
     held = FeatureFile(args.data[0]).modalities
-    wanted = [m for m in MODALITIES if m in (args.modalities or {*held} & {*run.content["shapes"]})]
+    wanted = ordered(args.modalities or {*held} & {*run.content["shapes"]})
     for m in wanted:
         if m not in run.content["shapes"]:
             raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(run.content['shapes'])}")

@@ -7,8 +7,7 @@ import torch
 
 from cmg.errors import UserError
 from cmg.metrics.codebook import overlap
-from cmg.modalities import MODALITIES
-from cmg.models.unified import fits
+from cmg.modalities import ordered
 
 
 class TokenSet(NamedTuple):
@@ -93,18 +92,9 @@ def directions(of_checkpoint, of_data, source=None, target=None) -> list[tuple[s
                 raise UserError(f"{flag} {m}: {owner} has only {', '.join(held)}")
     if source is not None and source == target:
         raise UserError(f"--target {target}: the same as --source; expected another (source_value reports this one)")
-    shared = [m for m in MODALITIES if m in of_checkpoint and m in of_data]
+    shared = ordered({*of_checkpoint} & {*of_data})
     pairs = [(s, t) for s, t in permutations(shared, 2) if source in (None, s) and target in (None, t)]
     if not pairs:
         raise UserError(f"--data has {', '.join(of_data)} and --checkpoint {', '.join(of_checkpoint)}; expected two "
                         "modalities in common")
     return pairs
-
-
-def check_shapes(shapes, features, pooled=False):
-    """`UserError` if features have other dimensions than `shapes`, those that a model was pretrained on; `pooled`: see
-    `cmg.models.unified.fits`."""
-    for m in features.modalities:
-        if m in shapes and not fits(shapes[m], features.shapes[m], pooled):
-            raise UserError(f"--data: {m} features are {list(features.shapes[m])} a clip; the checkpoint expects "
-                            f"{list(shapes[m])}")

@@ -28,7 +28,7 @@ from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
 from cmg.extract.workers import Job, Recipe, extract_all
 from cmg.files import replacing
-from cmg.modalities import MODALITIES
+from cmg.modalities import BUILT_IN as MODALITIES
 
 
 def parse(argv):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cmg.distributed import first_row, gather, shared_permutation, total
+from cmg.distributed import total
 from cmg.losses.masked import masked_mean
 
 
@@ -24,42 +24,28 @@ class CLUB(nn.Module):
     Parameters
     ----------
     x_dim, y_dim : widths of x (semantic) and y (specific).
-    equations : "paper": every other clip of the batch is a negative. Their expectation is exact and costs O(B),
-        since a diagonal Gaussian needs only the first two moments of y over the batch. The bound is read per
-        dimension of y, as squared norms are elsewhere: summed over the 2048 dimensions of a video map it outweighs
-        every other term together, and the encoders escape by collapsing.
-        "released": one permutation of the batch as negatives; squared errors and log-variances are averaged over
-        time before they are divided (the released arithmetic).
     """
 
-    def __init__(self, x_dim, y_dim, hidden=128, equations="paper"):
+    def __init__(self, x_dim, y_dim, hidden=128):
         super().__init__()
         self.mean = mlp(x_dim, hidden, y_dim)
         self.logvar = mlp(x_dim, hidden, y_dim, nn.Tanh())
-        self.equations = equations
 
     def log_likelihood(self, x, y, valid):
         """Mean over valid steps of log q(y | x), up to its constant; sum over y's dims. x [B, T, X], y [B, T, Y]."""
         mean, logvar = self.mean(x), self.logvar(x)
         return masked_mean((F.mse_loss(mean, y, reduction="none") * (-logvar).exp() + logvar).sum(-1), valid) / -2
 
-    def upper_bound(self, x, y, valid, permutation=None):
-        """The bound, a scalar, in nats per dimension of y ("released": in nats); about 0 where x, y are independent.
+    def upper_bound(self, x, y, valid):
+        """The bound, a scalar, in nats per dimension of y; about 0 where x and y are independent.
 
-        permutation : LongTensor[B], which clip of the whole batch, over all processes, gives each clip's negative
-            ("released" only; drawn if None).
+        Every other clip of the batch is a negative. Their expectation is exact and costs O(B), since a diagonal
+        Gaussian needs only the first two moments of y over the batch. The bound is per dimension of y, as squared norms
+        are elsewhere: summed over the 2048 dimensions of a video map it outweighs every other term together, and the
+        encoders escape by collapsing.
         """
         mean, logvar = self.mean(x), self.logvar(x)
         y = y.to(torch.promote_types(y.dtype, torch.float32))  # moments in half precision cancel to nothing
-        if self.equations == "released":
-            everyone, begin = gather(y), first_row(y)
-            if permutation is None:
-                permutation = shared_permutation(len(everyone), y.device)
-            negatives = everyone[permutation[begin : begin + len(y)]]
-            variance = logvar.mean(1).exp()  # (B, Y)
-            positive = -((mean - y) ** 2).mean(1) / variance
-            negative = -((mean - negatives) ** 2).mean(1) / variance
-            return (positive - negative).sum(-1).mean() / 2
         weight = valid.to(y.dtype).unsqueeze(-1)  # (B, T, 1)
         # over all clips of all processes, of the same second: how many, Σ_j y_j and Σ_j y_j²
         count, first, second = total(torch.stack([weight.sum(0).expand_as(y[0]), (weight * y).sum(0),

@@ -14,16 +14,7 @@ class CodeMatching(nn.Module):
 
     P(e | clip) is the mean over time of softmax(-‖z_t - e‖₂). The similarity of two clips is
     S(A, B) = Σ P(e|A) log P(e|B) + Σ P(e|B) log P(e|A), and the loss is cross entropy of S over the batch.
-
-    Parameters
-    ----------
-    equations : "paper": S as above, a symmetric function of its arguments. "released": the off-diagonal second term
-        takes (B_i, A_j) instead of (A_i, B_j), a missing transpose; log gets +1e-10 either way.
     """
-
-    def __init__(self, equations="paper"):
-        super().__init__()
-        self.released = equations == "released"
 
     def forward(self, distances, valid):
         """One loss per unordered pair of modalities, keys "av", "at", "vt".
@@ -44,17 +35,9 @@ class CodeMatching(nn.Module):
 
     def pair(self, a, b):
         log_a, log_b = (a + 1e-10).log(), (b + 1e-10).log()
-        similarity = a @ log_b.t()  # (B, B)
-        similarity = similarity + (b @ log_a.t() if self.released else log_a @ b.t())
-        if not self.released:
-            # A clip that lacks one of the two, for example a caption, is neither a query nor a candidate.
-            there = (a.sum(1) > 0) & (b.sum(1) > 0)  # (B,)
-            similarity = similarity.masked_fill(~there, float("-inf")).masked_fill(~there.unsqueeze(1), 0.0)
-            loss = F.cross_entropy(similarity, torch.arange(len(a), device=a.device), reduction="none")
-            return (loss * there).sum() / there.sum().clamp_min(1)
-        # The released code shifts by the smallest entry and adds 1e-5 to the denominator. logsumexp gives the same
-        # numbers without its overflow.
-        offset = (-similarity).max()
-        log_all = torch.logsumexp(similarity + offset, 1)
-        log_all = torch.logaddexp(log_all, torch.full_like(log_all, 1e-5).log())
-        return -(similarity.diagonal() + offset - log_all).mean()
+        similarity = a @ log_b.t() + log_a @ b.t()  # (B, B)
+        # A clip that lacks one of the two, for example a caption, is neither a query nor a candidate.
+        there = (a.sum(1) > 0) & (b.sum(1) > 0)  # (B,)
+        similarity = similarity.masked_fill(~there, float("-inf")).masked_fill(~there.unsqueeze(1), 0.0)
+        loss = F.cross_entropy(similarity, torch.arange(len(a), device=a.device), reduction="none")
+        return (loss * there).sum() / there.sum().clamp_min(1)

@@ -1,93 +1,111 @@
-"""Methods by name: which there are, what `--method a+b` holds, its flags and defaults, and the method itself.
+"""Methods by name: what `--method` stands for, in a command line, in Python and in a checkpoint.
 
-A method is one file in this folder, and `--method NAME` takes it. `--method a+b` takes the terms of both. It declares
-
-    PARTS     other methods that it includes; every method includes `baseline`
-    TERMS     dict term -> `make(frame)`, which returns a module, or None where the data leave it nothing to do
-    FLAGS     dict flag -> Flag, the flags of its own; the weight of term `x` is the flag `w_x`
-    DEFAULTS  dict flag -> value, which replaces the preset's
-    KEEPS     flags whose value is the preset's although `baseline` replaces it
-    PAIRED    True if it needs two modalities or more
-
-all of which are optional.
+    unicode, dcid+turn       the codebook family (methods/codebook), objectives joined by +
+    path/to/mine.py          a method of one's own: a subclass of `cmg.methods.contract.Method`, or an OBJECTIVE, which
+                             joins others as well: dcid+path/to/mine.py
+    another                  what an installed package declares under the entry point group cmg.methods
 """
 
-import importlib
-import pkgutil
+import importlib.metadata
+import os
+from pathlib import Path
 
+from cmg import plugins
+from cmg.configs import with_values
 from cmg.errors import UserError
-from cmg.methods.base import Method
-from cmg.presets import PRESETS
+from cmg.methods.codebook.family import OBJECTIVES, family
+from cmg.methods.codebook.objective import Objective
+from cmg.methods.contract import Method
+
+SYSTEMS = {}  # name -> "module:class" of the methods beside the codebook family
 
 
 def available():
-    """Names that `--method` takes, and joins with +."""
-    here = importlib.import_module("cmg.methods")
-    return sorted(m.name for m in pkgutil.iter_modules(here.__path__) if m.name not in ("base", "registry"))
+    """Names that `--method` takes."""
+    return sorted([*SYSTEMS, *OBJECTIVES])
 
 
-def load(name):
-    return importlib.import_module(f"cmg.methods.{name}")
+def is_method(thing):
+    return isinstance(thing, Objective) or isinstance(thing, type) and issubclass(thing, Method)
 
 
-def parts(method):
-    """dict name -> module of all that a method holds, `baseline` first; `UserError` where the name makes no sense."""
-    held = {"baseline": load("baseline")}
+def find(method) -> type[Method]:
+    """The class of a method.
 
-    def add(name):
-        if name not in available():
-            raise UserError(f"--method {method}: expected one of {', '.join(available())}, or several joined with +")
-        if name in held:
-            raise UserError(f"--method {method}: {name} is part of it already; expected every part once")
-        module = load(name)
-        for part in getattr(module, "PARTS", ()):
-            add(part)
-        held[name] = module
-
-    for name in method.split("+") if method != "baseline" else ():
-        add(name)
-    return held
-
-
-def flags():
-    """dict name of a method -> its dict flag -> Flag."""
-    return {name: getattr(load(name), "FLAGS", {}) for name in available()}
+    Raises
+    ------
+    UserError : a name that nobody knows, or that makes no sense.
+    """
+    names = method.split("+")
+    installed = {entry.name for entry in importlib.metadata.entry_points(group="cmg.methods")}
+    for name in names:
+        if name not in {*available(), *installed} and not plugins.is_file(name):
+            raise UserError(f"--method {method}: expected one of {', '.join(available())}, several joined with +, or a "
+                            "file of one's own (mine.py)")
+    if len(names) == 1 and names[0] not in OBJECTIVES:
+        thing = plugins.find(method, SYSTEMS, "methods", "--method", is_method)
+        if not isinstance(thing, Objective):
+            return thing
+    return family(method)
 
 
-def defaults(preset, method):
-    """Every option that a preset or a method sets. The weight of a term that the method does not hold is 0."""
-    held = parts(method)
-    values = {flag: spec.default for own in flags().values() for flag, spec in own.items()} | PRESETS[preset]
-    for name, own in flags().items():
-        values |= {flag: 0.0 for flag in own if flag.startswith("w_") and name not in held}
-    for module in held.values():
-        values |= getattr(module, "DEFAULTS", {})
-        values |= {flag: PRESETS[preset][flag] for flag in getattr(module, "KEEPS", ())}
-    return values
+def build(method, shapes, preset=None, **settings) -> Method:
+    """A method, ready to be trained.
+
+    Parameters
+    ----------
+    method : as in --method. shapes : dict modality -> shape of one clip's features.
+    preset : as in --preset, by default the method's first; settings : replace the preset's, named as flags are.
+
+    Example
+    -------
+    >>> built = build("unicode", {"audio": (10, 128), "video": (10, 7, 7, 512)}, "small", dim=64)
+    >>> built.kept().encode(audio=torch.zeros(2, 10, 128)).codes.shape     # doctest: +SKIP
+    """
+    cls = find(method)
+    return cls(shapes, configured(cls, preset, settings))
 
 
-def refuse_foreign(options):
-    """`UserError` for a flag that differs from its default although the method does not have it."""
-    method = options["method"]
-    held, values = parts(method), defaults(options["preset"], method)
-    for name, own in flags().items():
-        for flag in own if name not in held else ():
-            if options[flag] != values[flag]:
-                raise UserError(f"--{flag.replace('_', '-')} {options[flag]}: belongs to {name}, which is not part of "
-                                f"--method {method}")
+def configured(cls, preset=None, settings=None):
+    """The settings of a method class: the preset's, with others in their place; unknown names are refused."""
+    recipe = recipe_of(cls, preset)
+    return with_values(recipe.method, settings or {}, strict=True)
 
 
-def build(shapes, options):
-    """The method that `options["method"]` names, for features of these shapes."""
-    held = parts(options["method"])
-    for name in options["method"].split("+"):
-        if getattr(held[name], "PAIRED", False) and len(shapes) < 2:
-            raise UserError(f"--method {options['method']}: {name} aligns modalities; expected two or three, not only "
-                            f"{', '.join(shapes)}")
-    frame = held["baseline"].frame(shapes, options)
-    makers = {name: make for module in held.values() for name, make in getattr(module, "TERMS", {}).items()}
-    weights = {name: options[f"w_{name}"] for name in makers}
-    terms = {name: make(frame) for name, make in makers.items() if weights[name]}
-    terms = {name: term for name, term in terms.items() if term is not None}
-    return Method(frame.model, frame.specific, terms, weights, options["specific_steps"],
-                  clip_by_module=options["equations"] == "released")
+def recipe_of(cls, preset=None):
+    """The recipe of a preset, by default the first."""
+    recipes = cls.all_recipes()
+    if preset is not None and preset not in recipes:
+        raise UserError(f"--preset {preset}: expected {' or '.join(recipes)}")
+    return recipes[preset or next(iter(recipes))]
+
+
+# -- in checkpoints ----------------------------------------------------------------------------------------------
+
+
+def origin(method) -> dict:
+    """What a checkpoint says of its method: the name, and of files of one's own their paths and contents."""
+    files = [Path(plugins.file_of(name)).resolve() for name in method.split("+") if plugins.is_file(name)]
+    return {"name": absolute(method), "files": {str(path): plugins.digest(path) for path in files}}
+
+
+def absolute(method) -> str:
+    """The name of a method with the files of one's own spelled in full."""
+    return "+".join(str(Path(name).resolve()) if plugins.is_file(name) else name for name in method.split("+"))
+
+
+def find_again(origin, where, method=None) -> type[Method]:
+    """The class of the method that a checkpoint was trained with.
+
+    A file of one's own is run only if it is what was trained with, byte by byte, and belongs to the user (or root):
+    a checkpoint from elsewhere cannot choose what is run here. `method` : names it anew, where it was moved or changed.
+    """
+    if method is not None:
+        return find(method)
+    for path, digest in origin["files"].items():
+        owned = os.path.isfile(path) and (os.name == "nt" or os.stat(path).st_uid in (0, os.getuid()))
+        if not owned or plugins.digest(path) != digest:
+            state = "is not the file that it was trained with" if os.path.isfile(path) else "is not there"
+            raise UserError(f"{where}: was trained with --method {origin['name']}, and {path} {state}; give it by "
+                            "load_pretrained(…, method=…) or --method")
+    return find(origin["name"])

@@ -7,7 +7,7 @@ figure here is per modality or per pair.
 import torch
 
 from cmg.distributed import all_reduce_sum
-from cmg.modalities import pairs
+from cmg.modalities import modality, pairs
 
 
 def perplexity(counts):
@@ -31,18 +31,20 @@ def match_rate(a, b, valid):
     return 100 * same / steps.clamp_min(1)
 
 
-def summary(codebook, state):
+def summary(codebook, codes, valid):
     """dict name -> 0-d tensor for one batch: running usage per modality, sharing per pair.
 
     `codes/…` is the number of codes with more than a trace (1e-3 of a hit a batch) in the running usage.
+
+    codes, valid : dict modality -> [B, T].
     """
     usage, values = dict(zip(codebook.modalities, codebook.usage)), {}
     for m, counts in usage.items():
-        values[f"codebook/perplexity_{m[0]}"] = perplexity(counts)
-        values[f"codebook/codes_{m[0]}"] = (counts > 1e-3).sum()
+        key = modality(m).key
+        values[f"codebook/perplexity_{key}"] = perplexity(counts)
+        values[f"codebook/codes_{key}"] = (counts > 1e-3).sum()
     for a, b, pair in pairs(codebook.modalities):
-        both = state.valid[a] & state.valid[b]
-        values[f"codebook/match_{pair}"] = match_rate(state.quantized[a].codes, state.quantized[b].codes, both)
+        values[f"codebook/match_{pair}"] = match_rate(codes[a], codes[b], valid[a] & valid[b])
         values[f"codebook/overlap_{pair}"] = overlap(usage[a], usage[b])
     values["codebook/revived"] = codebook.revived
     values["codebook/skipped"] = codebook.skipped

@@ -5,13 +5,38 @@ of all modalities together, in the codebook's own precision, and leaves the buff
 statistics is not finite. Only pretraining calls it, so evaluation cannot disturb the codes.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from cmg.cli import number, whole
+from cmg.configs import Config, setting
 from cmg.distributed import all_reduce_sum, broadcast, gather, shared_permutation, shared_rand
 from cmg.errors import UserError
+
+
+@dataclass(frozen=True)
+class CodebookConfig(Config):
+    """The shared codebook.
+
+    Attributes
+    ----------
+    codes : M, size of the codebook
+    decay : γ of the EMA
+    codebook_init : where codes start
+    mm_ema : what a code learns from the other modalities
+    reset : codes unused by which modalities are reset
+    reset_after : batches a code may stay unused (N_re)
+    """
+
+    codes: int = setting(400, whole(1))
+    decay: float = setting(0.99, number(above=0, below=1))
+    codebook_init: str = setting("kmeans", choices=("uniform", "data", "kmeans"))
+    mm_ema: str = setting("attention", choices=("attention", "aligned", "off"))
+    reset: str = setting("both", choices=("both", "any", "off"))
+    reset_after: int = setting(100, whole())
 
 
 class Quantized(NamedTuple):
@@ -42,11 +67,9 @@ class Codebook(nn.Module):
 
     Parameters
     ----------
-    modalities : names, in the order of the released code's sequential update (audio, video, text).
+    modalities : names.
     size, dim : M, D.
     decay : EMA factor γ.
-    equations : "paper": one joint update (eq. 7), counts kept raw and Laplace-smoothed where they are read.
-        "released": one update per modality in turn, each with its own decay, smoothed counts stored back.
     mm_ema : "attention": the paper's cross-attention; "aligned": the other modality's vector of the same step (the
         released code); "off": own vectors only.
     reset : which codes count as alive: "both": selected by at least two modalities within the last `reset_after`
@@ -54,21 +77,17 @@ class Codebook(nn.Module):
     """
 
     epsilon = 1e-5  # of the Laplace smoothing
-    jitter = 1 / 1024  # half-width of the noise on a reset code
+    dtype = torch.float32
+    first_count = 1.0  # a raw count of 0 would throw every code that the first batch misses far away (weight / ~0)
 
-    def __init__(self, modalities, size=400, dim=256, decay=0.99, equations="paper", mm_ema="attention",
-                 reset="both", reset_after=300):
+    def __init__(self, modalities, size=400, dim=256, decay=0.99, mm_ema="attention", reset="both", reset_after=300):
         super().__init__()
         self.modalities = tuple(modalities)
-        self.decay, self.equations, self.mm_ema = decay, equations, mm_ema
-        self.reset, self.reset_after = reset, reset_after
-        dtype = torch.float64 if equations == "released" else torch.float32
-        embedding = torch.empty(size, dim, dtype=dtype).uniform_(-1 / 400, 1 / 400)  # whatever M, as released
+        self.decay, self.mm_ema, self.reset, self.reset_after = decay, mm_ema, reset, reset_after
+        embedding = torch.empty(size, dim, dtype=self.dtype).uniform_(-1 / 400, 1 / 400)  # whatever M, as released
         self.register_buffer("embedding", embedding)
         self.register_buffer("weight", embedding.clone())
-        # A raw count of 0 would throw every code that the first batch misses far away (weight / ~0).
-        self.register_buffer("count", torch.zeros(size, dtype=dtype) if equations == "released"
-                             else torch.ones(size, dtype=dtype))
+        self.register_buffer("count", torch.full((size,), self.first_count, dtype=self.dtype))
         self.register_buffer("idle", torch.full((len(self.modalities), size), -1, dtype=torch.int64))
         self.register_buffer("usage", torch.zeros(len(self.modalities), size))
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
@@ -178,16 +197,12 @@ class Codebook(nn.Module):
         return torch.where(count > 0, (own + r) / 2, own)
 
     def moved(self, sums, counts):
-        """(embedding, weight, count) after one update with per-modality sums [m, M, D] and counts [m, M]."""
-        g, weight, count = self.decay, self.weight, self.count
-        if self.equations == "paper":
-            count = g * count + (1 - g) * counts.sum(0)
-            weight = g * weight + (1 - g) * sums.sum(0)
-            return weight / self.smoothed(count).unsqueeze(1), weight, count
-        for s, n in zip(sums, counts):
-            count = self.smoothed(g * count + (1 - g) * n)
-            weight = g * weight + (1 - g) * s
-        return weight / count.unsqueeze(1), weight, count
+        """(embedding, weight, count) after one update with per-modality sums [m, M, D] and counts [m, M]: one joint
+        update of all modalities (eq. 7); counts are kept raw and smoothed where they are read."""
+        g = self.decay
+        count = g * self.count + (1 - g) * counts.sum(0)
+        weight = g * self.weight + (1 - g) * sums.sum(0)
+        return weight / self.smoothed(count).unsqueeze(1), weight, count
 
     def smoothed(self, count):
         total = count.sum()
@@ -196,26 +211,24 @@ class Codebook(nn.Module):
     def revive(self, targets, real, finite):
         """Move idle codes to where they are needed. All statistics move along, or the next update would undo it.
 
-        "paper": to a random target (z + r) / 2 of this batch, a place between the modalities. "released": beside a
-        random living code; such near-copies are told apart by what is specific to a modality, and sharing suffers.
-
         targets : Tensor[n, D], real : BoolTensor[n], both of this batch on all processes; finite : 0-d BoolTensor.
         """
         recent = (self.idle <= self.reset_after).sum(0)  # (M,), by how many modalities
         dead = recent < (min(2, len(self.modalities)) if self.reset == "both" else 1)
-        if self.equations == "paper":
-            fresh, dead = targets[draw(real, self.size)], dead & finite
-        else:
-            noise = (2 * shared_rand(self.embedding.numel(), dead.device) - 1) * self.jitter
-            fresh = self.embedding[draw(~dead, self.size)] + noise.view_as(self.embedding).to(self.embedding.dtype)
+        fresh, dead = self.restarts(targets, real, finite, dead)
         self.embedding.copy_(torch.where(dead.unsqueeze(1), fresh, self.embedding))
         self.weight.copy_(torch.where(dead.unsqueeze(1), fresh, self.weight))
         self.count.copy_(torch.where(dead, torch.ones_like(self.count), self.count))
         self.idle.copy_(torch.where(dead, 0, self.idle))
         self.revived += dead.sum()
 
+    def restarts(self, targets, real, finite, dead):
+        """(a new vector for every code [M, D], which codes take theirs [M]): a random target (z + r) / 2 of this
+        batch, a place between the modalities."""
+        return targets[sample(real, self.size)], dead & finite
 
-def draw(allowed, n):
+
+def sample(allowed, n):
     """n random positions among those that `allowed`, BoolTensor[N], marks; any position if it marks none.
 
     By inverse CDF, because `multinomial` would read the weights back to the host.

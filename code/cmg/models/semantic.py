@@ -4,9 +4,35 @@ Every Φ ends in the same temporal encoder (Linear to D, then a post-norm transf
 comes before it: video pools its H×W grid, text runs a biLSTM over its words, audio enters as it is.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from cmg.cli import number, whole
+from cmg.configs import Config, setting
+from cmg.modalities import modality
+
+
+@dataclass(frozen=True)
+class EncoderConfig(Config):
+    """Semantic encoders Φ.
+
+    Attributes
+    ----------
+    dim : D, width of the semantic vectors and codes
+    layers : transformer layers of every Φ
+    transformer : every modality its own transformer, or one that all share (see cmg/models/shared.py)
+    input_dropout : share of feature channels hidden from Φ in training
+    text_padding : whether text's biLSTM reads the zeros behind a short caption (released code)
+    """
+
+    dim: int = setting(256, whole(4, multiple_of=4))
+    layers: int = setting(2, whole(1))
+    transformer: str = setting("own", choices=("own", "shared"))
+    input_dropout: float = setting(0.0, number(least=0, below=1))
+    text_padding: str = setting("masked", choices=("masked", "read"))
 
 
 class GridPooling(nn.Module):
@@ -14,39 +40,34 @@ class GridPooling(nn.Module):
 
     Parameters
     ----------
-    channels : C.
-    cells : H·W.
+    channels : C. cells : H·W.
     hidden : width of the spatial attention's hidden space.
-    uniform : the released code takes a softmax over an axis of length one, so that every cell weighs 1 and the
-        result is the *sum* over cells of the channel-attended grid; three linear layers are dead there. True
-        reproduces those numbers (without the dead layers), and takes the mean over the grid, [B, T, C], as well: it
-        reads nothing else. False attends over the H·W cells, as the paper says.
     """
 
-    def __init__(self, channels, cells, hidden=64, uniform=False):
+    def __init__(self, channels, cells, hidden=64):
         super().__init__()
-        squeezed = max(1, channels // 8)
-        self.channel = nn.Sequential(
-            nn.Linear(channels, squeezed, bias=False), nn.ReLU(),
-            nn.Linear(squeezed, channels, bias=False), nn.Sigmoid(),
-        )
-        self.uniform, self.cells = uniform, cells
-        if not uniform:
-            self.cell = nn.Linear(channels, hidden)
-            self.frame = nn.Linear(channels, hidden)
-            self.score = nn.Linear(hidden, 1)
+        self.channel = channel_attention(channels)
+        self.cell = nn.Linear(channels, hidden)
+        self.frame = nn.Linear(channels, hidden)
+        self.score = nn.Linear(hidden, 1)
 
     def forward(self, x):
-        if x.dim() == 5:
-            x = x.flatten(2, 3)  # (B, T, H·W, C)
-        mean = x.mean(2) if x.dim() == 4 else x  # (B, T, C)
+        x = x.flatten(2, 3)  # (B, T, H·W, C)
+        mean = x.mean(2)  # (B, T, C)
         gate = 1 + self.channel(mean)  # (B, T, C)
-        if self.uniform:
-            return self.cells * mean * gate
         frame = self.frame(mean * gate).unsqueeze(2)  # (B, T, 1, hidden)
         weight = self.score(torch.tanh(self.cell(x) + frame)).softmax(2)  # (B, T, H·W, 1)
         # a matrix product, so that no weighted copy of the grid is made
         return (weight.transpose(2, 3).to(x.dtype) @ x).squeeze(2) * gate
+
+
+def channel_attention(channels):
+    """Weights in 0..1 of the channels of a mean over the grid: [.., C] -> [.., C]."""
+    squeezed = max(1, channels // 8)
+    return nn.Sequential(
+        nn.Linear(channels, squeezed, bias=False), nn.ReLU(),
+        nn.Linear(squeezed, channels, bias=False), nn.Sigmoid(),
+    )
 
 
 class WordEncoder(nn.Module):
@@ -115,26 +136,26 @@ class SemanticEncoder(nn.Module):
 
     Parameters
     ----------
-    modality : "video", "audio" or "text".
+    name : of the modality.
     shape : shape of one clip's features: (T, H, W, C) or (T, C).
-    input_dropout : share of feature channels that a training step hides from Φ, drawn per second.
-    mask_words : keep the padding of captions out of text's biLSTM.
+    config : EncoderConfig
+    pooling : class of what makes a vector of a grid.
     """
 
-    def __init__(self, modality, shape, dim, layers=2, uniform_grid=False, input_dropout=0.0, mask_words=True):
+    def __init__(self, name, shape, config, pooling=GridPooling):
         super().__init__()
-        width = shape[-1]
-        self.input_dropout, self.mask_words = input_dropout, mask_words
-        self.words = WordEncoder(width, dim) if modality == "text" else None
-        self.grid = GridPooling(width, shape[1] * shape[2], uniform=uniform_grid) if len(shape) == 4 else None
-        self.temporal = TemporalEncoder(dim if self.words else width, dim, layers)
+        width, dim = shape[-1], config.dim
+        self.input_dropout, self.mask_words = config.input_dropout, config.text_padding == "masked"
+        self.words = None if modality(name).timed else WordEncoder(width, dim)
+        self.grid = pooling(width, shape[1] * shape[2]) if len(shape) == 4 else None
+        self.temporal = TemporalEncoder(dim if self.words else width, dim, config.layers)
 
-    def front(self, x, valid=None):
-        """What Ψ reads as well: word states for text, the features themselves otherwise."""
+    def inputs(self, x, valid=None):
+        """What Φ and Ψ both read: states of words, or else the features themselves."""
         return self.words(x, valid if self.mask_words else None) if self.words else x
 
     def forward(self, x, valid=None):
-        """x : the output of `front`. Returns Tensor[B, T, D]."""
+        """x : what `inputs` gives. Returns Tensor[B, T, D]."""
         if self.input_dropout and self.training:
             # One mask for all cells of a second: what every cell repeats would come through otherwise.
             keep = x.new_ones(*x.shape[:2], *([1] * (x.dim() - 3)), x.shape[-1])

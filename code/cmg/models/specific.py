@@ -3,11 +3,31 @@
 They exist for pretraining only; downstream tasks never load them.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.cli import whole
+from cmg.configs import Config, setting
 from cmg.models.toom_cook import conv3, conv_transpose3
+
+LEAST_GRID = 5  # cells a side, which two 3×3 convolutions leave one of
+
+
+@dataclass(frozen=True)
+class SpecificConfig(Config):
+    """Specific encoders Ψ.
+
+    Attributes
+    ----------
+    specific_dim : channels of a grid's Ψ; 0 = 4 C, as published
+    specific_steps : run Ψ and its terms at N random steps of a batch; 0 = all
+    """
+
+    specific_dim: int = setting(0, whole())
+    specific_steps: int = setting(0, whole())
 
 
 class Conv3(nn.Conv2d):
@@ -44,31 +64,26 @@ class ResidualBlock(nn.Module):
 
 
 class GridSpecific(nn.Module):
-    """Ψ of grid video: [B, T, H, W, C] -> map [B, T, H-4, W-4, S] and its pooled head [B, T, C].
+    """Ψ of a grid: [B, T, H, W, C] -> map [B, T, H-4, W-4, S], which the decoder reads, and its mean [B, T, S]."""
 
-    The released code penalises mutual information with the pooled head, which feeds nothing else; the paper's z̄ is
-    what the decoder reads. `head=False` leaves the head out and returns the map's spatial mean [B, T, S] instead.
-    """
-
-    def __init__(self, channels, width, head):
+    def __init__(self, channels, width):
         super().__init__()
         self.convs = nn.Sequential(
             Conv3(channels, width // 2), nn.ReLU(), Conv3(width // 2, width), nn.ReLU(),
             Conv1(width, width), ResidualBlock(width),
         )
-        self.head = (
-            nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, channels)) if head else None
-        )
-        self.out_dim = width
-        self.pooled_dim = channels if head else width
+        self.out_dim = self.pooled_dim = width
 
     def forward(self, x):
         # [B, T, H, W, C] on disk *is* channels-last: the permute below is a view, no copy is made.
         maps = self.convs(x.flatten(0, 1).permute(0, 3, 1, 2))  # (B·T, S, H-4, W-4)
-        pooled = maps.mean((2, 3))  # (B·T, S)
-        pooled = self.head(pooled) if self.head else pooled
+        pooled = self.pool(maps)  # (B·T, Y)
         maps = maps.permute(0, 2, 3, 1)  # (B·T, H-4, W-4, S)
         return maps.unflatten(0, x.shape[:2]), pooled.unflatten(0, x.shape[:2])
+
+    def pool(self, maps):
+        """What vCLUB reads of maps [n, S, h, w]."""
+        return maps.mean((2, 3))
 
 
 class VectorSpecific(nn.Module):
@@ -137,11 +152,11 @@ class VectorDecoder(nn.Module):
         return self.out(torch.cat([self.code(code), specific], -1))
 
 
-def build_specific(shape, width, head):
-    """Ψ for features whose front has `shape` = (T, H, W, C) or (T, C)."""
-    return GridSpecific(shape[-1], width, head) if len(shape) == 4 else VectorSpecific(shape[-1], width)
+def build_specific(shape, width, grid=GridSpecific):
+    """Ψ for inputs of `shape` = (T, H, W, C) or (T, C); `grid` : class of a grid's."""
+    return grid(shape[-1], width) if len(shape) == 4 else VectorSpecific(shape[-1], width)
 
 
 def build_decoder(shape, dim, width, out_dim):
-    """The decoder that belongs to `build_specific(shape, width, …)`; `out_dim` is the width of what it rebuilds."""
+    """The decoder that belongs to `build_specific(shape, width)`; `out_dim` is the width of what it rebuilds."""
     return GridDecoder(dim, width, out_dim) if len(shape) == 4 else VectorDecoder(dim, width, out_dim)

@@ -1,21 +1,39 @@
 """Checkpoints: written atomically, read with `weights_only=True`, refused with one line if they are not ours.
 
-`latest.pt` is the complete training state; `epoch_XXX.pt` holds what downstream tasks need, Φ and the codebook.
+`latest.pt` is the complete training state; `epoch_XXX.pt` holds what downstream tasks need, the method's kept module.
+
+    format, epoch, step
+    method_of     name of the method, and of files of one's own their paths and contents: what builds the module again
+    args          all settings, by the names of their flags
+    shapes        dict modality -> shape of one clip's features
+    features      dict modality -> where they come from (`cmg.data.provenance`)
+    modalities    what modalities are that not every copy of this project knows
+    model         state dict of the kept module
+    pretrain_ids  ids of the clips that it was trained on
+    method, optimizer, inner, position, streams     in latest.pt alone
+
+Format 1, of before, has no `method_of`, `features` and `modalities`; it still loads.
 """
 
+import importlib
 import os
 import pickle
 from pathlib import Path
 
 import torch
 
+from cmg import modalities
+from cmg.configs import with_values
+from cmg.data import provenance
 from cmg.errors import UserError
 from cmg.files import replacing
-from cmg.models.unified import UnifiedModel
-from cmg.training import released
+from cmg.methods import registry
+from cmg.models.pretrained import Pretrained
 
-FORMAT = 1
+FORMAT, OLDER = 2, (1,)
 PARTS = {"args": dict, "shapes": dict, "model": dict, "pretrain_ids": list, "epoch": int}  # of every checkpoint
+FOREIGN = ("cmg.released.checkpoints",)  # modules that read others' checkpoints: `recognised`, `from_public`
+BEFORE = {"text_padding": "read"}  # what checkpoints of format 1 mean that do not say it
 
 
 def save(path, content):
@@ -56,37 +74,64 @@ def file_of(path):
 
 
 def read(path):
-    """The content of a checkpoint on the CPU, as a dict; one of the public implementation is translated."""
+    """The content of a checkpoint on the CPU, as a dict; one of another implementation is translated."""
     content = load(path)
-    if released.recognised(content):
-        content = released.from_public(content, path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    for reader in map(importlib.import_module, FOREIGN):
+        if reader.recognised(content):
+            content = reader.from_public(content, path)
+    if not isinstance(content, dict) or content.get("format") not in (FORMAT, *OLDER):
         raise UserError(f"{path}: not a checkpoint of this project (expected format {FORMAT})")
     for name, kind in PARTS.items():
         if not isinstance(content.get(name), kind):
             raise UserError(f"{path}: not a checkpoint of cmg.pretrain, '{name}' is missing in it")
+    modalities.declare_all(content.get("modalities", {}), path)
     return content
 
 
-def inference_part(method, args, shapes, pretrain_ids, epoch, step):
-    """What `load_pretrained` needs: flags, shapes and the kept half of the method."""
+def inference_part(kept, settings, origin, features, epoch, step):
+    """What `load_pretrained` needs.
+
+    kept : the module. settings : dict of all flags. origin : of the method, see `cmg.methods.registry.origin`.
+    features : FeatureSet.
+    """
     return {
         "format": FORMAT,
-        "args": args,
-        "shapes": {m: list(shape) for m, shape in shapes.items()},
-        "model": method.model.state_dict(),
-        "pretrain_ids": pretrain_ids,
+        "method_of": origin,
+        "args": settings,
+        "shapes": {m: list(shape) for m, shape in features.shapes.items()},
+        "features": {m: known._asdict() for m, known in features.provenance.items()},
+        "modalities": plain(modalities.declared(features.shapes)),
+        "model": kept.state_dict(),
+        "pretrain_ids": list(features.ids),
         "epoch": epoch,
         "step": step,
     }
 
 
-def build_model(content, device="cpu"):
-    """The `UnifiedModel` of a checkpoint's content, in eval mode. Also takes a complete training state."""
-    state = content["model"]
+def plain(rows):
+    """Tuples as lists, as `weights_only` and JSON would give them back."""
+    return {name: {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
+            for name, row in rows.items()}
+
+
+def method_of(content, path="checkpoint", method=None):
+    """The class that a checkpoint's method is, and the settings that it was trained with."""
+    args = content["args"]
+    cls = registry.find_again(content.get("method_of") or {"name": args.get("method", "unicode"), "files": {}}, path,
+                              method)
+    recipes = cls.all_recipes()
+    recipe = recipes.get(args.get("preset"), next(iter(recipes.values())))
+    older = BEFORE if content["format"] in OLDER else {}
+    return cls, with_values(recipe.method, older | args)
+
+
+def build_model(content, device="cpu", path="checkpoint", method=None) -> Pretrained:
+    """The kept module of a checkpoint's content, in eval mode. Also takes a complete training state."""
+    state, shapes = content["model"], {m: tuple(shape) for m, shape in content["shapes"].items()}
     try:
-        model = UnifiedModel(content["shapes"], content["args"])
-        if all(value.dtype == torch.float64 for name, value in state.items() if name.startswith("semantic.")):
+        cls, config = method_of(content, path, method)
+        model = cls.rebuild(shapes, config)
+        if all(state[name].dtype == torch.float64 for name, _ in model.named_parameters()):
             model.double()  # as public checkpoints are: their codes are those of float64
         model.load_state_dict(state, strict=True)
     except (AttributeError, KeyError, RuntimeError) as error:
@@ -94,7 +139,13 @@ def build_model(content, device="cpu"):
             from None
     if not all(value.isfinite().all() for value in state.values()):
         raise UserError(f"checkpoint of epoch {content['epoch']}: its weights are not finite; expected an earlier one")
+    model.features = provenance.of_checkpoint(content)
     return model.to(device).eval()
+
+
+def check_features(content, features, path):
+    """`UserError` if features come from another encoder than those that a checkpoint was trained on."""
+    provenance.check(provenance.of_checkpoint(content), features.provenance, "--data", str(path))
 
 
 def brief(error):
@@ -102,16 +153,18 @@ def brief(error):
     return " ".join(str(error).split())[:150]
 
 
-def load_pretrained(path, device="cpu"):
-    """Load Φ and the codebook for use: `load_pretrained("checkpoint/run/best.pt").encode(video=features)`.
+def load_pretrained(path, device="cpu", method=None) -> Pretrained:
+    """Load what pretraining left for use: `load_pretrained("checkpoint/run/best.pt").encode(video=features)`.
 
     Parameters
     ----------
     path : an `epoch_XXX.pt`, `best.pt` or `latest.pt`, or a run folder (its `best.pt`, else `latest.pt`); or a
         checkpoint of the public implementation, `DCID-model-3.pt`.
+    method : of a method of one's own: its file, where that has moved or changed since.
 
     Returns
     -------
-    UnifiedModel in eval mode on `device`.
+    Pretrained in eval mode on `device`; `offers` says what it gives: vectors, codes, sentences.
     """
-    return build_model(read(file_of(path)), device)
+    path = file_of(path)
+    return build_model(read(path), device, path, method)

@@ -20,7 +20,7 @@ class StepGraph:
     Parameters
     ----------
     step : function of a dict of tensors, always of the same shapes; reads nothing back to the host.
-    optimizers : those that it calls; their rates become tensors on the device, see `set_rate`.
+    optimizers : those that it calls; their rates become tensors on the device, see `cmg.optimisation.set_rate`.
     device : the card.
 
     What a call returns lies in the graph's own memory, and the next call overwrites it.
@@ -59,18 +59,10 @@ class StepGraph:
             self.outputs = self.step(self.inputs)
 
 
-def set_rate(optimizer, rate):
-    """Set the learning rate, in place where a graph reads it."""
-    for group in optimizer.param_groups:
-        if torch.is_tensor(group["lr"]):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
 def load_optimizer(optimizer, content):
     """`load_state_dict`, rates aside: the checkpoint's run may have been a graph where this one is not."""
-    own = [{name: group[name] for name in ("lr", "capturable")} for group in optimizer.param_groups]
+    kept = ("lr", "capturable", "lr_factor")
+    own = [{name: group[name] for name in kept if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(content)
     for group, mine in zip(optimizer.param_groups, own):
         group.update(mine)

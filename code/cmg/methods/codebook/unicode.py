@@ -5,24 +5,30 @@ commitment that takes the other modality's code as a teacher (eq. 8). Every term
 leaves its modules and its cost out; without reconstruction and vCLUB there is no Ψ either.
 """
 
+from dataclasses import dataclass
+
 from torch import nn
 
 from cmg.cli import number
+from cmg.configs import Config, setting
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import seconds_or_clip
-from cmg.methods.base import Flag
+from cmg.methods.codebook.objective import Objective
 from cmg.modalities import pairs
 
-PARTS = ("dcid", "cmcm")
-KEEPS = ("mm_ema", "commitment")
 
-FLAGS = {
-    "mm_ema": Flag("what a code learns from the other modalities", type=str, choices=("attention", "aligned", "off")),
-    "commitment": Flag("to the own code, or to those of the other modalities as well", type=str,
-                       choices=("own", "cross")),
-    "w_align": Flag("InfoNCE in the shared space (not in the paper)"),
-    "align_temperature": Flag("of that term", type=number(above=0)),
-}
+@dataclass(frozen=True)
+class UnicodeConfig(Config):
+    """Method unicode (weight 0 removes a term and its cost).
+
+    Attributes
+    ----------
+    w_align : InfoNCE in the shared space (not in the paper)
+    align_temperature : of that term
+    """
+
+    w_align: float = setting(0.0, number(least=0))
+    align_temperature: float = setting(0.1, number(above=0))
 
 
 class Alignment(nn.Module):
@@ -48,10 +54,11 @@ class Alignment(nn.Module):
         return losses
 
 
-def alignment(frame):
-    if len(frame.model.modalities) < 2:
+def alignment(blueprint):
+    if len(blueprint.model.modalities) < 2:
         return None
-    return Alignment(frame.options["align_temperature"], frame.timed)
+    return Alignment(blueprint.config.objectives["unicode"].align_temperature, blueprint.timed)
 
 
-TERMS = {"align": alignment}
+OBJECTIVE = Objective("unicode", UnicodeConfig(), {"align": alignment}, includes=("dcid", "cmcm"),
+                      keeps=("mm_ema", "commitment"), owns=("mm_ema", "commitment"))

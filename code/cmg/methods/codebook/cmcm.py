@@ -5,12 +5,24 @@ L_cmcm alone, because the paper's DCID+CMCM is Uni-Code without MM-EMA, which ha
 modalities the pairs are summed, as in Uni-Code.
 """
 
+from dataclasses import dataclass
+
+from cmg.cli import number
+from cmg.configs import Config, setting
 from cmg.losses.matching import CodeMatching
-from cmg.methods.base import Flag
+from cmg.methods.codebook.objective import Objective
 
-PAIRED = True
 
-FLAGS = {"w_cmcm": Flag("code matching")}
+@dataclass(frozen=True)
+class MatchingConfig(Config):
+    """Method cmcm (weight 0 removes a term and its cost).
+
+    Attributes
+    ----------
+    w_cmcm : code matching
+    """
+
+    w_cmcm: float = setting(1.0, number(least=0))
 
 
 class Matching(CodeMatching):
@@ -20,8 +32,8 @@ class Matching(CodeMatching):
         return super().forward({m: q.distances for m, q in state.quantized.items()}, state.valid)
 
 
-def matching(frame):
-    return Matching(frame.options["equations"]) if len(frame.model.modalities) > 1 else None
+def matching(blueprint):
+    return blueprint.arithmetic(Matching)() if len(blueprint.model.modalities) > 1 else None
 
 
-TERMS = {"cmcm": matching}
+OBJECTIVE = Objective("cmcm", MatchingConfig(), {"cmcm": matching}, paired=True)

@@ -9,26 +9,33 @@ their pairs. `--w-mst 0` keeps the transformer and drops the loss.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from cmg.cli import number
+from cmg.configs import Config, setting
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import seconds_or_clip
-from cmg.methods.base import Flag
+from cmg.methods.codebook.objective import Objective
 from cmg.modalities import pairs
 
-PAIRED = True
-DEFAULTS = {"transformer": "shared"}
-
-FLAGS = {
-    "w_mst": Flag("InfoNCE between clips", 1.0),
-    "mst_temperature": Flag("of that term, at the start", 0.07, type=number(above=0)),
-}
-
-
 LARGEST = math.log(100)  # of the log scale
+
+
+@dataclass(frozen=True)
+class SharedTransformerConfig(Config):
+    """Method mst (weight 0 removes a term and its cost).
+
+    Attributes
+    ----------
+    w_mst : InfoNCE between clips
+    mst_temperature : of that term, at the start
+    """
+
+    w_mst: float = setting(1.0, number(least=0))
+    mst_temperature: float = setting(0.07, number(above=0))
 
 
 class ClipContrast(nn.Module):
@@ -54,4 +61,9 @@ class ClipContrast(nn.Module):
         }
 
 
-TERMS = {"mst": lambda frame: ClipContrast(frame.options["mst_temperature"])}
+def clip_contrast(blueprint):
+    return ClipContrast(blueprint.config.objectives["mst"].mst_temperature)
+
+
+OBJECTIVE = Objective("mst", SharedTransformerConfig(), {"mst": clip_contrast}, sets={"transformer": "shared"},
+                      owns=("transformer",), paired=True)

@@ -13,25 +13,34 @@ no masked language model and no matching head; directions of InfoNCE and pairs o
 """
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from cmg.cli import number
+from cmg.configs import Config, setting
 from cmg.distributed import first_row, gather
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import seconds_or_clip
 from cmg.losses.transport import code_prediction, sinkhorn, transport_cost
-from cmg.methods.base import Flag
+from cmg.methods.codebook.objective import Objective
 from cmg.modalities import pairs
 
-PAIRED = True
 
-FLAGS = {
-    "w_codis": Flag("transport, code prediction and InfoNCE with the teacher", 1.0),
-    "codis_temperature": Flag("of both", 0.07, type=number(above=0)),
-}
+@dataclass(frozen=True)
+class CodisConfig(Config):
+    """Method codis (weight 0 removes a term and its cost).
+
+    Attributes
+    ----------
+    w_codis : transport, code prediction and InfoNCE with the teacher
+    codis_temperature : of both
+    """
+
+    w_codis: float = setting(1.0, number(least=0))
+    codis_temperature: float = setting(0.07, number(above=0))
 
 
 class TaughtPrototypes(nn.Module):
@@ -63,7 +72,8 @@ class TaughtPrototypes(nn.Module):
 
     def forward(self, state):
         with torch.no_grad():
-            taught = {m: f(f.front(state.features[m], state.valid[m]), state.valid[m]) for m, f in self.teacher.items()}
+            valid = state.valid
+            taught = {m: f(f.inputs(state.features[m], valid[m]), valid[m]) for m, f in self.teacher.items()}
             taught = {m: z.to(state.semantic[m].dtype) for m, z in taught.items()}
         plans, losses, both = {}, {}, pairs(state.semantic)
         for a, b, key in both:
@@ -107,9 +117,10 @@ class TaughtPrototypes(nn.Module):
         return {"inter": mean((a, b), (b, a)), "intra": mean((a, a), (b, b))}
 
 
-def prototypes(frame):
-    options = frame.options
-    return TaughtPrototypes(frame.model, options["codes"], options["dim"], frame.timed, options["codis_temperature"])
+def prototypes(blueprint):
+    config = blueprint.config
+    return TaughtPrototypes(blueprint.model, config.codebook.codes, config.encoder.dim, blueprint.timed,
+                            config.objectives["codis"].codis_temperature)
 
 
-TERMS = {"codis": prototypes}
+OBJECTIVE = Objective("codis", CodisConfig(), {"codis": prototypes}, paired=True)

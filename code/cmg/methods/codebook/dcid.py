@@ -5,25 +5,41 @@ L = L_recon + L_commit + L_MI + L_cpc, without MM-EMA. The reset of codes is the
 row DCID+CMCM equals its row of Uni-Code without MM-EMA in every cell, so the reset was on.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
 from cmg.cli import number, whole
+from cmg.configs import Config, setting
 from cmg.distributed import average_gradients
+from cmg.errors import UserError
 from cmg.losses.club import CLUB
 from cmg.losses.cross_cpc import CrossCPC
-from cmg.methods.base import Flag
+from cmg.methods.codebook.arithmetic import arithmetic_of
+from cmg.methods.codebook.objective import Objective
 
-KEEPS = ("reset",)
 
-FLAGS = {
-    "w_club": Flag("vCLUB between Φ and Ψ, eq. 5"),
-    "club_steps": Flag("likelihood steps a batch", type=whole(1)),
-    "club_lr": Flag("learning rate of the likelihood steps", type=number(above=0)),
-    "w_cpc": Flag("Cross-CPC, eq. 6"),
-    "cpc_steps": Flag("K, steps predicted ahead", type=whole(1)),
-    "cpc_temperature": Flag("cosine / temperature; unset = raw dot products (paper)", type=number(above=0)),
-}
+@dataclass(frozen=True)
+class DisentanglingConfig(Config):
+    """Method dcid (weight 0 removes a term and its cost).
+
+    Attributes
+    ----------
+    w_club : vCLUB between Φ and Ψ, eq. 5
+    club_steps : likelihood steps a batch
+    club_lr : learning rate of the likelihood steps
+    w_cpc : Cross-CPC, eq. 6
+    cpc_steps : K, steps predicted ahead
+    cpc_temperature : cosine / temperature; unset = raw dot products (paper)
+    """
+
+    w_club: float = setting(1.0, number(least=0))
+    club_steps: int = setting(5, whole(1))
+    club_lr: float = setting(1e-3, number(above=0))
+    w_cpc: float = setting(1.0, number(least=0))
+    cpc_steps: int = setting(1, whole(1))
+    cpc_temperature: float | None = setting(None, number(above=0))
 
 
 class Disentangling(nn.Module):
@@ -32,20 +48,19 @@ class Disentangling(nn.Module):
     Parameters
     ----------
     steps, lr : likelihood steps per batch and their Adam learning rate (5 and 1e-3 in the released code).
-    equations : "released" bounds the MI with the quantised vector (straight-through), "paper" with z itself.
+    estimator : class of the estimators.
     """
 
-    def __init__(self, model, specific, dim, steps=5, lr=1e-3, equations="paper"):
+    def __init__(self, model, specific, dim, steps=5, lr=1e-3, estimator=CLUB):
         super().__init__()
-        self.steps, self.quantised = steps, equations == "released"
-        self.estimators = nn.ModuleDict({
-            m: CLUB(dim, specific[m].pooled_dim, equations=equations) for m in model.modalities
-        })
+        self.steps = steps
+        self.estimators = nn.ModuleDict({m: estimator(dim, specific[m].pooled_dim) for m in model.modalities})
         self.optimizer = torch.optim.Adam(self.estimators.parameters(), lr=lr, fused=True)
         self.estimators.requires_grad_(False)  # the main backward pass needs no gradient of them
 
     def vectors(self, state, m):
-        return (state.quantized[m].straight if self.quantised else state.semantic[m])[:, state.steps]
+        """What of Φ is bounded: z, at the seconds at which Ψ was run, Tensor[B, T', D]."""
+        return state.semantic[m][:, state.steps]
 
     def objective(self, given):
         """-log q(y | x), summed: the estimators share no parameter, so the gradient is that of each alone."""
@@ -84,18 +99,28 @@ class Prediction(CrossCPC):
         return super().forward({m: state.semantic[m] for m in self.modalities}, state.valid)
 
 
-def disentangling(frame):
-    options = frame.options
-    return Disentangling(frame.model, frame.specific, options["dim"], options["club_steps"], options["club_lr"],
-                         options["equations"])
+def disentangling(blueprint):
+    config, arithmetic = blueprint.config.objectives["dcid"], blueprint.arithmetic
+    return arithmetic(Disentangling)(blueprint.model, blueprint.specific, blueprint.config.encoder.dim,
+                                     config.club_steps, config.club_lr, arithmetic(CLUB))
 
 
-def prediction(frame):
-    options = frame.options
-    if len(frame.timed) < 2:
+def prediction(blueprint):
+    config = blueprint.config.objectives["dcid"]
+    if len(blueprint.timed) < 2:
         return None
-    return Prediction(frame.timed, options["dim"], options["cpc_steps"], options["cpc_temperature"],
-                      options["equations"])
+    return blueprint.arithmetic(Prediction)(blueprint.timed, blueprint.config.encoder.dim, config.cpc_steps,
+                                            config.cpc_temperature)
 
 
-TERMS = {"club": disentangling, "cpc": prediction}
+def refuse(config, features):
+    """`UserError` for clips in which nothing can be predicted."""
+    dcid, shortest = config.objectives["dcid"], min(shape[0] for shape in features.shapes.values())
+    needed = arithmetic_of(config.model.equations)(Prediction).least_steps(dcid.cpc_steps)
+    if dcid.w_cpc and shortest < needed:
+        raise UserError(f"--cpc-steps {dcid.cpc_steps}: needs clips of at least {needed} steps, these have {shortest}; "
+                        "expected a smaller one, longer clips or --w-cpc 0")
+
+
+OBJECTIVE = Objective("dcid", DisentanglingConfig(), {"club": disentangling, "cpc": prediction}, keeps=("reset",),
+                      refuse=refuse)

@@ -6,20 +6,30 @@ modality is one linear map D → D (the original: two layers with a gate, 4096 w
 as published, `--smit-temperature` for cosines; three modalities take the mean over their pairs.
 """
 
+from dataclasses import dataclass
+
 from torch import nn
 
 from cmg.cli import number
+from cmg.configs import Config, setting
 from cmg.losses.margin import adaptive_margin
 from cmg.losses.masked import clip_vectors
-from cmg.methods.base import Flag
+from cmg.methods.codebook.objective import Objective
 from cmg.modalities import pairs
 
-PAIRED = True
 
-FLAGS = {
-    "w_smit": Flag("adaptive mean margin softmax", 1.0),
-    "smit_temperature": Flag("cosine / temperature; unset = plain dot products", type=number(above=0)),
-}
+@dataclass(frozen=True)
+class MarginConfig(Config):
+    """Method smit (weight 0 removes a term and its cost).
+
+    Attributes
+    ----------
+    w_smit : adaptive mean margin softmax
+    smit_temperature : cosine / temperature; unset = plain dot products
+    """
+
+    w_smit: float = setting(1.0, number(least=0))
+    smit_temperature: float | None = setting(None, number(above=0))
 
 
 class MarginMatching(nn.Module):
@@ -43,8 +53,9 @@ class MarginMatching(nn.Module):
         }
 
 
-def matching(frame):
-    return MarginMatching(frame.model.modalities, frame.options["dim"], frame.options["smit_temperature"])
+def matching(blueprint):
+    config = blueprint.config
+    return MarginMatching(blueprint.model.modalities, config.encoder.dim, config.objectives["smit"].smit_temperature)
 
 
-TERMS = {"smit": matching}
+OBJECTIVE = Objective("smit", MarginConfig(), {"smit": matching}, paired=True)

@@ -11,13 +11,13 @@ import torch
 BLOCKS = 16  # blocks of one batch each that are held, and shuffled, together when features are read from disk
 
 
-def epoch_order(n, batch_size, seed, epoch, rank=0, size=1, blocks=False, parts=1):
+def epoch_order(n, batch_size, seed, epoch, rank=0, size=1, blocks=False, micro=1):
     """Batches of one epoch, a list of lists of rows: a pure function of (seed, epoch), so that a resumed run sees
     the same batches. The last incomplete batch is left out, unless it is the only one.
 
-    rank, size, parts : every process takes its slice of each of the `parts` that a batch is split into, all slices of
-        a part of the same length. Clips are compared within their part, and a part is the same clips on any number of
-        processes.
+    rank, size, micro : every process takes its slice of each of the `micro` micro-batches that a batch is split into,
+        all slices of a micro-batch of the same length. Clips are compared within their micro-batch, which is the same
+        clips on any number of processes.
     blocks : shuffle so that a disk reads in sequence. `batch_size` neighbouring rows are a block; blocks come in random
         order, and rows are shuffled among `BLOCKS` blocks at a time.
     """
@@ -25,9 +25,9 @@ def epoch_order(n, batch_size, seed, epoch, rank=0, size=1, blocks=False, parts=
     order = block_order(n, batch_size, generator) if blocks else torch.randperm(n, generator=generator)
     full = max(1, n // batch_size)
     batches = [order[i * batch_size : (i + 1) * batch_size] for i in range(full)]
-    shares = [len(part) // size for part in batches[0].tensor_split(parts)]
-    return [[row for part, share in zip(batch.tensor_split(parts), shares)
-             for row in part[rank * share : (rank + 1) * share].tolist()] for batch in batches]
+    shares = [len(clips) // size for clips in batches[0].tensor_split(micro)]
+    return [[row for clips, share in zip(batch.tensor_split(micro), shares)
+             for row in clips[rank * share : (rank + 1) * share].tolist()] for batch in batches]
 
 
 def block_order(n, block, generator):
@@ -39,7 +39,7 @@ def block_order(n, block, generator):
     return torch.cat([w[torch.randperm(len(w), generator=generator)] for w in windows])
 
 
-def feed(features, batches, device, workers=0):
+def on_device(features, batches, device, workers=0):
     """Yield the batches in order, on `device`, features as float32; each is read while the one before is in use.
 
     features : FeatureSet; batches : lists of rows; workers : reading processes, where features are read from disk.
@@ -120,9 +120,9 @@ def windows(features, batches, device, workers):
     )
     for window, group, rows in zip(loader, groups, needed):
         window = {k: v.to(device, non_blocking=True) for k, v in window.items()}
-        place = {row: i for i, row in enumerate(rows)}
+        position = {row: i for i, row in enumerate(rows)}
         for batch in group:
-            index = torch.tensor([place[row] for row in batch]).to(device, non_blocking=True)
+            index = torch.tensor([position[row] for row in batch]).to(device, non_blocking=True)
             yield {k: v.index_select(0, index) for k, v in window.items()}
 
 

@@ -8,22 +8,32 @@ learnt position each; a grid is rebuilt as its mean over cells; L_contra is symm
 every method; three modalities take the mean over their pairs.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
 from cmg.cli import number
+from cmg.configs import Config, setting
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import seconds_or_clip
 from cmg.losses.self_cross import draw_hidden, hidden_l1
-from cmg.methods.base import Flag
-from cmg.modalities import pairs
+from cmg.methods.codebook.objective import Objective
+from cmg.modalities import direction, pairs
 
-PAIRED = True
 
-FLAGS = {
-    "w_turn": Flag("self-cross reconstruction and its InfoNCE", 1.0),
-    "turn_temperature": Flag("of the InfoNCE", 0.07, type=number(above=0)),
-}
+@dataclass(frozen=True)
+class SelfCrossConfig(Config):
+    """Method turn (weight 0 removes a term and its cost).
+
+    Attributes
+    ----------
+    w_turn : self-cross reconstruction and its InfoNCE
+    turn_temperature : of the InfoNCE
+    """
+
+    w_turn: float = setting(1.0, number(least=0))
+    turn_temperature: float = setting(0.07, number(above=0))
 
 
 class Filler(nn.Module):
@@ -71,16 +81,17 @@ class SelfCross(nn.Module):
                 filled = self.fillers[target](targets[target], hidden[target], state.valid[target],
                                               state.quantized[source].straight, exists)
                 told = hidden[target] & exists.any(1, keepdim=True)
-                losses[f"{source[0]}2{target[0]}"] = hidden_l1(filled, targets[target], told) / len(both)
+                losses[direction(source, target)] = hidden_l1(filled, targets[target], told) / len(both)
             losses[f"nce_{key}"] = sum(
                 contrast(*clips[x], *clips[y], self.temperature) for x, y in ((a, b), (b, a))
             ) / (2 * len(both))
         return losses
 
 
-def self_cross(frame):
-    model, options = frame.model, frame.options
-    return SelfCross({m: model.shapes[m] for m in model.modalities}, options["dim"], options["turn_temperature"])
+def self_cross(blueprint):
+    model, config = blueprint.model, blueprint.config
+    return SelfCross({m: model.shapes[m] for m in model.modalities}, config.encoder.dim,
+                     config.objectives["turn"].turn_temperature)
 
 
-TERMS = {"turn": self_cross}
+OBJECTIVE = Objective("turn", SelfCrossConfig(), {"turn": self_cross}, paired=True)

@@ -1,7 +1,7 @@
 """Checkpoints of the public implementation (`DCID-model-*.pt`): read as they are, and written.
 
-    python -m cmg.training.released DCID-model-3.pt official.pt     # to ours
-    python -m cmg.training.released latest.pt DCID-model-0.pt       # a run with `--preset official`, to theirs
+    python -m cmg.released.checkpoints DCID-model-3.pt official.pt     # to ours
+    python -m cmg.released.checkpoints latest.pt DCID-model-0.pt       # a run with `--preset official`, to theirs
 
 `cmg.load_pretrained` takes the public file itself. A public checkpoint is a dict of state dicts; every tensor of it
 falls into one of two kinds:
@@ -19,9 +19,10 @@ An unknown key, a missing one or one of another shape is an error. Optimiser sta
 import torch
 
 from cmg.cli import Parser, command
+from cmg.configs import flat
 from cmg.errors import UserError
 from cmg.methods import registry
-from cmg.presets import PRESETS
+from cmg.training import checkpoint
 
 GROUPS = ("Encoder_parameters", "CPC_parameters", "Video_mi_net_parameters", "Audio_mi_net_parameters",
           "Decoder_parameters")
@@ -36,6 +37,12 @@ EVENT_CLASSES = 141  # of the class heads, as published
 def recognised(content):
     """Whether what `torch.load` gave is a checkpoint of the public implementation."""
     return isinstance(content, dict) and GROUPS[0] in content
+
+
+def official_options():
+    """The settings of `--preset official`, by the names of their flags."""
+    config = registry.configured(registry.find("unicode"), "official")
+    return {**flat(config), "method": "unicode", "preset": "official"}
 
 
 def prefixes(modalities):
@@ -86,6 +93,8 @@ def public_names(ours, modalities):
 def expected(shapes, options):
     """What a public checkpoint of these dimensions holds.
 
+    options : dict of the method's settings.
+
     Returns
     -------
     ours : dict our name -> shape, of everything in the method.
@@ -93,7 +102,8 @@ def expected(shapes, options):
     unmodelled : dict `group/key` -> shape, of what influences no output.
     """
     with torch.device("meta"):  # shapes only: the published sizes are 0.9 GB
-        method = registry.build(shapes, options)
+        cls, config = checkpoint.method_of({"args": options, "format": checkpoint.FORMAT})
+        method = cls(shapes, config)
     ours = {key: tuple(value.shape) for key, value in method.state_dict().items()}
     names = public_names(ours, shapes)
     D, C = options["dim"], shapes["video"][-1]
@@ -134,32 +144,35 @@ def from_public(content, path):
     for group in groups:
         if not isinstance(content[group], dict):
             raise UserError(f"{path}: '{group}' is not a dict of tensors")
-    flat = {f"{group}/{key}": value for group in groups for key, value in content[group].items()}
-    for key, value in flat.items():
+    tensors = {f"{group}/{key}": value for group in groups for key, value in content[group].items()}
+    for key, value in tensors.items():
         if not (isinstance(value, torch.Tensor) and value.is_floating_point()):
             raise UserError(f"{path}: '{key}' is not a tensor of floating-point numbers")
 
-    shapes, options = _dimensions(flat, modalities, path)
+    shapes, options = _dimensions(tensors, modalities, path)
     ours, names, unmodelled = expected(shapes, options)
     wanted = {public: ours[own] for own, public in names.items()} | unmodelled | {COUNTER: (options["codes"],)}
-    for key in [*sorted(flat.keys() - wanted.keys()), *sorted(wanted.keys() - flat.keys())]:
-        raise UserError(f"{path}: public checkpoint with {'unknown' if key in flat else 'missing'} key '{key}'")
+    for key in [*sorted(tensors.keys() - wanted.keys()), *sorted(wanted.keys() - tensors.keys())]:
+        raise UserError(f"{path}: public checkpoint with {'unknown' if key in tensors else 'missing'} key '{key}'")
     for key, shape in wanted.items():
-        if tuple(flat[key].shape) != shape:
-            raise UserError(f"{path}: '{key}' has shape {tuple(flat[key].shape)}, expected {shape}")
-    counter = flat[COUNTER]
+        if tuple(tensors[key].shape) != shape:
+            raise UserError(f"{path}: '{key}' has shape {tuple(tensors[key].shape)}, expected {shape}")
+    counter = tensors[COUNTER]
     if not bool(((counter == counter.round()) & (counter >= -1)).all()):
         raise UserError(f"{path}: '{COUNTER}' is not whole numbers of at least -1")
 
-    state = {own: flat[public] for own, public in names.items()}
+    state = {own: tensors[public] for own, public in names.items()}
     book = "model.codebook."
     state[f"{book}idle"] = counter.long().expand(len(modalities), -1).clone()
     state[f"{book}usage"] = torch.zeros(ours[f"{book}usage"])
     for name in ("skipped", "revived"):
         state[book + name] = torch.zeros((), dtype=torch.int64)
     return {
-        "format": 1,
+        "format": checkpoint.FORMAT,
+        "method_of": registry.origin("unicode"),
         "args": {**options, "modalities": modalities},
+        "features": {},
+        "modalities": {},
         "shapes": {m: list(shape) for m, shape in shapes.items()},
         "model": {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")},
         "rest": {k: v for k, v in state.items() if not k.startswith("model.")},
@@ -169,12 +182,12 @@ def from_public(content, path):
     }
 
 
-def _dimensions(flat, modalities, path):
+def _dimensions(tensors, modalities, path):
     """Shapes of the features and options of the method, read off a few tensors."""
     def size(key, axis):
-        if key not in flat or flat[key].dim() <= axis:
+        if key not in tensors or tensors[key].dim() <= axis:
             raise UserError(f"{path}: public checkpoint with missing key '{key}'")
-        return flat[key].shape[axis]
+        return tensors[key].shape[axis]
 
     encoder = "Encoder_parameters/"
     codes, dim = (size(f"{encoder}Cross_quantizer.embedding", axis) for axis in (0, 1))
@@ -185,8 +198,8 @@ def _dimensions(flat, modalities, path):
     if dim % 4:  # heads
         raise UserError(f"{path}: code vectors of width {dim}, expected a multiple of 4")
     specific = size(f"{encoder}Video_encoder.conv_stack.2.weight", 0)
-    layers = {key.split(".")[3] for key in flat if key.startswith(f"{encoder}video_self_att.encoder.layers.")}
-    return shapes, {**PRESETS["official"], "method": "unicode", "dim": dim, "codes": codes, "layers": len(layers),
+    layers = {key.split(".")[3] for key in tensors if key.startswith(f"{encoder}video_self_att.encoder.layers.")}
+    return shapes, {**official_options(), "dim": dim, "codes": codes, "layers": len(layers),
                     "specific_dim": 0 if specific == 4 * shapes["video"][-1] else specific}
 
 
@@ -227,9 +240,7 @@ def _put(public, name, value):
 
 @command
 def main(argv=None):
-    from cmg.training import checkpoint  # it reads public files through this module
-
-    parser = Parser(prog="cmg.training.released", description=__doc__.splitlines()[0])
+    parser = Parser(prog="cmg.released.checkpoints", description=__doc__.splitlines()[0])
     parser.add_argument("source", metavar="IN", help="public checkpoint, or a latest.pt of a run")
     parser.add_argument("target", metavar="OUT", help="checkpoint to write, of the other kind")
     args = parser.parse_args(argv)

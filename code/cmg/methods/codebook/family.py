@@ -1,0 +1,58 @@
+"""The codebook family: which objectives there are, and the method that a name such as `dcid+turn` stands for."""
+
+import functools
+from dataclasses import replace
+
+from cmg import plugins
+from cmg.configs import flat, with_values
+from cmg.errors import UserError
+from cmg.methods.codebook.method import CodebookMethod
+from cmg.methods.codebook.objective import Objective
+from cmg.methods.codebook.recipes import recipes_of
+
+OBJECTIVES = {name: f"cmg.methods.codebook.{name}:OBJECTIVE" for name in (
+    "baseline", "cmcm", "codis", "dcid", "mst", "smit", "turn", "unicode")}
+
+
+def objective(name) -> Objective:
+    """One of ours by name, of an installed package, or of a file of one's own."""
+    return plugins.find(name, OBJECTIVES, "methods", "--method", lambda thing: isinstance(thing, Objective))
+
+
+@functools.lru_cache
+def family(method) -> type[CodebookMethod]:
+    """The class of a method of the family.
+
+    Raises
+    ------
+    UserError : an objective that does not exist, or occurs twice.
+    """
+    held = {"baseline": objective("baseline")}
+
+    def add(name):
+        found = objective(name)
+        if found.name in held:
+            raise UserError(f"--method {method}: {found.name} is part of it already; expected every part once")
+        for other in found.includes:
+            add(other)
+        held[found.name] = found
+        return found.name
+
+    names = [add(name) for name in method.split("+")] if method != "baseline" else ["baseline"]
+    known = {name: objective(name) for name in OBJECTIVES} | held
+    cls = type("CodebookMethod", (CodebookMethod,), {
+        "__doc__": CodebookMethod.__doc__, "__module__": CodebookMethod.__module__,
+        "name": "+".join(names), "objectives": held,
+        "owned": {name: one.owns for name, one in known.items()},
+        "recipes": {preset: _fitted(recipe, held, known) for preset, recipe in recipes_of(known).items()},
+    })
+    return cls
+
+
+def _fitted(recipe, held, known):
+    """A preset for a method: terms that it does not hold weigh nothing, and its objectives set what they set."""
+    preset = flat(recipe.method)
+    values = {f"w_{term}": 0.0 for name, one in known.items() if name not in held for term in one.terms}
+    for one in held.values():
+        values |= one.sets | {name: preset[name] for name in one.keeps}
+    return replace(recipe, method=with_values(recipe.method, values))

@@ -1,0 +1,132 @@
+"""What pretraining leaves behind, whatever the system: a frozen model that turns clips into tokens.
+
+A system's own model is a subclass that says what it `offers` and how one modality is encoded; everything that a user
+calls stands here.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from cmg.data import provenance
+from cmg.data.features import FeatureSet
+from cmg.errors import UserError
+
+
+class Tokens(NamedTuple):
+    """What a model says of clips, step by step.
+
+    semantic [B, T, D]: continuous vectors. codes [B, T] int64 and quantized [B, T, D], the codes' vectors: None of a
+    model that has no codebook.
+    """
+
+    codes: torch.Tensor | None
+    quantized: torch.Tensor | None
+    semantic: torch.Tensor
+
+    @property
+    def vectors(self):
+        """What downstream heads read: the codes' vectors where there are codes."""
+        return self.semantic if self.quantized is None else self.quantized
+
+
+class Pretrained(nn.Module):
+    """Base of the models that `cmg.load_pretrained` gives.
+
+    Parameters
+    ----------
+    shapes : dict modality -> shape of one clip's features, as pretrained on.
+
+    Attributes
+    ----------
+    offers : names of what a task may ask for: "vectors" (all models have them), "codes" (discrete tokens of a
+        codebook), "sentences".
+    features : dict modality -> Provenance, where the features came from that it was pretrained on.
+    """
+
+    offers = ("vectors",)
+
+    def __init__(self, shapes):
+        super().__init__()
+        self.shapes = {m: tuple(shape) for m, shape in shapes.items()}
+        self.modalities = tuple(self.shapes)
+        self.features = {m: provenance.Provenance() for m in self.shapes}
+
+    def encode_modality(self, modality, features, valid=None) -> Tokens:
+        """Tokens of one modality's features [B, T, …]; valid : BoolTensor[B, T] or None for all. On the model's device,
+        with gradients where they are on."""
+        raise NotImplementedError
+
+    def fits(self, modality, shape):
+        """Whether clips of this shape suit the model: alike but for the number of steps."""
+        return tuple(shape[1:]) == self.shapes[modality][1:]
+
+    def require(self, modality, shape):
+        """`UserError` unless the model knows the modality and clips of this shape suit it."""
+        if modality not in self.modalities:
+            raise UserError(f"modality {modality!r}: this model was pretrained on {', '.join(self.modalities)}")
+        if not self.fits(modality, shape):
+            raise UserError(f"{modality} features have shape {tuple(shape)} a clip, "
+                            f"the model was pretrained on {self.shapes[modality]}")
+
+    def check(self, features: FeatureSet, flag="--data", without=None):
+        """`UserError` if a feature set has other dimensions than the model was pretrained on, or comes from another
+        encoder; of modalities that the model does not know, and of `without`, nothing is asked."""
+        asked = {m: self.features[m] for m in features.modalities if m in self.shapes and m != without}
+        for m in asked:
+            if not self.fits(m, features.shapes[m]):
+                raise UserError(f"{flag}: {m} features are {list(features.shapes[m])} a clip; the checkpoint expects "
+                                f"{list(self.shapes[m])}")
+        provenance.check(asked, features.provenance, flag)
+
+    @torch.no_grad()
+    def encode(self, clips=None, valid=None, **features):
+        """Tokens of one modality, `model.encode(video=x)`, or a dict of Tokens if several are given.
+
+        Parameters
+        ----------
+        clips : a feature file (its path) or a `FeatureSet`, whose modalities that the model knows are encoded, always
+            as a dict; it must come from the encoders that the model was pretrained on.
+        valid : dict modality -> BoolTensor[B, T], which steps exist, for what is padded with zeros: short clips, and
+            captions of fewer words than in pretraining. The others are not attended to, and their own tokens mean
+            nothing. Of a modality that it does not name all steps exist. A feature file says it itself.
+        features : tensors or arrays [B, T, …] of any float type on any device; results are on the model's device.
+        """
+        if clips is not None:
+            return self._encode_set(clips if isinstance(clips, FeatureSet) else FeatureSet(Path(clips)))
+        if not features:
+            raise UserError(f"encode() needs features of at least one of {', '.join(self.modalities)}")
+        valid = {m: torch.as_tensor(v).to(self.device, torch.bool) for m, v in (valid or {}).items()}
+        for m, mask in valid.items():
+            if m not in features:
+                raise UserError(f"valid of {m!r}: expected only {', '.join(features)}, whose features are given")
+            if tuple(mask.shape) != tuple(features[m].shape[:2]):
+                raise UserError(f"valid of {m!r} has shape {list(mask.shape)}; expected {list(features[m].shape[:2])}")
+        tokens = {m: self.encode_modality(m, torch.as_tensor(x).to(self.device), valid.get(m))
+                  for m, x in features.items()}
+        return tokens if len(tokens) > 1 else next(iter(tokens.values()))
+
+    def _encode_set(self, clips, batch_size=256):
+        known = [m for m in clips.modalities if m in self.modalities]
+        if not known:
+            raise UserError(f"features of {', '.join(clips.modalities)}: this model was pretrained on "
+                            f"{', '.join(self.modalities)}")
+        self.check(clips, clips.files[0].path)
+        found = {m: [] for m in known}
+        for rows in torch.arange(len(clips)).split(batch_size):
+            batch = clips.__getitems__(rows.tolist())
+            for m in known:
+                found[m].append(self.encode_modality(m, batch[m].to(self.device), batch[f"valid/{m}"].to(self.device)))
+        return {m: Tokens(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
+                for m, parts in found.items()}
+
+    @property
+    def device(self):
+        return next(self.parameters()).device
+
+    def extra_repr(self):
+        """The first lines of `print(model)`."""
+        return "\n".join([f"offers {', '.join(self.offers)}", *(
+            f"{m} {list(self.shapes[m])}: features {self.features[m]}" for m in self.modalities)])

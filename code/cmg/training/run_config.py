@@ -1,0 +1,49 @@
+"""The settings of a run that are no method's: data, length, device, and what it leaves behind."""
+
+from dataclasses import dataclass
+
+from cmg.cli import whole
+from cmg.configs import Config, setting
+from cmg.data.features import CACHES
+
+
+@dataclass(frozen=True)
+class RunConfig(Config):
+    """Run.
+
+    Attributes
+    ----------
+    data : feature files, or: synthetic
+    out : run folder; must be empty or absent unless --resume is given
+    modalities : default: all that the data holds
+    epochs : passes over the data
+    max_steps : stop after this many steps
+    seed : of weights, order, dropout and negatives
+    device : auto, cpu, cuda, cuda:N
+    precision : arithmetic of the networks; a codebook stays in fp32
+    compile : torch.compile the step
+    cuda_graph : record the step once and replay it, on one card
+    resume : auto: continue --out if it holds latest.pt; or the path of a latest.pt
+    workers : loader processes with --cache disk
+    cache : features on the card, in memory, or read in blocks; auto: the first that has room
+    log_every : steps between rows of metrics.csv
+    checkpoint_epochs : epochs between epoch_XXX.pt files
+    save_every : also write latest.pt every N steps; 0 = epoch ends
+    """
+
+    data: list = setting(None, several=True, required=True)
+    out: str = setting(None, required=True)
+    modalities: list | None = setting(None, several=True)
+    epochs: int = setting(6, whole(1))
+    max_steps: int | None = setting(None, whole(1))
+    seed: int = setting(0, whole())
+    device: str = setting("auto")
+    precision: str = setting("fp32", choices=("fp32", "tf32", "bf16"))
+    compile: bool = setting(False)
+    cuda_graph: bool = setting(False)
+    resume: str | None = setting(None)
+    workers: int = setting(2, whole())
+    cache: str = setting("auto", choices=CACHES)
+    log_every: int = setting(20, whole(1))
+    checkpoint_epochs: int = setting(1, whole(1))
+    save_every: int = setting(0, whole())
