@@ -3,12 +3,13 @@
 from setuptools import find_packages, setup
 
 # scripts/env.sh reads these two names without running this file, so they stay plain literals; only the forms
-# `name==1.2.*` and `name>=1.2` are used. requirements.txt lists the first eight again; a test compares the two.
+# `name==1.2.*` and `name>=1.2` are used. requirements.txt lists REQUIRED again; a test compares the two.
 REQUIRED = [
     "torch==2.11.*",
     "torchvision==0.26.*",
     "torchaudio==2.11.*",
     "numpy>=1.26",
+    "scipy>=1.11",
     "h5py>=3.10",
     "scikit-learn>=1.4",
     "tqdm>=4.66",
@@ -18,7 +19,7 @@ EXTRAS = {
     "extract": ["av>=14.0", "transformers>=5.0", "pillow>=10.0"],
     "avs": ["timm>=1.0", "av>=14.0", "pillow>=10.0"],
     "dev": [
-        "pytest>=8.0", "ruff>=0.9", "vector-quantize-pytorch>=1.20", "av>=14.0", "pillow>=10.0", "scipy>=1.11",
+        "pytest>=8.0", "ruff>=0.9", "vector-quantize-pytorch>=1.20", "av>=14.0", "pillow>=10.0",
         "timm>=1.0", "transformers>=5.0",
     ],
 }
@@ -31,7 +32,7 @@ setup(
     package_dir={"": "code"},
     packages=find_packages("code"),
     package_data={"cmg.data": ["*.csv"]},
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=REQUIRED,
     extras_require=EXTRAS,
 )

@@ -23,7 +23,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 fill() {  # TABLE FLAGS…
   local table="$1"; shift
-  "$python" -m cmg.tables "$root/scripts/tables/$table.txt" "$@"
+  "$python" -m cmg.tables "$root/scripts/tables/$table.toml" "$@"
 }
 run=(--seeds 0 1 2 --jobs "${JOBS:-$(nproc)}")
 

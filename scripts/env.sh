@@ -18,8 +18,8 @@ env_fail() { echo "env: error: $*" >&2; exit 1; }
 env_requirements() {
   "$1" - "$root/setup.py" "$2" ${CMG_EXTRAS:-} <<'PY'
 import sys
-if sys.version_info < (3, 10):
-    sys.exit("python>=3.10")
+if sys.version_info < (3, 11):
+    sys.exit("python>=3.11")
 import ast, re
 from importlib.metadata import PackageNotFoundError, version
 
@@ -49,7 +49,7 @@ PY
 # Is everything there? An interpreter that is too old, or does not start, counts as no.
 env_complete() { local lack; lack="$(env_requirements "$1" missing 2>/dev/null)" && [[ -z "$lack" ]]; }
 
-env_modern() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+env_modern() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 # A stamp per extra says that .venv holds what these two files asked for. It is written last, so that an interrupted
 # installation is simply taken up again.
@@ -63,10 +63,10 @@ env_stamped() {
 
 env_install() {
   local venv="$root/.venv" maker="" candidate part
-  for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
+  for candidate in python3 python3.13 python3.12 python3.11; do
     if env_modern "$candidate"; then maker="$candidate"; break; fi
   done
-  [[ -n "$maker" ]] || env_fail "needs Python 3.10 or newer, found $(python3 --version 2>&1 || true); set CMG_PYTHON"
+  [[ -n "$maker" ]] || env_fail "needs Python 3.11 or newer, found $(python3 --version 2>&1 || true); set CMG_PYTHON"
   env_say "setting up $venv once (downloads about 3 GB, takes minutes) …"
   if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     "$maker" -m venv "$venv" >/dev/null 2>&1 \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's Table 1 on the digit clips (rows: scripts/tables/table1.txt), or on feature files of your own. Takes the
+# The paper's Table 1 on the digit clips (rows: scripts/tables/table1.toml), or on feature files of your own. Takes the
 # flags and environment variables of scripts/digits.sh and writes checkpoint/table1.
 #
 #   ./scripts/table1.sh FOLDER

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's Table 2 on the digit clips (rows: scripts/tables/table2.txt), or on feature files of your own. Takes the
+# The paper's Table 2 on the digit clips (rows: scripts/tables/table2.toml), or on feature files of your own. Takes the
 # flags and environment variables of scripts/digits.sh and writes checkpoint/table2.
 #
 #   ./scripts/table2.sh FOLDER

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's Table 4, AVS-S4, on the digit clips (rows: scripts/tables/table4.txt), or on data of your own. Takes the
+# The paper's Table 4, AVS-S4, on the digit clips (rows: scripts/tables/table4.toml), or on data of your own. Takes the
 # flags and environment variables of scripts/digits.sh and writes checkpoint/table4. For AVSBench itself, copy the table
 # file and name the backbones that your features are of, and `--preset paper`.
 #

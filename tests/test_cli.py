@@ -135,7 +135,7 @@ def test_other_commands_refuse_numbers_out_of_bounds(name, argv, message, capsys
 
 @pytest.mark.parametrize("name, argv", [
     ("pretrain", ["--data", "absent.h5"]),
-    ("tables.__main__", ["absent.txt", "--data", "absent.h5"]),
+    ("tables.__main__", ["absent.toml", "--data", "absent.h5"]),
     ("gpu_check", ["--device", "cpu", "--small"]),
     ("downstream.avvp", ["--checkpoint", "absent", "--data", "absent.h5", "--annotations", "absent"]),
     ("downstream.retrieval", ["--checkpoint", "absent", "--data", "absent.h5"]),

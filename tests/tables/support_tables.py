@@ -5,8 +5,13 @@ from pathlib import Path
 
 from cmg.tables.__main__ import main
 
-AVE = "@ave: cmg.downstream.ave --probe-epochs 2 --data {ave} --annotations {annotations}\n"
-AVVP = "@avvp: cmg.downstream.avvp --data {avvp} --annotations {annotations}\n"
+AVE = 'evaluations.ave = {task = "ave", flags = "--probe-epochs 2 --data {ave} --annotations {annotations}"}\n'
+AVVP = 'evaluations.avvp = {task = "avvp", flags = "--data {avvp} --annotations {annotations}"}\n'
+
+
+def rows(**flags):
+    """The rows of a table file: their flags, by name."""
+    return "rows = [" + ", ".join(f'{{name = "{name}", flags = "{own}"}}' for name, own in flags.items()) + "]\n"
 
 
 def row(metric, value, target="audio", protocol="strict", source="video"):
@@ -60,7 +65,7 @@ class Processes:
 
 
 def run(tmp_path, text, *flags):
-    file = tmp_path / "t.txt"
+    file = tmp_path / "t.toml"
     file.write_text(text)
     main([str(file), "--data", "x.h5", "--set", "ave=a.h5", "avvp=v.h5", "annotations=some/where", "--seeds", "0",
           "--out", str(tmp_path / "o"), *flags])

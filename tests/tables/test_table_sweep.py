@@ -4,43 +4,51 @@ import csv
 import json
 from statistics import mean
 
-import numpy as np
 import pytest
-from support_tables import AVE, AVVP, Finished, row, run
+from support_tables import AVE, AVVP, Finished, row, rows, run
 
 from cmg.errors import UserError
 from cmg.tables.file import read_table
-from cmg.tables.paper import compare, read_published, spearman
+from cmg.tables.paper import compare, read_published
 from cmg.tables.report import summarise, write_table
 from support import TABLES
 
-TWO = AVE + "*: --lr 1\na: --method smit\n? a: --lr 3\nb:\n? b: --lr 0.5\n?*: --epochs 2\n"
+TWO = AVE + """
+defaults = "--lr 1"
+trial_flags = "--epochs 2"
+rows = [
+    {name = "a", flags = "--method smit", trials = ["--lr 3"]},
+    {name = "b",                          trials = ["--lr 0.5"]},
+]
+"""
 
 
 def test_trials_of_a_table_file(tmp_path):
     """The first trial is the row as it stands; one row more or less tuned than the others is refused."""
-    file = tmp_path / "t.txt"
+    file = tmp_path / "t.toml"
     file.write_text(TWO)
     table = read_table(file)
     assert table.trials == {"a": [[], ["--lr", "3"]], "b": [[], ["--lr", "0.5"]]}
     assert table.trial_flags == ["--epochs", "2"]
     assert table.rows == {"a": ["--lr", "1", "--method", "smit"], "b": ["--lr", "1"]}
-    for text, said in [("a:\nb:\n? a: --lr 3\n", "row 'b' has 1 of 2 trials; expected as many as 'a'"),
-                       ("a:\n? b: --lr 3\n", "line 3: a trial of 'b'; expected a row above it"),
-                       ("a:\n? a: --lr 3\n? a: --lr 3\n", "line 4: a trial that 'a' has already"),
-                       ("a:\n? a:\n", "line 3: a trial that 'a' has already"),
-                       ("a:\n?*: --lr 1\n", "a line \\?\\* and no trials"),
-                       ("a:\n? a: --lr 1\n?*:\n?*:\n", "line 5: a second line \\?\\*")]:
+    tuned = '{name = "a", trials = ["--lr 3"]}'
+    for text, said in [
+            (f'rows = [{tuned}, {{name = "b"}}]', "row 'b': 1 of 2 trials; expected as many as 'a' has"),
+            ('rows = [{name = "a", trials = ["--lr 3", "--lr  3"]}]',
+             "row 'a': trials: '--lr 3' is tried already; expected other flags"),
+            ('rows = [{name = "a", trials = [""]}]', "row 'a': trials: '' is tried already; expected other flags"),
+            (f'trial_flags = "--lr 1"\n{rows(a="")}', "trial_flags and no trials; expected rows with trials")]:
         file.write_text(AVE + text)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError) as error:
             read_table(file)
-    file.write_text("@ave: cmg.downstream.ave --protocol paper\na:\n? a: --lr 3\n")
-    with pytest.raises(UserError, match="nothing to judge them by"):
+        assert str(error.value) == f"{file}: {said}"
+    file.write_text(AVE.replace("--data", "--protocol paper --data") + f"rows = [{tuned}]")
+    with pytest.raises(UserError, match="nothing to judge them by; expected an evaluation by ave, strict"):
         read_table(file)
 
 
 def test_table_1_tunes_all_methods_alike():
-    table = read_table(TABLES / "table1.txt")
+    table = read_table(TABLES / "table1.toml")
     assert {len(trials) for trials in table.trials.values()} == {2} and len(table.trials) == 12
     for name in ("S-MiT", "MST", "TURN", "CODIS", "CMCM"):
         assert table.trials[f"DCID+{name}"] == table.trials[name]
@@ -78,11 +86,12 @@ def test_rows_run_with_the_flags_of_their_best_trial(tmp_path, processes, capsys
     assert len(processes.calls) == done
     run(tmp_path, TWO + AVVP, "--seeds", "0", "1")  # another seed does not tune again
     assert processes.calls[done:] == ["pretrain", "ave", "avvp"] * 2
+    more = TWO.replace('["--lr 3"]', '["--lr 3", "--lr 9"]').replace('["--lr 0.5"]', '["--lr 0.5", "--lr 9"]')
     for other, said in [(TWO.replace("--lr 3", "--lr 4"), "has trials as it stands, --lr 3; expected all of them"),
-                        (TWO.replace("? a: --lr 3", "? a: --lr 9").replace("? b", "? a: --lr 3\n? b: --lr 8\n? b"),
+                        (more.replace('"--lr 3", "--lr 9"', '"--lr 9", "--lr 3"'),
                          "has trials as it stands, --lr 3; expected all of them"),
                         (TWO.replace("--epochs 2", "--epochs 3"), "a-trial-1-seed1000 was pretrained with other flags"),
-                        (TWO + "? a: --lr 9\n? b: --lr 9\n", "a-seed0 was pretrained with other flags")]:
+                        (more, "a-seed0 was pretrained with other flags")]:
         with pytest.raises(SystemExit):
             run(tmp_path, other + AVVP)
         assert said in capsys.readouterr().err
@@ -106,24 +115,23 @@ def test_a_row_waits_for_its_trials(tmp_path, processes, capsys):
 
 def test_trials_start_only_where_everything_is_given(tmp_path, processes, capsys):
     with pytest.raises(SystemExit):
-        run(tmp_path, TWO + "@more: cmg.downstream.retrieval --data {elsewhere}\n")
+        run(tmp_path, TWO + 'evaluations.more = {task = "retrieval", flags = "--data {elsewhere}"}\n')
     assert "--set elsewhere=…: missing" in capsys.readouterr().err and not processes.calls
 
 
 # -- beside the paper ------------------------------------------------------------------------------------------------
 
 
-def test_spearman_is_scipys():
-    stats = pytest.importorskip("scipy.stats")
-    generator = np.random.default_rng(0)
-    for size in (2, 3, 12, 40):
-        for _ in range(5):
-            a, b = generator.integers(0, 8, size), generator.normal(size=size)  # ties in one of them
-            if len(set(a)) > 1:
-                assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
-    assert spearman([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
-    assert spearman([1, 2, 3], [3, 1, 2]) == pytest.approx(1 - 6 * 6 / (3 * 8))  # without ties: 1 − 6 Σd² / n(n²−1)
-    assert spearman([1.0], [2.0]) is None and spearman([1, 1, 1], [1, 2, 3]) is None
+@pytest.mark.parametrize("ours, paper, rho", [
+    ([1, 2, 3, 4], [10, 20, 30, 40], 1), ([1, 2, 3], [3, 1, 2], 1 - 6 * 6 / (3 * 8)),  # 1 − 6 Σd² / n(n²−1)
+    ([1, 1, 2], [1, 2, 3], 3**0.5 / 2),  # ranks 1.5 1.5 3 and 1 2 3: covariance 1.5 over √(1.5 · 2)
+    ([1], [2], None), ([1, 1, 1], [1, 2, 3], None), ([1, 2, 3], [5, 5, 5], None)])
+def test_order_beside_the_papers(ours, paper, rho):
+    """None where there is no order: fewer than two rows, or equal figures."""
+    names = range(len(ours))
+    summary = [{"name": n, "task": "ave", "direction": "v2a", "metric": "accuracy", "value": ours[n]} for n in names]
+    found = compare(summary, [("ave", "v2a", "accuracy")], {(n, "ave", "v2a"): paper[n] for n in names})["spearman"]
+    assert [one["rho"] for one in found] == 2 * [rho if rho is None else pytest.approx(rho)]  # also over the means
 
 
 def test_comparison_by_hand(tmp_path):
@@ -132,8 +140,8 @@ def test_comparison_by_hand(tmp_path):
     cells = [Finished(name, 0, {"ave": [row("accuracy", v2a), row("segment_accuracy", 50.0)]
                                 + ([row("accuracy", a2v, "video", source="audio")] if a2v else [])})
              for name, (v2a, a2v) in ours.items()]
-    file = tmp_path / "t.txt"
-    file.write_text("@ave [accuracy segment_accuracy]: cmg.downstream.ave\nx:\n")
+    file = tmp_path / "t.toml"
+    file.write_text('evaluations.ave = {task = "ave", metrics = ["accuracy", "segment_accuracy"]}\n' + rows(x=""))
     paper = {"x": (1, 3), "y": (2, 2), "z": (3, 1), "half": (4, 9), "gone": (7, 7)}
     lines = [f"{name},ave,{direction},{size},{value + (size == '24K') * 40}\n" for name, values in paper.items()
              for direction, value in zip(("v2a", "a2v"), values) for size in ("24K", "40K")]
@@ -168,8 +176,8 @@ def test_comparison_by_hand(tmp_path):
 def test_broken_published_figures_are_one_line(tmp_path, text, said):
     (tmp_path / "t.paper.csv").write_text(text)
     with pytest.raises(UserError, match=said):
-        read_published(tmp_path / "t.txt")
-    assert read_published(tmp_path / "other.txt") == {}
+        read_published(tmp_path / "t.toml")
+    assert read_published(tmp_path / "other.toml") == {}
 
 
 def test_published_figures_of_the_repository():
@@ -177,7 +185,7 @@ def test_published_figures_of_the_repository():
     directions = [(task, direction) for task in ("ave", "avvp") for direction in ("v2a", "a2v")]
     means = {"Baseline": 6.6, "S-MiT": 17.9, "MST": 22.5, "CODIS": 30.1, "TURN": 29.9, "CMCM": 39.1, "DCID+S-MiT": 41.8,
              "DCID+TURN": 45.0, "DCID+MST": 46.6, "DCID+CODIS": 48.1, "DCID+CMCM": 50.2, "Uni-Code": 57.4}
-    one, two, three = (read_published(TABLES / f"table{n}.txt") for n in (1, 2, 3))
+    one, two, three = (read_published(TABLES / f"table{n}.toml") for n in (1, 2, 3))
     assert len(one) == 48 and len(two) == 32
     for name, value in means.items():
         assert mean(one[(name, *column)] for column in directions) == pytest.approx(value, abs=0.051)
@@ -187,4 +195,4 @@ def test_published_figures_of_the_repository():
     assert three["Uni-Code", "ucf-vgg", "v2a"] == 67.1 and three["without CLUB", "ucf-vgg", "a2v"] == 9.59
     for number, published in ((1, one), (2, two), (3, three)):
         rows = {name for name, _, _ in published} - {"labeled modality"}
-        assert rows <= set(read_table(TABLES / f"table{number}.txt").rows)
+        assert rows <= set(read_table(TABLES / f"table{number}.toml").rows)

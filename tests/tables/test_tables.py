@@ -1,4 +1,4 @@
-"""`cmg.tables`: table files, mean and std over seeds, and cells that are run once, side by side, in processes."""
+"""`cmg.tables`: mean and std over seeds, and cells that are run once, side by side, in processes."""
 
 import csv
 import json
@@ -9,70 +9,19 @@ import sys
 import time
 from pathlib import Path
 from statistics import mean, stdev
+from types import SimpleNamespace
 
 import pytest
-from support_tables import AVE, AVVP, Finished, Processes, row, run
+from support_tables import AVE, AVVP, Finished, Processes, row, rows, run
 
 from cmg import tables
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
 from cmg.errors import UserError
 from cmg.tables.__main__ import main
-from cmg.tables.file import fill, read_settings, read_table
+from cmg.tables.cells import Cell, Workers
+from cmg.tables.file import read_table
 from cmg.tables.report import columns, common_chance, draw, markdown, summarise
 from support import TABLES
-
-
-def test_table_files_of_the_repository_parse():
-    import importlib
-    import string
-
-    from cmg.pretrain import parse
-
-    for path in sorted(TABLES.glob("*.txt")):
-        table = read_table(path)
-        text = path.read_text()
-        names = {name for _, name, _, _ in string.Formatter().parse(text) if name}
-        settings = {name: ["x"] for name in names}
-        for name, flags in table.rows.items():
-            for trial in table.trials.get(name, [[]]):
-                parse(["--data", "x.h5", "--out", "x", *fill(flags, settings, name), *table.trial_flags, *trial])
-        for one in table.evaluations:
-            parser = importlib.import_module(one.module).parser()
-            args = parser.parse_args(["--checkpoint", "x", "--out", "x", *fill(one.arguments, settings, one.name)])
-            named = "--checkpoint" in one.arguments  # then it does not choose one
-            assert one.chooses == (one.module.endswith(".ave") and args.protocol == "strict" and not named)
-
-
-def test_table_file(tmp_path):
-    """Common flags first, comments go, AVE's strict evaluation comes first, a broken line is named."""
-    file = tmp_path / "t.txt"
-    file.write_text("# head\n@avvp paper [precision]: cmg.downstream.avvp --protocol paper\n" + AVE
-                    + "*: --epochs 3   # all\nfirst row: --w-cpc 0\nsecond:\n")
-    table = read_table(file)
-    assert table.rows == {"first row": ["--epochs", "3", "--w-cpc", "0"], "second": ["--epochs", "3"]}
-    assert [(one.name, one.metrics, one.chooses) for one in table.evaluations] == [
-        ("ave", (), True), ("avvp paper", ("precision",), False)]
-    for text, said in [("a: --x\na: --y\n", "line 2: a second row 'a'"), ("no colon here\n", "line 1: expected"),
-                       ("@ave: cmg.pretrain\n", "line 1: cmg.pretrain is no task"),
-                       ("@x: cmg.downstream.nothing\n", "cmg.downstream.nothing is no task"),
-                       ("a: --x 'b\n", "line 1: no closing quotation; expected quotes in pairs"),
-                       (AVE + AVE, "a second evaluation 'ave'"), (AVE, "no rows"), ("a: --x\n", "no evaluations")]:
-        file.write_text(text)
-        with pytest.raises(UserError, match=said):
-            read_table(file)
-
-
-def test_placeholders():
-    settings = read_settings([["ave=old.h5", "classes=same"], ["ave=a.h5", "ave=b.h5"]])
-    filled = fill(["--data", "{ave}", "--classes={classes}"], settings, "x")
-    assert filled == ["--data", "a.h5", "b.h5", "--classes=same"]
-    with pytest.raises(UserError, match="--set avvp=…: missing; evaluation 'avvp' needs it"):
-        fill(["{avvp}"], settings, "evaluation 'avvp'")
-    with pytest.raises(UserError, match="2 values"):
-        fill(["{ave}/x"], settings, "x")
-    for bad in ("ave", "=x", "ave=", "run=x"):
-        with pytest.raises(UserError, match="expected name=value"):
-            read_settings([[bad]])
 
 
 def test_summary_is_mean_and_std_over_seeds(tmp_path):
@@ -86,8 +35,9 @@ def test_summary_is_mean_and_std_over_seeds(tmp_path):
     assert line["value"] == pytest.approx(mean(values)) and line["value_std"] == pytest.approx(stdev(values))
     assert line["own"] == pytest.approx(mean(values) + 1) and line["values"] == values
     assert (line["chance"], line["match_rate"], line["code_overlap"]) == (10.0, 40.0, None)
-    file = tmp_path / "t.txt"
-    file.write_text("@ave [segment_accuracy accuracy]: cmg.downstream.ave\n@avvp: cmg.downstream.avvp\nrow:\n")
+    file = tmp_path / "t.toml"
+    file.write_text('evaluations.ave = {task = "ave", metrics = ["segment_accuracy", "accuracy"]}\n' + AVVP
+                    + rows(row=""))
     evaluations = read_table(file).evaluations
     assert columns(summary, evaluations) == [
         ("ave", "v2a", "segment_accuracy"), ("ave", "v2a", "accuracy"), ("avvp", "a2v", "precision")]
@@ -108,8 +58,8 @@ def test_chance_of_a_column_only_where_rows_share_it(tmp_path):
     cells[1].results()["avs"][0]["chance"] = 60.0
     summary, column = summarise(cells), ("avs", "v2a", "miou")
     assert common_chance(summary, column) is None and common_chance(summary[:1], column) == 10.0
-    file = tmp_path / "t.txt"
-    file.write_text("@avs [miou]: cmg.downstream.avs\nrow:\nother:\n")
+    file = tmp_path / "t.toml"
+    file.write_text('evaluations.avs = {task = "avs", metrics = ["miou"]}\n' + rows(row="", other=""))
     evaluations = read_table(file).evaluations
     line = next(line for line in markdown(summary, evaluations, cells).splitlines() if line.startswith("| chance"))
     assert line.split("|")[2].strip() == "–"
@@ -118,45 +68,46 @@ def test_chance_of_a_column_only_where_rows_share_it(tmp_path):
 
 
 def test_only_what_is_missing_is_run(tmp_path, processes, capsys):
-    made = run(tmp_path, AVE + "a: --lr 1\n")
+    made = run(tmp_path, AVE + rows(a="--lr 1"))
     assert processes.calls == ["pretrain", "ave"]
     assert made["cells"][0]["minutes"] == pytest.approx((20 + 10) / 60, abs=1e-3) and made["cells"][0]["commit"] == "c0"
-    run(tmp_path, AVVP + AVE + "a: --lr 1\n")  # a task more
+    run(tmp_path, AVVP + AVE + rows(a="--lr 1"))  # a task more
     assert processes.calls[2:] == ["avvp"]
-    made = run(tmp_path, AVVP + AVE + "a: --lr 1\nb: --lr 2\n")  # a row more
+    made = run(tmp_path, AVVP + AVE + rows(a="--lr 1", b="--lr 2"))  # a row more
     assert processes.calls[3:] == ["pretrain", "ave", "avvp"]
     assert {(line["name"], line["task"]) for line in made["lines"]} == {(n, t) for n in "ab" for t in ("ave", "avvp")}
-    run(tmp_path, AVVP + AVE + "a: --lr 1\nb: --lr 2\n", "--set", "ave=moved/a.h5", "--tasks", "avvp")
+    run(tmp_path, AVVP + AVE + rows(a="--lr 1", b="--lr 2"), "--set", "ave=moved/a.h5", "--tasks", "avvp")
     assert len(processes.calls) == 6
     with pytest.raises(SystemExit):
-        run(tmp_path, AVE + "a: --lr 3\n")
+        run(tmp_path, AVE + rows(a="--lr 3"))
     assert "row 'a':" in capsys.readouterr().err and len(processes.calls) == 6
 
 
 def test_other_arguments_are_another_evaluation_and_a_new_choice_outdates_the_rest(tmp_path, processes):
-    run(tmp_path, AVE + AVVP + "a:\n")
+    run(tmp_path, AVE + AVVP + rows(a=""))
     for task in ("ave", "avvp"):
         (tmp_path / "o" / "a-seed0" / task / "latest.pt").touch()  # a network that an evaluation trains
-    run(tmp_path, AVE + AVVP.replace("--data", "--batch-size 4 --data") + "a:\n")
+    run(tmp_path, AVE + AVVP.replace("--data", "--batch-size 4 --data") + rows(a=""))
     assert processes.calls == ["pretrain", "ave", "avvp", "avvp"]
     assert [(tmp_path / "o" / "a-seed0" / task / "latest.pt").exists() for task in ("ave", "avvp")] == [True, False]
-    run(tmp_path, AVE.replace("--data", "--seed 1 --data") + AVVP.replace("--data", "--batch-size 4 --data") + "a:\n")
+    changed = AVE.replace("--data", "--seed 1 --data") + AVVP.replace("--data", "--batch-size 4 --data")
+    run(tmp_path, changed + rows(a=""))
     assert processes.calls[4:] == ["ave", "avvp"]
 
 
 def test_a_failure_is_told_and_the_others_go_on(tmp_path, processes, capsys):
-    retrieval = "@retrieval: cmg.downstream.retrieval\n"
+    retrieval = 'evaluations.retrieval = {task = "retrieval"}\n'
     processes.fails = {"avvp"}
     with pytest.raises(SystemExit):
-        run(tmp_path, AVE + AVVP + retrieval + "a:\n")
+        run(tmp_path, AVE + AVVP + retrieval + rows(a=""))
     assert processes.calls == ["pretrain", "ave", "avvp", "retrieval"]
     assert "row 'a', seed 0: avvp says why (all of it: " in capsys.readouterr().err
     processes.fails = {"ave"}
     with pytest.raises(SystemExit):
-        run(tmp_path, AVE + AVVP + retrieval + "b:\n")
+        run(tmp_path, AVE + AVVP + retrieval + rows(b=""))
     assert processes.calls[4:] == ["pretrain", "ave"]  # without its choice there is nothing to evaluate
     processes.fails = set()
-    run(tmp_path, AVE + AVVP + retrieval + "a:\nb:\n")
+    run(tmp_path, AVE + AVVP + retrieval + rows(a="", b=""))
     assert processes.calls[6:] == ["avvp", "ave", "avvp", "retrieval"]
 
 
@@ -168,9 +119,61 @@ def test_an_evaluation_that_writes_no_results_is_not_finished(tmp_path, processe
 
     monkeypatch.setattr(Processes, "__call__", silent)
     with pytest.raises(SystemExit):
-        run(tmp_path, AVE + "@shares: cmg.downstream.codebook\na:\n")
+        run(tmp_path, AVE + 'evaluations.shares = {task = "codebook"}\n' + rows(a=""))
     assert "row 'a', seed 0: cmg.downstream.codebook wrote no results to" in capsys.readouterr().err
     assert list(json.loads((tmp_path / "o" / "a-seed0" / "cell.json").read_text())["evaluations"]) == ["ave"]
+
+
+def test_results_that_make_no_table_are_told(tmp_path, processes, capsys, monkeypatch):
+    make = Processes.__call__
+
+    def short(self, workers, log, module, *arguments):
+        status = make(self, workers, log, module, *arguments)
+        if module == "cmg.downstream.codebook":
+            out = Path(arguments[arguments.index("--out") + 1])
+            (out / "results.json").write_text(json.dumps([{"source": "video", "target": "audio", "value": 3.0,
+                                                           "protocol": "strict", "n_test": 9, "commit": "abc"}]))
+        return status
+
+    monkeypatch.setattr(Processes, "__call__", short)
+    with pytest.raises(SystemExit):
+        run(tmp_path, AVE + 'evaluations.shares = {task = "codebook"}\n' + rows(a=""))
+    assert "row 'a', seed 0: cmg.downstream.codebook wrote results without chance, metric; expected rows as those of " \
+           "cmg.downstream.ave" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "o" / "a-seed0" / "cell.json").read_text())["evaluations"]) == ["ave"]
+
+
+def test_cells_of_older_table_files_stay_finished(tmp_path):
+    """What cell.json says of a row that was run before table files were TOML."""
+    table = read_table(TABLES / "ave.toml")
+    folder = tmp_path / "paper-av-seed0"
+    folder.mkdir()
+    (folder / "cell.json").write_text(json.dumps({
+        "name": "paper AV", "seed": 0, "flags": (
+            "--modalities video audio --preset paper --epochs 48 --lr 1e-3 --schedule cosine --warmup-steps 20 "
+            "--dim 128 --layers 1 --specific-dim 64 --specific-steps 1 --precision bf16 --checkpoint-epochs 4").split(),
+        "evaluations": {
+            "ave": {"arguments": ["--data", "ave.h5", "--annotations", "ann"], "minutes": 0.5},
+            "ave-60": {"arguments": ["--checkpoint", "best.pt", "--data", "ave_60.h5", "--annotations", "annotations"],
+                       "minutes": 0.5}}}))
+    settings = ["ave=data/ave.h5", "ave_lists=new/ann", "ave_60=data/ave_60.h5", "ave_60_lists=data/annotations"]
+    args = SimpleNamespace(out=tmp_path, set=[settings])
+    assert Cell("paper AV", table.rows["paper AV"], 0, table.evaluations, args).finished
+    assert not Cell("paper AV", table.rows["paper AV"], 1, table.evaluations, args).finished
+    with pytest.raises(UserError, match="was pretrained with other flags"):
+        Cell("paper AV", table.rows["paper AVT"], 0, table.evaluations, args)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_task_is_a_module_or_a_file(own, tmp_path):
+    """Either finds the package, gets its arguments, and gives back its status."""
+    file = tmp_path / "my task.py"
+    file.write_text("import sys, cmg\nprint(cmg.__name__, sys.argv[1:])\nsys.exit(3)\n")
+    (tmp_path / "in.json").write_text("[1]")
+    call = [str(file), "--x", "a b"] if own else ["json.tool", "--compact", str(tmp_path / "in.json")]
+    with open(tmp_path / "log", "w") as log:
+        status = Workers(1).call(log, *call)
+    assert (status, (tmp_path / "log").read_text()) == ((3, "cmg ['--x', 'a b']\n") if own else (0, "[1]\n"))
 
 
 def test_two_tables_do_not_fill_the_same_cell(tmp_path, processes, capsys):
@@ -180,16 +183,17 @@ def test_two_tables_do_not_fill_the_same_cell(tmp_path, processes, capsys):
     with open(tmp_path / "o" / "a-seed0.log", "a") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         with pytest.raises(SystemExit):
-            run(tmp_path, AVE + "a:\n")
+            run(tmp_path, AVE + rows(a=""))
     assert "another process is at work" in capsys.readouterr().err and not processes.calls
 
 
 @pytest.mark.slow
 def test_cells_run_once_and_make_a_table(tmp_path, capsys):
     files = synthetic_files(tmp_path, SyntheticSpec(clips=48, ave_clips=(12, 12, 12), classes=3))
-    table = tmp_path / "t.txt"
-    table.write_text(AVE + "*: --preset small --w-rec 0 --w-club 0 --epochs 1 --batch-size 16 --dim 16 --codes 16\n"
-                     "full:\nbroken: --w-cpc nonsense\n")
+    table = tmp_path / "t.toml"
+    table.write_text(
+        AVE + 'defaults = "--preset small --w-rec 0 --w-club 0 --epochs 1 --batch-size 16 --dim 16 --codes 16"\n'
+        + rows(full="", broken="--w-cpc nonsense"))
     argv = [str(table), "--data", str(files.pretrain), "--set", f"ave={files.ave}", f"annotations={files.annotations}",
             "--seeds", "0", "1", "--jobs", "2", "--device", "cpu", "--out", str(tmp_path / "o")]
     with pytest.raises(SystemExit) as stop:
@@ -217,9 +221,9 @@ def test_cells_run_once_and_make_a_table(tmp_path, capsys):
 @pytest.mark.slow
 def test_an_interrupted_table_leaves_no_process_and_goes_on(tmp_path):
     files = synthetic_files(tmp_path, SyntheticSpec(clips=48, ave_clips=(12, 12, 12), classes=3))
-    table = tmp_path / "t.txt"
-    table.write_text(AVE + "*: --preset small --w-rec 0 --w-club 0 --batch-size 16 --dim 16 --codes 16\n"
-                     "row: --modalities audio text --epochs 900 --checkpoint-epochs 999\n")
+    table = tmp_path / "t.toml"
+    table.write_text(AVE + 'defaults = "--preset small --w-rec 0 --w-club 0 --batch-size 16 --dim 16 --codes 16"\n'
+                     + rows(row="--modalities audio text --epochs 900 --checkpoint-epochs 999"))
     package = str(Path(tables.__file__).parents[2])
     argv = [sys.executable, "-m", "cmg.tables", str(table), "--data", str(files.pretrain), "--set", f"ave={files.ave}",
             f"annotations={files.annotations}", "--seeds", "0", "1", "--device", "cpu", "--out", str(tmp_path / "o")]

@@ -1,6 +1,6 @@
 """Tables of results as commands: run what is missing, then print mean ± std over seeds.
 
-    python -m cmg.tables scripts/tables/digits.txt --data pretrain.h5 --set ave=ave.h5 annotations=AVE/ \
+    python -m cmg.tables scripts/tables/digits.toml --data pretrain.h5 --set ave=ave.h5 annotations=AVE/ \
         --seeds 0 1 2 --jobs 2 --out checkpoint/digits
 
 The table file names the rows, which are flags of cmg.pretrain, and the tasks that every row is evaluated on (see
@@ -30,7 +30,7 @@ from cmg.tables.sweep import tune
 
 def parser():
     p = Parser(prog="cmg.tables", description=__doc__)
-    p.add_argument("table", help="table file")
+    p.add_argument("table", help="table file, in TOML")
     p.add_argument("--data", nargs="+", required=True, help="feature files to pretrain on, or: synthetic")
     p.add_argument("--set", nargs="+", action="append", default=[], metavar="NAME=VALUE",
                    help="what stands for {NAME} in the table file, feature files and annotation folders say")

@@ -12,9 +12,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cmg.downstream.results import read_results
 from cmg.errors import UserError
 from cmg.files import write_atomically
 from cmg.tables.file import fill, read_settings, slug
+
+NEEDED = {"metric", "source", "target", "protocol", "value", "chance", "n_test", "commit"}  # of a row of results.json
 
 
 class Cell:
@@ -88,14 +91,20 @@ class Cell:
         if (out / "results.json").exists():
             # Outdated: rows that this evaluation has none for would stay, and a network trained on other codes.
             shutil.rmtree(out)
-        self.call(workers, log, one.module, "--checkpoint", str(self.folder), *self.calls[one.name],
+        arguments = self.calls[one.name]
+        self.call(workers, log, one.module, "--checkpoint", str(self.folder), *arguments,
                   "--out", str(out), "--device", self.args.device)
-        if not any(out.glob("*.json")):
+        rows = read_results(out)
+        if not rows and "--choose-only" not in arguments:  # such a one tests nothing
             raise UserError(f"row {self.name!r}, seed {self.seed}: {one.module} wrote no results to {out}; expected a "
                             "task that does")
+        for lack in (NEEDED - row.keys() for row in rows):
+            if lack:
+                raise UserError(f"row {self.name!r}, seed {self.seed}: {one.module} wrote results without "
+                                f"{', '.join(sorted(lack))}; expected rows as those of cmg.downstream.ave")
         # A new choice of the checkpoint outdates what was measured on the old one.
         kept = {} if one.chooses else self.record.get("evaluations", {})
-        entry = {"arguments": names_only(self.calls[one.name]), "minutes": round((time.monotonic() - start) / 60, 3)}
+        entry = {"arguments": names_only(arguments), "minutes": round((time.monotonic() - start) / 60, 3)}
         self.note(self.record | {"evaluations": kept | {one.name: entry}})
 
     def call(self, workers, log, module, *arguments):
@@ -114,7 +123,7 @@ class Cell:
     def results(self):
         """dict evaluation -> rows of its results.json, of all evaluations that are done."""
         missing = self.missing()
-        return {one.name: json.loads((self.folder / slug(one.name) / "results.json").read_text())
+        return {one.name: read_results(self.folder / slug(one.name))
                 for one in self.evaluations if one not in missing}
 
     def account(self):
@@ -146,14 +155,15 @@ class Workers:
         self.running, self.stopped, self.lock = set(), False, threading.Lock()
 
     def call(self, log, module, *arguments):
-        """Run a module to its end -> exit status."""
+        """Run a module, by its name or the path of its .py file, to its end -> exit status."""
+        program = [module] if module.endswith(".py") else ["-m", module]
         package = str(Path(__file__).resolve().parents[2])  # the children find this very package, installed or not
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": path}
         with self.lock:
             if self.stopped:
                 raise UserError("interrupted")
-            child = subprocess.Popen([sys.executable, "-m", module, *arguments], env=env, stdout=log, stderr=log)
+            child = subprocess.Popen([sys.executable, *program, *arguments], env=env, stdout=log, stderr=log)
             self.running.add(child)
         try:
             return child.wait()

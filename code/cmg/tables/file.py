@@ -1,42 +1,64 @@
-"""Table files: the rows of a table and how they are evaluated, declared in a few lines of text.
+"""Table files: the rows of a table and how they are evaluated, declared in TOML.
 
-    # a comment
-    @ave [accuracy segment_accuracy]: cmg.downstream.ave --data {ave} --annotations {annotations}
-    @avvp paper [precision]: cmg.downstream.avvp --protocol paper --data {avvp} --annotations {annotations}
-    *: --epochs 24 --lr 1e-3
-    full: --preset paper
-    without CPC: --preset paper --w-cpc 0
+    about = "What carries the transfer?"
+    defaults = "--epochs 24 --lr 1e-3"   # flags of cmg.pretrain that every row begins with
 
-A row is `name: flags of cmg.pretrain`; the flags of `*` are put before those of every row below it. `@name [metrics]:
-module flags` is an evaluation of every row; its metrics, as results.json calls them, are the columns, by default the
-first that the task reports. `{name}` stands for what the command line gives by `--set name=value`, several values if
-one --set gives several, and `{run}` for the run folder. An evaluation reads the checkpoint that was chosen in the run
-folder unless it says otherwise (`--checkpoint {run}/latest.pt`).
+    [evaluations.ave]                    # every row is evaluated like this
+    task = "ave"
+    metrics = ["accuracy", "segment_accuracy"]
+    flags = "--data {ave} --annotations {annotations}"
 
-AVE under `strict` chooses this checkpoint, so it comes before all others, whatever the order of the lines.
+    [evaluations.mine]
+    task = "my_task.py"
 
-Rows may be tuned. The first trial of a row is the row as it stands; `? name: flags` is one more, with these flags after
-the row's own. Flags that all trials have and rows do not, for example fewer epochs, stand in a line `?*: flags`:
+    [[rows]]
+    name = "full"
+    flags = "--preset paper"
 
-    ? full: --w-cmcm 10
-    ?*: --epochs 8
+    [[rows]]
+    name = "without CPC"
+    flags = "--preset paper --w-cpc 0"
+
+`task` is a module of cmg.downstream, or a .py file of one's own, whose path begins at the table file's folder. Such a
+file is called as ours are (`--checkpoint RUN … --out FOLDER --device cpu`) and writes its rows with
+`cmg.downstream.results.write_results`. `metrics`, as results.json calls them, are the columns, by default the first
+that the task reports. In flags, `{name}` stands for what the command line gives by `--set name=value`, several values
+if one --set gives several, and `{run}` for the run folder. An evaluation reads the checkpoint that was chosen in the
+run folder unless it says otherwise (`--checkpoint {run}/latest.pt`).
+
+AVE under `strict` chooses this checkpoint, so it comes before all others, whatever the order in the file.
+
+Rows that have more in common stand in `[[groups]]`, each with `defaults` and `rows` of its own: flags of the file come
+first, then those of the group, then those of the row; the last of equal flags counts. Rows outside of groups lead.
+
+Rows may be tuned. The first trial of a row is the row as it stands; each entry of its `trials` is one more, with these
+flags after the row's own. What all trials have and rows do not, for example fewer epochs, are the file's `trial_flags`:
+
+    trial_flags = "--epochs 8"
+    rows = [
+        {name = "full",        flags = "--preset paper",           trials = ["--w-cmcm 10"]},
+        {name = "without CPC", flags = "--preset paper --w-cpc 0", trials = ["--w-cmcm 10"]},
+    ]
 
 All rows get the same number of trials, or none gets any. The row is run with the flags of its best trial (see
 cmg/tables/sweep.py).
 """
 
-import importlib.util
+import difflib
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+from cmg import downstream
 from cmg.errors import UserError
 from cmg.files import read_text
 
 
 class Evaluation(NamedTuple):
-    """A downstream task as a column group: `arguments` with placeholders still in them."""
+    """A downstream task as a column group: `module` is what Python runs, a module's name or a .py file's path;
+    `arguments` still have their placeholders."""
 
     name: str
     metrics: tuple[str, ...]
@@ -46,7 +68,8 @@ class Evaluation(NamedTuple):
     @property
     def chooses(self) -> bool:
         """Does it mark the run's best.pt, which the others read?"""
-        return self.module == "cmg.downstream.ave" and not {"paper", "--checkpoint"} & set(self.arguments)
+        words = {part for word in self.arguments for part in word.split("=")}
+        return self.module == "cmg.downstream.ave" and not {"paper", "--checkpoint"} & words
 
 
 class Table(NamedTuple):
@@ -60,83 +83,153 @@ class Table(NamedTuple):
 
 
 def read_table(path) -> Table:
-    """Parse a table file.
+    """Read a table file.
 
     Raises
     ------
     UserError
-        No such file, a line that is neither row nor evaluation nor trial, a name that occurs twice, an evaluation that
-        is no task of this package, a trial of no row above it or of fewer rows than others have, trials without AVE to
-        judge them, or nothing to run or to evaluate. The line is named.
+        No such file, no TOML, an unknown key or a value of another kind, flags with an open quotation, a name that
+        occurs twice, a task that does not exist, a trial that occurs twice or fewer trials than other rows have, trials
+        without AVE to judge them, or nothing to run or to evaluate. File and key are named.
     """
-    rows, evaluations, common, trials, shared = {}, {}, [], {}, None
-    for number, line in enumerate(read_text(path, "a table file").splitlines(), 1):
-        line = line.split("#")[0].strip()
-        if not line:
-            continue
-        name, colon, flags = line.partition(":")
-        name, place = name.strip(), f"{path}, line {number}"
-        if not colon or not name:
-            raise UserError(f"{place}: expected `name: flags` or `@name: module flags`")
-        try:
-            flags = shlex.split(flags)
-        except ValueError as error:
-            raise UserError(f"{place}: {str(error).lower()}; expected quotes in pairs") from None
-        if name == "*":
-            common = flags
-        elif name.startswith("@"):
-            found = _evaluation(name[1:], flags, place)
-            if slug(found.name) in {slug(other) for other in evaluations}:
-                raise UserError(f"{place}: a second evaluation {found.name!r}; expected every name once")
-            evaluations[found.name] = found
-        elif name.startswith("?"):
-            name = name[1:].strip()
-            if name == "*":
-                if shared is not None:
-                    raise UserError(f"{place}: a second line ?*; expected one")
-                shared = flags
-            elif name not in rows:
-                raise UserError(f"{place}: a trial of {name!r}; expected a row above it, of the very same name")
-            elif flags in trials.setdefault(name, [[]]):
-                raise UserError(f"{place}: a trial that {name!r} has already; expected other flags")
-            else:
-                trials[name].append(flags)
-        elif slug(name) in {slug(other) for other in rows}:
-            raise UserError(f"{place}: a second row {name!r}; expected every name once")
-        else:
-            rows[name] = common + flags
+    try:
+        content = tomllib.loads(read_text(path, "a table file"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: {error}; expected TOML") from None
+    file = _entry(content, FILE, str(path))
+    rows, trials = _rows(file, path)
+    evaluations = _evaluations(file, path)
     if not rows:
-        raise UserError(f"{path}: no rows; expected lines `name: flags`")
+        raise UserError(f"{path}: no rows; expected [[rows]] with a name and flags")
     if not evaluations:
-        raise UserError(f"{path}: no evaluations; expected lines `@ave: cmg.downstream.ave …`")
-    table = Table(rows, sorted(evaluations.values(), key=lambda one: not one.chooses), trials, shared or [])
+        raise UserError(f"{path}: no evaluations; expected [evaluations.ave] with a task and flags")
+    table = Table(rows, sorted(evaluations, key=lambda one: not one.chooses), trials, file["trial_flags"])
     _check_trials(table, path)
     return table
+
+
+def _evaluations(file: dict, path) -> list[Evaluation]:
+    found = {}
+    for name, entry in file["evaluations"].items():
+        place = f"{path}: evaluation {name!r}"
+        entry = _entry(_table(entry, place), EVALUATION, place)
+        _check_name(name, found, place)
+        module = _module(entry["task"], Path(path).parent, place)
+        found[name] = Evaluation(name, tuple(entry["metrics"]), module, tuple(entry["flags"]))
+    return list(found.values())
+
+
+def _rows(file: dict, path) -> tuple[dict, dict]:
+    """All rows with all of their flags, and their trials, none where no row has more than its first."""
+    groups = [{"defaults": [], "rows": file["rows"]}]
+    groups += [_entry(group, GROUP, f"{path}: group {n}") for n, group in enumerate(file["groups"], 1)]
+    rows, trials = {}, {}
+    for defaults, entry in [(group["defaults"], entry) for group in groups for entry in group["rows"]]:
+        place = f"{path}: row {entry.get('name', len(rows) + 1)!r}"
+        entry = _entry(entry, ROW, place)
+        name = entry["name"]
+        _check_name(name, rows, place)
+        rows[name] = file["defaults"] + defaults + entry["flags"]
+        trials[name] = [[]]
+        for flags in entry["trials"]:
+            if flags in trials[name]:
+                raise UserError(f"{place}: trials: {shlex.join(flags)!r} is tried already; expected other flags")
+            trials[name].append(flags)
+    return rows, trials if any(len(own) > 1 for own in trials.values()) else {}
 
 
 def _check_trials(table: Table, path: Path):
     """Tuning that is not alike for all rows makes a table unfair."""
     if not table.trials:
         if table.trial_flags:
-            raise UserError(f"{path}: a line ?* and no trials; expected lines `? row: flags`")
+            raise UserError(f"{path}: trial_flags and no trials; expected rows with trials")
         return
-    counts = {name: len(table.trials.get(name, [[]])) for name in table.rows}
-    most = max(counts, key=counts.get)
-    for name, count in counts.items():
-        if count < counts[most]:
-            raise UserError(f"{path}: row {name!r} has {count} of {counts[most]} trials; expected as many as {most!r}")
+    most = max(table.trials, key=lambda name: len(table.trials[name]))
+    for name, own in table.trials.items():
+        if len(own) < len(table.trials[most]):
+            raise UserError(f"{path}: row {name!r}: {len(own)} of {len(table.trials[most])} trials; expected as many "
+                            f"as {most!r} has")
     if not table.evaluations[0].chooses:
-        raise UserError(f"{path}: trials and nothing to judge them by; expected cmg.downstream.ave, strict")
+        raise UserError(f"{path}: trials and nothing to judge them by; expected an evaluation by ave, strict")
 
 
-def _evaluation(head: str, words: list[str], place: str) -> Evaluation:
-    match = re.fullmatch(r"\s*([^\[\]]*[^\[\]\s])\s*(?:\[([^\[\]]*)\])?", head)
-    if not match or not words:
-        raise UserError(f"{place}: expected `@name [metrics]: module flags`")
-    module = words[0]
-    if not module.startswith("cmg.downstream.") or importlib.util.find_spec(module) is None:
-        raise UserError(f"{place}: {module} is no task; expected a module of cmg.downstream, cmg.downstream.ave say")
-    return Evaluation(match[1], tuple((match[2] or "").split()), module, tuple(words[1:]))
+# -- values and keys -------------------------------------------------------------------------------------------------
+
+
+def _text(value, place) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{place} is {value!r}; expected text in quotes")
+    return value
+
+
+def _flags(value, place) -> list[str]:
+    """Flags as a shell splits them, over several lines if need be."""
+    try:
+        return shlex.split(_text(value, place))
+    except ValueError as error:
+        raise UserError(f"{place}: {str(error).lower()}; expected quotes in pairs") from None
+
+
+def _table(value, place) -> dict:
+    if not isinstance(value, dict):
+        raise UserError(f"{place} is {value!r}; expected a table of keys")
+    return value
+
+
+def _list(read):
+    def read_all(values, place) -> list:
+        if not isinstance(values, list):
+            raise UserError(f"{place} is {values!r}; expected a list")
+        return [read(value, place) for value in values]
+
+    return read_all
+
+
+# Of every table of the file: key -> how its value is read, and the value of a key that is not there.
+FILE = {"about": (_text, ""), "defaults": (_flags, ""), "trial_flags": (_flags, ""), "evaluations": (_table, {}),
+        "rows": (_list(_table), []), "groups": (_list(_table), [])}
+EVALUATION = {"task": (_text, ""), "metrics": (_list(_text), []), "flags": (_flags, "")}
+GROUP = {"defaults": (_flags, ""), "rows": (_list(_table), [])}
+ROW = {"name": (_text, ""), "flags": (_flags, ""), "trials": (_list(_flags), [])}
+
+
+def _entry(entry: dict, known: dict, place: str) -> dict:
+    """All keys of a table of the file, read; what is unknown is refused."""
+    for key in entry:
+        if key not in known:
+            raise UserError(f"{place}: unknown key {key!r}; {_nearest(key, known)}")
+    return {key: read(entry.get(key, absent), f"{place}: {key}") for key, (read, absent) in known.items()}
+
+
+def _check_name(name: str, others, place: str):
+    """Names make folders, so they differ as slugs."""
+    if not slug(name):
+        raise UserError(f"{place}: name is {name!r}; expected one with letters or digits")
+    for other in others:
+        if slug(other) == slug(name):
+            raise UserError(f"{place}: a second {other!r}; expected names that differ in letters or digits")
+
+
+def _module(task: str, folder: Path, place: str) -> str:
+    """What Python runs for a task: a module of cmg.downstream, or the path of a file of one's own."""
+    if task.endswith(".py"):
+        path = (folder / task).resolve()
+        if not path.is_file():
+            raise UserError(f"{place}: task: {path}: no such file; expected a .py file, or a task of cmg.downstream")
+        return str(path)
+    name, modules = task.removeprefix("cmg.downstream."), Path(downstream.__file__).parent.glob("*.py")
+    tasks = sorted(file.stem for file in modules if "__main__" in file.read_text(encoding="utf-8"))
+    if name not in tasks:
+        raise UserError(f"{place}: task: there is no {task!r}; {_nearest(name, tasks)}")
+    return f"cmg.downstream.{name}"
+
+
+def _nearest(name: str, known) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+
+
+# -- placeholders and names ------------------------------------------------------------------------------------------
 
 
 def read_settings(groups) -> dict[str, list[str]]:

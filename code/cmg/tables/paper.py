@@ -1,6 +1,6 @@
 """A table beside the paper's: published figures, and how far the rows come in the same order.
 
-Published figures stand in a file beside the table file, `table1.paper.csv` beside `table1.txt`: columns row, task,
+Published figures stand in a file beside the table file, `table1.paper.csv` beside `table1.toml`: columns row, task,
 direction, pretraining and value, lines of # as comments; rows and tasks are called as in the table file. Compared are
 the figures of one pretraining set, 40K, with the first metric of the task: metrics, data and sizes differ, so nothing
 is compared but the order of the rows.
@@ -10,6 +10,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
@@ -47,26 +48,6 @@ def read_published(path) -> dict[tuple[str, str, str], float]:
     return found
 
 
-def ranks(values) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of their ranks.
-
-    >>> ranks([30.0, 10.0, 30.0, 20.0]).tolist()
-    [3.5, 1.0, 3.5, 2.0]
-    """
-    values = np.asarray(values, float)
-    smaller = (values[None] < values[:, None]).sum(1)
-    equal = (values[None] == values[:, None]).sum(1)
-    return smaller + (equal + 1) / 2
-
-
-def spearman(a, b):
-    """Spearman's rank correlation: Pearson's, of the ranks; None for fewer than two pairs or one without variance."""
-    a, b = ranks(a), ranks(b)
-    if len(a) < 2 or not a.std() or not b.std():
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
-
-
 def compare(summary, shown, published) -> dict:
     """Our rows beside the published ones.
 
@@ -100,12 +81,18 @@ def compare(summary, shown, published) -> dict:
         return {}
     complete = [name for name in names if all(name in column for column in pairs.values())]
     means = {name: tuple(np.mean([column[name] for column in pairs.values()], 0).tolist()) for name in complete}
-    correlations = [{"task": task, "direction": direction, "rows": len(column), "rho": spearman(*zip(*column.values()))}
-                    for (task, direction), column in pairs.items()]
-    correlations.append({"task": "mean", "direction": "", "rows": len(means),
-                         "rho": spearman(*zip(*means.values())) if means else None})
+    correlations = [{"task": task, "direction": direction, "rows": len(column), "rho": _rho(column.values())}
+                    for (task, direction), column in [*pairs.items(), (("mean", ""), means)]]
     return {"pretraining": PRETRAINING, "figures": figures, "spearman": correlations,
             "means": {name: {"value": value, "published": paper} for name, (value, paper) in means.items()}}
+
+
+def _rho(pairs) -> float | None:
+    """Spearman's ρ of (value, published) pairs; None without two different values on either side."""
+    sides = list(zip(*pairs))
+    if not sides or any(len(set(side)) < 2 for side in sides):
+        return None
+    return float(spearmanr(*sides).statistic)
 
 
 def markdown_comparison(comparison) -> str:

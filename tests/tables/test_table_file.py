@@ -1,0 +1,140 @@
+"""Table files: what they say, and every way in which they are wrong, in one line."""
+
+import importlib
+import re
+
+import pytest
+from support_tables import AVE, rows
+
+from cmg.errors import UserError
+from cmg.pretrain import parse
+from cmg.tables.file import fill, read_settings, read_table
+from support import TABLES
+
+
+def test_table_files_of_the_repository_parse():
+    paths = sorted(TABLES.glob("*.toml"))
+    assert len(paths) == 10
+    for path in paths:
+        table = read_table(path)
+        settings = {name: ["x"] for name in re.findall(r"\{(\w+)\}", path.read_text())}
+        for name, flags in table.rows.items():
+            for trial in table.trials.get(name, [[]]):
+                parse(["--data", "x.h5", "--out", "x", *fill(flags, settings, name), *table.trial_flags, *trial])
+        for one in table.evaluations:
+            parser = importlib.import_module(one.module).parser()
+            args = parser.parse_args(["--checkpoint", "x", "--out", "x", *fill(one.arguments, settings, one.name)])
+            named = "--checkpoint" in one.arguments  # then it does not choose one
+            assert one.chooses == (one.module.endswith(".ave") and args.protocol == "strict" and not named)
+
+
+def test_table_file(tmp_path):
+    """Flags of the file, of the group, of the row, in this order; rows outside of groups and AVE's strict evaluation
+    come first; a task is named in three ways."""
+    file = tmp_path / "t.toml"
+    (tmp_path / "mine.py").touch()
+    file.write_text("""
+about = "What a table file may have."
+defaults = '--epochs 3 --note "two words"'   # all
+
+[[groups]]
+defaults = '''
+--lr 1
+--dim 8
+'''
+rows = [{name = "third", flags = "--lr 2"}, {name = "DCID+X: fourth # row"}]
+
+[evaluations."avvp paper"]
+task = "cmg.downstream.avvp"
+metrics = ["precision", "recall"]
+flags = "--protocol paper"
+
+[evaluations.mine]
+task = "mine.py"
+
+[evaluations.ave]
+task = "ave"
+
+[[rows]]
+name = "first row"
+flags = "--w-cpc 0"
+
+[[rows]]
+name = "second"
+""")
+    table, common = read_table(file), ["--epochs", "3", "--note", "two words"]
+    assert list(table.rows.items()) == [
+        ("first row", [*common, "--w-cpc", "0"]), ("second", common),
+        ("third", [*common, "--lr", "1", "--dim", "8", "--lr", "2"]),
+        ("DCID+X: fourth # row", [*common, "--lr", "1", "--dim", "8"])]
+    assert [tuple(one) for one in table.evaluations] == [
+        ("ave", (), "cmg.downstream.ave", ()),
+        ("avvp paper", ("precision", "recall"), "cmg.downstream.avvp", ("--protocol", "paper")),
+        ("mine", (), str(tmp_path / "mine.py"), ())]
+    assert (table.trials, table.trial_flags) == ({}, [])
+
+
+@pytest.mark.parametrize("flags, chooses", [
+    ("--data {ave}", True), ("--protocol paper", False), ("--protocol=paper", False),
+    ("--checkpoint {run}/a.pt", False), ("--checkpoint={run}/a.pt", False)])
+def test_ave_chooses_unless_told_otherwise(flags, chooses, tmp_path):
+    file = tmp_path / "t.toml"
+    file.write_text(f'evaluations.x = {{task = "ave", flags = "{flags}"}}\n' + rows(a=""))
+    assert read_table(file).evaluations[0].chooses == chooses
+
+
+@pytest.mark.parametrize("text, said", [
+    ("a: --lr 1\n", "Expected '=' after a key in a key/value pair (at line 1, column 2); expected TOML"),
+    ("[evaluations.ave]\n[evaluations.ave]\n",
+     "Cannot declare ('evaluations', 'ave') twice (at line 2, column 17); expected TOML"),
+    ("default = 'x'\n", "unknown key 'default'; did you mean 'defaults'?"),
+    ("seeds = 3\n", "unknown key 'seeds'; expected one of about, defaults, trial_flags, evaluations, rows, groups"),
+    ("defaults = 3\n", "defaults is 3; expected text in quotes"),
+    ("defaults = \"--x 'b\"\n", "defaults: no closing quotation; expected quotes in pairs"),
+    ("rows = 'a'\n", "rows is 'a'; expected a list"),
+    ("rows = ['a']\n", "rows is 'a'; expected a table of keys"),
+    ("rows = [{name = 'a'}, {flags = '--x'}]\n", "row 2: name is ''; expected one with letters or digits"),
+    ("rows = [{name = 'a', flag = ''}]\n", "row 'a': unknown key 'flag'; did you mean 'flags'?"),
+    ("rows = [{name = 'a', flags = ['--x']}]\n", "row 'a': flags is ['--x']; expected text in quotes"),
+    ("rows = [{name = 'a', trials = '--x'}]\n", "row 'a': trials is '--x'; expected a list"),
+    (rows(a="--x") * 2, "Cannot overwrite a value (at line 2, column 37); expected TOML"),
+    ("rows = [{name = 'a b'}, {name = 'a-b'}]\n",
+     "row 'a-b': a second 'a b'; expected names that differ in letters or digits"),
+    ("groups = [{rows = [{name = 'a'}]}, {row = []}]\n", "group 2: unknown key 'row'; did you mean 'rows'?"),
+    ("rows = [{name = 'a'}]\ngroups = [{rows = [{name = 'A'}]}]\n",
+     "row 'A': a second 'a'; expected names that differ in letters or digits"),
+    ("evaluations.ave = 'ave'\n", "evaluation 'ave' is 'ave'; expected a table of keys"),
+    (AVE + "evaluations.Ave = {task = 'ave'}\n",
+     "evaluation 'Ave': a second 'ave'; expected names that differ in letters or digits"),
+    ("evaluations.'+' = {task = 'ave'}\n", "evaluation '+': name is '+'; expected one with letters or digits"),
+    ("evaluations.a = {task = 'ave', metric = []}\n", "evaluation 'a': unknown key 'metric'; did you mean 'metrics'?"),
+    ("evaluations.a = {task = 'ave', metrics = [1]}\n", "evaluation 'a': metrics is 1; expected text in quotes"),
+    ("evaluations.a = {task = 'avp'}\n", "evaluation 'a': task: there is no 'avp'; did you mean 'avvp'?"),
+    ("evaluations.a = {task = 'cmg.pretrain'}\n", "evaluation 'a': task: there is no 'cmg.pretrain'; expected one of "
+     "ave, ave_avvp, avs, avvp, codebook, retrieval, ucf_vggsound"),
+    ("evaluations.a = {}\n", "evaluation 'a': task: there is no ''; expected one of "
+     "ave, ave_avvp, avs, avvp, codebook, retrieval, ucf_vggsound"),
+    ("evaluations.a = {task = '/absent/mine.py'}\n", "evaluation 'a': task: /absent/mine.py: no such file; expected a "
+     ".py file, or a task of cmg.downstream"),
+    (AVE, "no rows; expected [[rows]] with a name and flags"),
+    (rows(a="--x"), "no evaluations; expected [evaluations.ave] with a task and flags"),
+])
+def test_broken_table_files_are_one_line(text, said, tmp_path):
+    file = tmp_path / "t.toml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_table(file)
+    assert str(error.value) == f"{file}: {said}"
+
+
+def test_placeholders():
+    settings = read_settings([["ave=old.h5", "classes=same"], ["ave=a.h5", "ave=b.h5"]])
+    filled = fill(["--data", "{ave}", "--classes={classes}"], settings, "x")
+    assert filled == ["--data", "a.h5", "b.h5", "--classes=same"]
+    with pytest.raises(UserError, match="--set avvp=…: missing; evaluation 'avvp' needs it"):
+        fill(["{avvp}"], settings, "evaluation 'avvp'")
+    with pytest.raises(UserError, match="2 values"):
+        fill(["{ave}/x"], settings, "x")
+    for bad in ("ave", "=x", "ave=", "run=x"):
+        with pytest.raises(UserError, match="expected name=value"):
+            read_settings([[bad]])
