@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 # scripts/env.sh reads these two names without running this file, so they stay plain literals; only the forms
-# `name==1.2.*` and `name>=1.2` are used. requirements.txt lists the first eight again; a test compares the two.
+# `name==1.2.*` and `name>=1.2` are used. requirements.txt lists REQUIRED again; a test compares the two.
 REQUIRED = [
     "torch==2.11.*",
     "torchvision==0.26.*",
@@ -13,6 +13,7 @@ REQUIRED = [
     "scikit-learn>=1.4",
     "tqdm>=4.66",
     "tensorboard>=2.16",
+    "matplotlib>=3.8",
 ]
 EXTRAS = {
     "extract": ["av>=14.0", "transformers>=5.0", "pillow>=10.0"],

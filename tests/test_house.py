@@ -45,7 +45,7 @@ def test_requirements_are_the_same_in_both_files():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line and line[0] != "#"] == literals["REQUIRED"]
     assert literals["REQUIRED"][:3] == ["torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*"]
-    assert len(literals["REQUIRED"]) == 8
+    assert len(literals["REQUIRED"]) == 9
     assert set(literals["EXTRAS"]) == {"extract", "avs", "dev"}
     # scripts/env.sh checks these without pip, and knows these two forms only.
     for one in [*literals["REQUIRED"], *sum(literals["EXTRAS"].values(), [])]:
@@ -66,7 +66,7 @@ def test_setup_finds_the_package_and_all_its_parts():
 
 
 def test_modules_import_only_from_their_own_layer_and_those_above():
-    """The layers are the lines of the package's docstring; `bench` stands for bench_loading and bench_picture too."""
+    """The layers are the lines of the package's docstring; `bench` stands for bench_loading too."""
     package = ROOT / "code" / "cmg"
     lines = [line[4:].split("  ")[0].split(", ") for line in cmg.__doc__.splitlines() if line.startswith("    ")]
     layer = {name: number for number, names in enumerate(lines) for name in names}

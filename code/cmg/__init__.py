@@ -7,6 +7,7 @@ What is where. A module imports only from its own line and from the lines above 
     methods                            networks and losses put together: Uni-Code and what it is compared with
     training                           the loop and its checkpoints
     extract                            from media files to feature files
+    figures                            every picture, drawn with Matplotlib
     downstream                         the tasks that a checkpoint is tested on
     pretrain, bench, gpu_check, tables
 """
