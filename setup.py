@@ -14,6 +14,7 @@ REQUIRED = [
     "scikit-learn>=1.4",
     "tqdm>=4.66",
     "tensorboard>=2.16",
+    "matplotlib>=3.8",
 ]
 EXTRAS = {
     "extract": ["av>=14.0", "transformers>=5.0", "pillow>=10.0"],

@@ -1,20 +1,19 @@
 """The bench: counted FLOPs and bytes against hand counts, its records, the picture; loading; the check of a card."""
 
 import json
-import re
 
 import numpy as np
 import pytest
 import torch
 
 from cmg import gpu_check
-from cmg.bench import OperatorCounter, main
+from cmg.bench import OperatorCounter, draw, main
 from cmg.bench_loading import main as loading
 from cmg.bench_loading import read_released, write_released
-from cmg.bench_picture import roofline
 from cmg.data.feature_file import FeatureWriter
 from cmg.data.features import FeatureSet
 from cmg.data.pickles import array_in_zip
+from cmg.figures import roofline
 
 TINY = ["--shapes", "tiny", "--preset", "small", "--dim", "16", "--specific-dim", "8", "--device", "cpu",
         "--steps", "2", "--warmup", "0"]
@@ -46,21 +45,21 @@ def test_records_and_picture(tmp_path, capsys):
     assert set(small["phase_ms"]) >= {"losses", "codebook", "optimiser"}
     printed = capsys.readouterr().out
     assert printed.count("matrix product ceiling") == 2 and "epoch of 20 clips" in printed
-    picture = out.with_suffix(".svg").read_text()
-    assert picture.count("<circle") == 2 and "AVT 8 fp32" in picture
+    assert "AVT 8 fp32" in out.with_suffix(".svg").read_text() and out.with_suffix(".pdf").exists()
 
 
-def test_roofline_puts_the_corner_where_the_ceilings_meet():
+def test_roofline_shows_every_record_beside_the_ceilings(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(roofline, "draw", lambda *given, draw=roofline.draw: drawn.append(given) or draw(*given))
     record = {"ceiling_gflop_per_second": 1000.0, "ceiling_gbyte_per_second": 10.0, "gflop_per_step": 50.0,
               "gbyte_per_step": 5.0, "gflop_per_second": 100.0, "modalities": ["video"], "batch_size": 8,
               "precision": "fp32", "compile": False, "cuda_graph": False, "device": "x"}
-    picture = roofline([record])
-    line = re.search(r'points="([^"]+)"', picture)[1]
-    corner = [float(v) for v in line.split()[1].split(",")]
-    # intensity 100 between 10 and 1000, 1000 GFLOP/s at the top of 100 … 1000
-    assert corner == pytest.approx([70 + 460 / 2, 30])
-    circle = [float(v) for v in re.search(r'cx="([\d.]+)" cy="([\d.]+)"', picture).groups()]
-    assert circle == pytest.approx([70, 330])  # on the slope: 10 FLOP a byte at 10 GB/s are 100
+    other = record | {"modalities": ["video", "audio"], "precision": "bf16", "compile": True, "gflop_per_second": 7.0}
+    draw([record, other], tmp_path / "b.svg")
+    assert drawn == [("x", 1000.0, 10.0, [("V 8 fp32", 10.0, 100.0), ("AV 8 bf16, compiled", 10.0, 7.0)])]
+    picture = (tmp_path / "b.svg").read_text()
+    assert all(words in picture for words in ("AV 8 bf16, compiled", "best copy: 10 GB/s", "FLOP per byte moved"))
+    assert (tmp_path / "b.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_loading_costs_are_all_measured(tmp_path, capsys):

@@ -65,7 +65,7 @@ def test_setup_finds_the_package_and_all_its_parts():
 
 
 def test_modules_import_only_from_their_own_layer_and_those_above():
-    """The layers are the lines of the package's docstring; `bench` stands for bench_loading and bench_picture too."""
+    """The layers are the lines of the package's docstring; `bench` stands for bench_loading too."""
     package = ROOT / "code" / "cmg"
     lines = [line[4:].split("  ")[0].split(", ") for line in cmg.__doc__.splitlines() if line.startswith("    ")]
     layer = {name: number for number, names in enumerate(lines) for name in names}

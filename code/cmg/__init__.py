@@ -8,6 +8,7 @@ What is where. A module imports only from its own line and from the lines above 
     training                           the loop and its checkpoints
     released                           the released code's arithmetic in the place of the paper's, and its checkpoints
     extract                            from media files to feature files
+    figures                            every picture, drawn with Matplotlib
     downstream                         the tasks that a checkpoint is tested on
     pretrain, bench, gpu_check, tables
 """

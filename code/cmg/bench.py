@@ -7,7 +7,7 @@
 Random features of the published shapes, resident on the device in float16; the step and the feed are those of
 `cmg.pretrain`. The ceilings are the best matrix product in the same precision and the best copy, measured on the same
 device just before. torch's counter has no formula for LSTMs: their FLOPs are missing. Prints a table; `--out` adds
-JSON, and a roofline picture beside it.
+JSON, and a roofline picture beside it, as .svg and .pdf.
 """
 
 import json
@@ -24,12 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmg.bench_picture import how, roofline
 from cmg.cli import Parser, command, git_commit, versions, whole
 from cmg.configs import with_values
 from cmg.distributed import choose_device
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
+from cmg.figures.names import together
 from cmg.files import write_atomically
 from cmg.methods import registry
 from cmg.modalities import BUILT_IN
@@ -254,6 +254,23 @@ def device_name(device):
     return f"CPU, {torch.get_num_threads()} threads"
 
 
+def how(record):
+    """"bf16, compiled, CUDA graph": how a record's step was run."""
+    return ", ".join([record["precision"], *["compiled"] * record["compile"], *["CUDA graph"] * record["cuda_graph"]])
+
+
+def draw(records, path):
+    """The roofline; the ceilings are those of the first record."""
+    from cmg.figures import roofline  # late, so that a bench without --out does without
+    from cmg.figures.style import save
+
+    first = records[0]
+    points = [(f"{together(r['modalities'])} {r['batch_size']} {how(r)}", r["gflop_per_step"] / r["gbyte_per_step"],
+               r["gflop_per_second"]) for r in records]
+    return save(roofline.draw(first["device"], first["ceiling_gflop_per_second"], first["ceiling_gbyte_per_second"],
+                              points), path)
+
+
 def table(record):
     rows = [
         ["FLOPs a step", f"{record['gflop_per_step']:.1f} G"],
@@ -297,7 +314,7 @@ def main(argv=None):
     p.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="as in cmg.pretrain")
     p.add_argument("--compile", action="store_true", help="torch.compile the step")
     p.add_argument("--cuda-graph", action="store_true", help="as in cmg.pretrain")
-    p.add_argument("--out", help="JSON file, a list of records; the picture goes beside it as .svg")
+    p.add_argument("--out", help="JSON file, a list of records; the picture goes beside it as .svg and .pdf")
     args = p.parse_args(argv)
     if args.epoch is not None and args.epoch < 2 * max(args.batch_size):
         raise UserError(f"--epoch {args.epoch}: expected at least two batches")
@@ -319,7 +336,7 @@ def main(argv=None):
         print(table(record), end="\n\n", flush=True)
     if args.out:
         write_atomically(args.out, json.dumps(records, indent=1) + "\n")
-        write_atomically(Path(args.out).with_suffix(".svg"), roofline(records))
+        draw(records, Path(args.out).with_suffix(".svg"))
     return records
 
 

@@ -1,4 +1,4 @@
-"""Fig. 4: shares of counts that are known, the command on a small model, and charts by their pixels."""
+"""Fig. 4: shares of counts that are known, curves of a metrics.csv, and the command on a small model."""
 
 import csv
 from types import SimpleNamespace
@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from cmg.data.features import FeatureSet, FeatureWriter
-from cmg.downstream import charts, codebook
-from cmg.downstream.charts import COLOURS, LEFT, PLOT, TOP, Series
+from cmg.downstream import codebook
 from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
+from cmg.figures.lines import Panel
 from cmg.models.unified import Tokens
 from support import untrained
 
@@ -29,15 +29,19 @@ def test_shares_weigh_modalities_alike():
     assert (pair, first, second, both, shared, overlap) == ("video, audio", "2", "3", "2", "2", "0.50")
 
 
-def test_training_curves_are_percentages(tmp_path):
-    (tmp_path / "m.csv").write_text("step,loss/total,codebook/match_av,codebook/overlap_av,codebook/perplexity_a\n"
-                                    "0,3,40,0.5,32\n20,2,60,0.25,16\n40,1,7")  # torn: the run was killed
-    assert codebook.over_training(tmp_path / "m.csv", codes=64) == [
-        Series("match av", [(0, 40.0, 0), (20, 60.0, 0)]), Series("overlap av", [(0, 50.0, 0), (20, 25.0, 0)]),
-        Series("perplexity a", [(0, 50.0, 0), (20, 25.0, 0)])]
+def test_training_curves_have_a_panel_for_every_unit(tmp_path):
+    (tmp_path / "m.csv").write_text("step,loss/total,codebook/match_av,codebook/overlap_av,codebook/perplexity_a,"
+                                    "codebook/perplexity_depth\n0,3,40,0.5,32,9\n20,2,60,0.25,16,8\n40,1,7")  # torn
+    assert codebook.over_training(tmp_path / "m.csv") == [
+        Panel("", "match rate, %", {"A–V": [(0, 40.0, None), (20, 60.0, None)]}),
+        Panel("", "code overlap, %", {"A–V": [(0, 50.0, None), (20, 25.0, None)]}),
+        Panel("", "perplexity, codes", {"A": [(0, 32.0, None), (20, 16.0, None)],
+                                        "depth": [(0, 9.0, None), (20, 8.0, None)]})]
+    (tmp_path / "m.csv").write_text("step,loss/total\n0,3\n")
+    assert codebook.over_training(tmp_path / "m.csv") == []
     (tmp_path / "m.csv").write_text("step,codebook/match_av\n0,much\n")
     with pytest.raises(UserError, match="m.csv: not the metrics of a run"):
-        codebook.over_training(tmp_path / "m.csv", codes=64)
+        codebook.over_training(tmp_path / "m.csv")
 
 
 class Silent:
@@ -81,34 +85,9 @@ def test_command(tmp_path, capsys):
             codes = model.encode_modality(m, batch[m], batch[f"valid/{m}"]).codes
         assert [int(r[f"count_{m}"]) for r in rows] == torch.bincount(codes[batch[f"valid/{m}"]], minlength=7).tolist()
     for name in ("codebook.png", "codebook_training.png"):
-        assert Image.open(tmp_path / "run" / name).size[0] > 400
+        assert Image.open(tmp_path / "run" / name).format == "PNG"
+        assert (tmp_path / "run" / name).with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(SystemExit):
         codebook.main(["--checkpoint", str(tmp_path / "run"), "--data", str(tmp_path / "f.h5"), "--modalities", "video",
                        "audio"])
     assert "--modalities video: --checkpoint has only audio, text" in capsys.readouterr().err
-
-
-def test_bars_and_columns_are_as_high_as_their_values(tmp_path):
-    """Pixels of a colour, counted in one column of the picture, are the value in % of the plot's height."""
-
-    def height(path, colour):
-        x = np.asarray(Image.open(path))[2 * TOP: 2 * (TOP + PLOT)]
-        return (x == colour).all(-1).sum(0).max() / (2 * PLOT)
-
-    charts.draw_bars(tmp_path / "b.png", ["one"], [("a", [(75.0, 0.0)]), ("b", [(None, None)])], [10.0], "")
-    assert height(tmp_path / "b.png", COLOURS[0]) == pytest.approx(0.75, abs=0.02)
-    assert height(tmp_path / "b.png", COLOURS[1]) == 0
-    rows = [(name, [(75.0 if name == "i" else 0.0, 0.0)]) for name in "abcdefghi"]  # the colours come again, striped
-    charts.draw_bars(tmp_path / "i.png", ["one"], rows, [0.0], "")
-    assert height(tmp_path / "i.png", COLOURS[0]) == pytest.approx(0.75 * 2 / 3, abs=0.02)
-    charts.draw_shares(tmp_path / "s.png", ["a", "b"], [[0.25, 0.25], [0.75, 0.75]], "")
-    assert height(tmp_path / "s.png", COLOURS[0]) == pytest.approx(0.25, abs=0.01)
-    assert height(tmp_path / "s.png", COLOURS[1]) == pytest.approx(0.75, abs=0.01)
-
-
-def test_lines_pass_through_their_points(tmp_path):
-    charts.draw_lines(tmp_path / "l.png", [Series("a", [(8, 50.0, 0.0), (16, 100.0, 0.0)])], "", width=400)
-    picture = Image.open(tmp_path / "l.png")
-    for place, value in ((0.25, 50), (0.75, 100)):
-        x, y = LEFT + place * (400 - LEFT - 20), TOP + PLOT * (1 - value / 100)
-        assert picture.getpixel((round(2 * x), round(2 * y))) == COLOURS[0]

@@ -266,12 +266,38 @@ def call(run, *flags):
 def test_command(run, capsys):
     rows = call(run)
     assert len(rows) == 6 * 8 and {row["n_excluded"] for row in rows} == {1}  # six directions
-    assert (run / "retrieval_strict.png").exists()
+    assert (run / "retrieval_strict.png").exists() and (run / "retrieval_strict.pdf").exists()
     head = call(run, "--gallery", "audio", "--protocol", "paper")
     assert {(row["source"], row["target"]) for row in head} == {("video", "text"), ("text", "video")}
     assert json.loads((run / "results.json").read_text()) == rows + head
     captured = capsys.readouterr()
     assert "1 clips were pretrained on" in captured.err and "median rank" in captured.out
+
+
+def test_picture_has_recalls_of_codes_and_vectors_beside_chance(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(retrieval.bars, "draw", lambda panels, title, draw=retrieval.bars.draw:
+                        drawn.append((title, panels)) or draw(panels, title))
+    rows = [{"task": "retrieval", "source": source, "target": target, "protocol": "strict", "value": 10.0 * k + n,
+             "metric": f"{kind}_r{k}", "chance": k / 2}
+            for source, target in (("video", "audio"), ("audio", "video"))
+            for n, kind in enumerate(("codes", "semantic")) for k in (1, 5, 10)]
+    ranks = [row | {"metric": f"{row['metric'].split('_')[0]}_median_rank", "value": None} for row in rows]
+    retrieval.draw(rows + ranks, tmp_path / "r.png")
+    head = [{"task": "retrieval_head", "source": "video", "target": "text", "protocol": "paper", "value": k + 1.0,
+             "std": 0.5, "source_value": k + 2.0, "source_std": 0.25, "metric": f"r{k}", "chance": k / 2}
+            for k in (1, 5, 10)]
+    retrieval.draw(head, tmp_path / "h.png")
+    (title, (first, second)), (of_head, (only,)) = drawn
+    assert (title, of_head) == ("Retrieval, strict", "Retrieval by a head, paper")
+    assert (first.title, second.title, only.title) == ("V→A", "A→V", "V→T")
+    for panel in (first, second, only):
+        assert panel.groups == ["R@1", "R@5", "R@10"] and panel.chance == [0.5, 2.5, 5.0]
+        assert panel.ylabel == "recall, %"
+    assert first.bars == {"codes": [(10.0, None), (50.0, None), (100.0, None)],
+                          "semantic vectors": [(11.0, None), (51.0, None), (101.0, None)]}
+    assert only.bars == {"transfer": [(2.0, 0.5), (6.0, 0.5), (11.0, 0.5)],
+                         "own modality": [(3.0, 0.25), (7.0, 0.25), (12.0, 0.25)]}
 
 
 @pytest.mark.parametrize(("flags", "said"), [

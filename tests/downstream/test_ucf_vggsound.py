@@ -148,7 +148,8 @@ def test_command(sets, tmp_path, monkeypatch, capsys):
     rows = ucf_vggsound.main([str(flag) for flag in flags])
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == rows
     assert [row["value"] for row in rows] == [100.0, 100.0]
-    assert (tmp_path / "out" / "ucf_vggsound_strict_audio_video.png").exists()
+    for ending in ("png", "pdf"):
+        assert (tmp_path / "out" / f"ucf_vggsound_strict_audio_video.{ending}").exists()
     assert "its 25 clips are left out by strict" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         ucf_vggsound.main([*(str(flag) for flag in flags), "--audio-data", str(tmp_path / "video.h5")])

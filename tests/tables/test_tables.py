@@ -17,6 +17,7 @@ from support_tables import AVE, AVVP, Finished, Processes, row, rows, run
 from cmg import tables
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
 from cmg.errors import UserError
+from cmg.tables import report
 from cmg.tables.__main__ import main
 from cmg.tables.cells import Cell, Workers
 from cmg.tables.file import read_table
@@ -52,7 +53,7 @@ def test_summary_is_mean_and_std_over_seeds(tmp_path):
     assert [line.split("|")[-3].strip() for line in details] == ["3", "3", "1"]  # seeds
 
 
-def test_chance_of_a_column_only_where_rows_share_it(tmp_path):
+def test_chance_of_a_column_only_where_rows_share_it(tmp_path, monkeypatch):
     """In segmentation a row's chance is its own: what a wrong query reads."""
     cells = [Finished("row", 0, {"avs": [row("miou", 75.0)]}), Finished("other", 0, {"avs": [row("miou", 64.0)]})]
     cells[1].results()["avs"][0]["chance"] = 60.0
@@ -63,8 +64,53 @@ def test_chance_of_a_column_only_where_rows_share_it(tmp_path):
     evaluations = read_table(file).evaluations
     line = next(line for line in markdown(summary, evaluations, cells).splitlines() if line.startswith("| chance"))
     assert line.split("|")[2].strip() == "–"
-    draw(tmp_path / "t.png", summary, evaluations)  # draws no dashes
-    assert (tmp_path / "t.png").stat().st_size > 0
+    (panel,) = drawn(monkeypatch, report.bars, tmp_path, cells, evaluations)
+    assert panel.chance == [None] and panel.bars == {"row": [(75.0, 0.0)], "other": [(64.0, 0.0)]}
+    assert (panel.title, panel.ylabel, panel.groups) == ("AVS-S4 mean IoU", "mean IoU, %", ["V→A"])
+
+
+def drawn(monkeypatch, kind, tmp_path, cells, evaluations):
+    """The panels that `draw` gives to a kind of picture."""
+    given = []
+    monkeypatch.setattr(kind, "draw", lambda *asked, draw=kind.draw: given.append(asked) or draw(*asked))
+    draw(tmp_path / "t.png", summarise(cells), evaluations, cells)
+    assert (tmp_path / "t.png").exists() and (tmp_path / "t.pdf").exists()
+    ((panels, *rest),) = given
+    return panels if not rest else (panels, *rest)
+
+
+def test_picture_has_a_panel_for_every_evaluation_and_metric(tmp_path, monkeypatch):
+    found = {"ave": [row("accuracy", 40.0), row("segment_accuracy", 20.0), row("accuracy", 30.0, "video", "strict",
+                                                                               "audio")],
+             "ave-60": [row("accuracy", 50.0)], "avvp paper": [row("precision", 7.0, protocol="paper")],
+             "retrieval": [row("codes_r10", 5.0), row("codes_median_rank", 50.0)]}
+    file = tmp_path / "t.txt"
+    file.write_text("@ave [accuracy segment_accuracy]: cmg.downstream.ave\n@ave-60: cmg.downstream.ave --checkpoint x\n"
+                    "@avvp paper: cmg.downstream.avvp\n@retrieval [codes_r10 codes_median_rank]: "
+                    "cmg.downstream.retrieval\nrow:\n")
+    cells = [Finished("row", seed, found) for seed in (0, 1)] + [Finished("other", 0, {"ave": found["ave"][:1]})]
+    panels = drawn(monkeypatch, report.bars, tmp_path, cells, read_table(file).evaluations)
+    assert [(panel.title, panel.ylabel, panel.groups) for panel in panels] == [
+        ("AVE clip top-1 (ave)", "accuracy, %", ["V→A", "A→V"]), ("AVE segment accuracy", "accuracy, %", ["V→A"]),
+        ("AVE clip top-1 (ave-60)", "accuracy, %", ["V→A"]), ("AVVP precision (paper)", "precision, %", ["V→A"]),
+        ("Retrieval R@10 of codes", "recall, %", ["V→A"])]
+    assert panels[0].bars == {"row": [(40.0, 0.0), (30.0, 0.0)], "other": [(40.0, 0.0), (None, None)]}
+    assert panels[0].chance == [10.0, 10.0] and panels[1].bars["other"] == [(None, None)]
+
+
+def test_picture_of_a_sweep_is_lines_over_what_was_swept(tmp_path, monkeypatch):
+    cells = [Finished(f"AV {n}", seed, {"ave": [row("accuracy", float(n + seed))]})
+             for n in (32, 64) for seed in (0, 2)]
+    for cell in cells:
+        cell.flags = ["--epochs", "64", "--codes", cell.name.split()[1], "--batch-size", "32"]
+    file = tmp_path / "t.txt"
+    file.write_text("@ave: cmg.downstream.ave\nAV 32:\nAV 64:\n")
+    panels, number = drawn(monkeypatch, report.lines, tmp_path, cells, read_table(file).evaluations)
+    assert number == "codes"
+    assert panels == [report.lines.Panel("AVE clip top-1", "accuracy, %", {"AV, V→A": [
+        (32, 33.0, pytest.approx(2**0.5)), (64, 65.0, pytest.approx(2**0.5))]}, [10.0])]
+    cells[0].flags = cells[1].flags = ["--codes", "33"]
+    assert report.swept(cells) == "number in the name of the row"
 
 
 def test_only_what_is_missing_is_run(tmp_path, processes, capsys):

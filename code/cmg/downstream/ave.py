@@ -19,7 +19,7 @@ paper : what the public script measures. Fit on train and report on the *train* 
 
 `source_value` is the same probe on its own modality, the upper bound of the transfer; `chance` the accuracy of
 always answering the training split's most frequent class. Values are means over probe seeds, `std` goes with them.
-A picture of them is drawn (`ave_strict.png`).
+A picture of them is drawn (`ave_strict.png` and `.pdf`).
 """
 
 import argparse
@@ -36,7 +36,6 @@ from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
 from cmg.distributed import choose_device
-from cmg.downstream.charts import draw_bars
 from cmg.downstream.probe import (
     ProbeData,
     Selected,
@@ -69,6 +68,9 @@ from cmg.downstream.task import (
 )
 from cmg.downstream.tokens import TokenSet, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
+from cmg.figures import bars
+from cmg.figures.names import arrow, axis_label, figure_name
+from cmg.figures.style import save
 from cmg.files import write_atomically
 from cmg.modalities import ordered
 from cmg.training.checkpoint import build_model, read
@@ -244,12 +246,17 @@ def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=Non
 
 
 def draw(rows: list[dict], path: Path) -> Path:
-    """Bars of the transfer and its upper bound for every direction and figure, with chance."""
-    kinds = {metric: kind for kind, metric in METRICS.items()}
-    groups = [f"{row['source'][0]}2{row['target'][0]} {kinds[row['metric']]}" for row in rows]
-    bars = [("transfer", [(row["value"], row["std"]) for row in rows]),
-            ("own modality", [(row["source_value"], row["source_std"]) for row in rows])]
-    return draw_bars(path, groups, bars, [row["chance"] for row in rows], f"AVE, {rows[0]['protocol']}, accuracy in %")
+    """Bars of the transfer and its upper bound for every direction, with chance; a panel for every metric."""
+    panels = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        own = [row for row in rows if row["metric"] == metric]
+        panels.append(bars.Panel(
+            figure_name("ave", metric, protocol=own[0]["protocol"]), axis_label(metric),
+            [arrow(row["source"], row["target"]) for row in own],
+            {"transfer": [(row["value"], row["std"]) for row in own],
+             "own modality": [(row["source_value"], row["source_std"]) for row in own]},
+            [row["chance"] for row in own]))
+    return save(bars.draw(panels), path)
 
 
 def parser() -> argparse.ArgumentParser:

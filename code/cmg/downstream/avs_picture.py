@@ -1,9 +1,11 @@
 """Masks drawn over frames, as one PNG."""
 
+from pathlib import Path
+
 import torch
 from PIL import Image, ImageDraw
 
-from cmg.downstream.pictures import save
+from cmg.files import replacing
 
 COLOURS = {"truth": (40, 200, 80), "own": (70, 130, 255), "target": (255, 90, 40)}
 LABEL = 14  # pixels of the line of text above a clip's rows
@@ -34,4 +36,6 @@ def draw(path, clips, rows_of):
         for row, frames in enumerate(rows):
             strip = frames.permute(1, 0, 2, 3).reshape(height, seconds * width, 3)  # (h, T·w, 3)
             sheet.paste(Image.fromarray(strip.numpy()), (0, top + LABEL + row * height))
-    return save(sheet, path)
+    with replacing(path) as part:
+        sheet.save(part, format="PNG")
+    return Path(path)

@@ -21,7 +21,7 @@ paper : what the public script measures. Fit on every video annotated in the sou
 
 Other modalities than audio and video have no annotations. `source_value` is the same probe tested on its own modality,
 `chance` the answer that always gives the most frequent class. A picture of the first test clips is drawn for every
-direction (`avvp_strict_video_audio.png`).
+direction (`avvp_strict_video_audio.png` and `.pdf`).
 """
 
 import argparse
@@ -32,7 +32,6 @@ from cmg.data.ave import video_ids
 from cmg.data.avvp import AvvpAnnotations, event_labels, locate, read_avvp, video_of
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.downstream.events import EventTask, Part
-from cmg.downstream.pictures import draw_events
 from cmg.downstream.task import (
     Settings,
     add_probe_flags,
@@ -44,6 +43,9 @@ from cmg.downstream.task import (
 )
 from cmg.downstream.tokens import directions
 from cmg.errors import UserError
+from cmg.figures import timeline
+from cmg.figures.names import TASKS, arrow
+from cmg.figures.style import save
 
 HELD_OUT = 5  # every fifth of the videos to fit on is kept for choosing
 
@@ -125,8 +127,9 @@ def print_account(annotations: AvvpAnnotations):
 def draw(task: EventTask, folder):
     """One picture for every direction that was tested."""
     for (source, target), clips in task.pictures.items():
-        name = f"{task.name}_{task.settings.protocol}_{source}_{target}.png"
-        print(draw_events(folder / name, clips, task.classes))
+        name, protocol = task.name, task.settings.protocol
+        pages = timeline.draw(clips, task.classes, f"{TASKS[name]}, {arrow(source, target)}, {protocol}")
+        print(save(pages, folder / f"{name}_{protocol}_{source}_{target}.png"))
 
 
 def parser() -> argparse.ArgumentParser:

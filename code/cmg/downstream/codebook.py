@@ -8,7 +8,7 @@ between the modalities is two blocks, a shared one a slope. A modality's counts 
 first, so that no modality weighs more because it has more of them. `codebook.csv` holds counts and shares.
 
 Of a run folder also `codebook_training.png`: the match rate, the overlap and the number of codes in effective use
-(perplexity, as % of the codebook) at every logged step of its metrics.csv.
+(perplexity) at every logged step of its metrics.csv. Every picture is written as .pdf as well.
 """
 
 import argparse
@@ -22,15 +22,22 @@ import torch
 from cmg.cli import Parser, command, require_folder
 from cmg.data.features import FeatureFile
 from cmg.distributed import choose_device
-from cmg.downstream.charts import Series, draw_lines, draw_shares
 from cmg.downstream.results import markdown_table
 from cmg.downstream.task import Run, Settings, open_checkpoint, output_folder
 from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
+from cmg.figures import codes, lines
+from cmg.figures.names import letter, pair
+from cmg.figures.style import save
 from cmg.files import write_atomically
 from cmg.metrics.codebook import overlap, perplexity
 from cmg.modalities import ordered
 
+CURVES = {  # column of metrics.csv -> label of the axis, its unit in those of the column, names of the lines
+    "match": ("match rate, %", 1, pair),
+    "overlap": ("code overlap, %", 100, pair),
+    "perplexity": ("perplexity, codes", 1, letter),
+}
 SHARED = 0.2  # a code counts as shared if each of two modalities has more than this share of its use
 
 
@@ -61,21 +68,22 @@ def summary(counts) -> list[list[str]]:
     return lines
 
 
-def over_training(path, codes: int) -> list[Series]:
-    """Lines of a metrics.csv: match rate and overlap of every pair, perplexity of every modality, all in %."""
+def over_training(path) -> list[lines.Panel]:
+    """Curves of a metrics.csv: match rate and overlap of every pair in %, perplexity of every modality in codes."""
     try:
         with open(path, newline="") as file:
             rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
                     if None not in row.values()]  # the last one may be torn, where the run was killed
     except (TypeError, ValueError, csv.Error):
         raise UserError(f"{path}: not the metrics of a run; expected a table of numbers") from None
-    found = []
-    for column in rows[0] if rows else ():
-        kind, _, what = column.removeprefix("codebook/").partition("_")
-        scale = {"match": 1, "overlap": 100, "perplexity": 100 / codes}.get(kind)
-        if column.startswith("codebook/") and scale:
-            found.append(Series(f"{kind} {what}", [(int(row["step"]), scale * row[column], 0) for row in rows]))
-    return sorted(found, key=lambda series: series.name)
+    panels = []
+    for kind, (label, scale, name_of) in CURVES.items():
+        columns = sorted(name for name in (rows[0] if rows else ()) if name.startswith(f"codebook/{kind}_"))
+        curves = {name_of(column.removeprefix(f"codebook/{kind}_")):
+                  [(int(row["step"]), scale * row[column], None) for row in rows] for column in columns}
+        if curves:
+            panels.append(lines.Panel("", label, curves))
+    return panels
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,15 +125,12 @@ def main(argv=None):
                           f"both above {100 * SHARED:.0f} %", "overlap", "perplexity of all"], summary(counts)) + "\n")
     used = part.sum(0) > 0
     order = part[0, used].argsort(descending=True)
-    print(draw_shares(out / "codebook.png", list(counts), part[:, used][:, order].tolist(),
-                      f"share of each modality in the use of {int(used.sum())} codes, %"))
+    print(save(codes.draw(list(counts), part[:, used][:, order].numpy()), out / "codebook.png"))
     metrics = run.path.parent / "metrics.csv"
     if Path(args.checkpoint).is_dir() and metrics.is_file():
-        series = over_training(metrics, model.codebook.size)
-        last = max((x for one in series for x, *_ in one.points), default=0)
-        if last:
-            print(draw_lines(out / "codebook_training.png", series, "match rate, overlap, perplexity in % of codes",
-                             scale=lambda step: step / last))
+        panels = over_training(metrics)
+        if panels:
+            print(save(lines.draw(panels, "step"), out / "codebook_training.png"))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ from cmg.cli import Parser, command
 from cmg.data.ave import video_ids
 from cmg.data.captions import clip_of
 from cmg.data.features import FeatureFile, FeatureSet
-from cmg.downstream.pictures import draw_matrix
 from cmg.downstream.results import markdown_table
 from cmg.downstream.retrieval_head import HeadData, fit_head, tenth
 from cmg.downstream.task import (
@@ -50,6 +49,10 @@ from cmg.downstream.task import (
 )
 from cmg.downstream.tokens import directions, encode_set
 from cmg.errors import UserError
+from cmg.figures import bars
+from cmg.figures.names import REPRESENTATIONS as SPOKEN
+from cmg.figures.names import TASKS, arrow, axis_label
+from cmg.figures.style import save
 from cmg.losses.masked import clip_vectors
 from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
 from cmg.modalities import ordered
@@ -256,7 +259,7 @@ def main(argv=None):
         rows = zero_shot(model, collection, pairs, run.settings, run.device)
     tell_pretrained(rows[0]["n_excluded"], "clips")
     rows = write_task("Retrieval", args, rows, run, table)
-    draw(rows, output_folder(args, run.path) / f"{rows[0]['task']}_{args.protocol}.png")
+    print(draw(rows, output_folder(args, run.path) / f"{rows[0]['task']}_{args.protocol}.png"))
     return rows
 
 
@@ -277,15 +280,21 @@ def table(rows: list[dict]) -> str:
     return markdown_table(header, cells)
 
 
-def draw(rows: list[dict], path: Path):
-    """All recalls as a matrix, a direction a row."""
-    names = list(dict.fromkeys(f"{row['source']} to {row['target']}" for row in rows))
-    metrics = [m for m in dict.fromkeys(row["metric"] for row in rows) if "rank" not in m]
-    value = {(f"{row['source']} to {row['target']}", row["metric"]): row["value"] / 100 for row in rows
-             if row["metric"] in metrics}
-    columns = [metric.replace("codes_", "c").replace("semantic_", "s") for metric in metrics]
-    matrix = [[value[name, m] for m in metrics] for name in names]
-    print(draw_matrix(path, matrix, names, columns, "recall, 0 to 100 %"))
+def draw(rows: list[dict], path: Path) -> Path:
+    """R@1, R@5 and R@10 as bars beside chance, a panel for every direction."""
+    found = {(row["source"], row["target"], row["metric"]): row for row in rows}
+    panels = []
+    for source, target in dict.fromkeys((row["source"], row["target"]) for row in rows):
+        own = {metric: row for (*pair, metric), row in found.items() if pair == [source, target]}
+        if rows[0]["task"] == "retrieval":
+            shown = {SPOKEN[kind]: [(own[f"{kind}_r{k}"]["value"], None) for k in RECALLS] for kind in REPRESENTATIONS}
+            chance = [own[f"codes_r{k}"]["chance"] for k in RECALLS]
+        else:
+            shown = {"transfer": [(own[f"r{k}"]["value"], own[f"r{k}"]["std"]) for k in RECALLS],
+                     "own modality": [(own[f"r{k}"]["source_value"], own[f"r{k}"]["source_std"]) for k in RECALLS]}
+            chance = [own[f"r{k}"]["chance"] for k in RECALLS]
+        panels.append(bars.Panel(arrow(source, target), axis_label("r1"), [f"R@{k}" for k in RECALLS], shown, chance))
+    return save(bars.draw(panels, f"{TASKS[rows[0]['task']]}, {rows[0]['protocol']}"), path)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ paper : what the public script measures. Fit on all clips of the source, report 
     are listed, at the epoch at which accuracy on the target is best; learning rate 4e-4, batch 80, gradient norm 0.5.
 
 `source_value` is the same probe on its own data set and modality, `chance` the most frequent class of the source's
-training clips. A picture of the confusions is drawn for every direction (`ucf_vggsound_strict_video_audio.png`).
+training clips. A picture of the confusions is drawn for every direction (`ucf_vggsound_strict_video_audio.png` and
+`.pdf`).
 """
 
 import argparse
@@ -29,7 +30,6 @@ from cmg.cli import Parser, command
 from cmg.data.ave import video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.ucf_vggsound import SPLITS, PairLists, locate, read_pair_lists
-from cmg.downstream.pictures import draw_matrix
 from cmg.downstream.probe import ProbeData, best_of_epochs, constant_accuracy, data_of_present, fit, fit_selected
 from cmg.downstream.task import (
     CLIP_NORM,
@@ -45,6 +45,9 @@ from cmg.downstream.task import (
 )
 from cmg.downstream.tokens import codebook_sharing, directions, encode_set
 from cmg.errors import UserError
+from cmg.figures import confusion
+from cmg.figures.names import TASKS, arrow
+from cmg.figures.style import save
 
 DATA_SET = {"video": "UCF101", "audio": "VGGSound"}
 
@@ -178,9 +181,8 @@ def main(argv=None):
     rows = write_task("UCF101 ↔ VGGSound", args, task.run(run.model()), run)
     for (source, target), matrix in task.confusions.items():
         name = f"ucf_vggsound_{args.protocol}_{source}_{target}.png"
-        print(draw_matrix(output_folder(args, run.path) / name, matrix, task.classes,
-                          [str(k) for k in range(len(task.classes))],
-                          f"{source} to {target}: true class (row), answer"))
+        title = f"{TASKS['ucf_vggsound']}, {arrow(source, target)}, {args.protocol}"
+        print(save(confusion.draw(matrix, task.classes, title), output_folder(args, run.path) / name))
     return rows
 
 

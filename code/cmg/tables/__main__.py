@@ -13,7 +13,7 @@ Where the table file gives rows several trials, these come first, and every row 
 does best on AVE's validation split (see cmg/tables/sweep.py). Where published figures lie beside it, the table has them
 beside its own, and how far the rows come in the same order (see cmg/tables/paper.py).
 
-Writes table.md, table.csv, table.json and table.png into OUT.
+Writes table.md, table.csv, table.json, table.png and table.pdf into OUT.
 """
 
 import sys

@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from statistics import mean, stdev
 
-from cmg.downstream.charts import Series, draw_bars, draw_lines
 from cmg.downstream.results import markdown_table
+from cmg.figures import bars, lines
+from cmg.figures.names import arrow_of, axis_label, figure_name
+from cmg.figures.style import save
 from cmg.files import write_atomically
 from cmg.tables.paper import compare, markdown_comparison
 from cmg.tables.sweep import markdown_sweep, spoken
@@ -117,7 +119,8 @@ def markdown(summary, evaluations, cells, sweep=None, published=None) -> str:
 
 
 def write_table(out, summary, evaluations, cells, sweep=None, published=None):
-    """table.md, table.csv (a line for every figure), table.json (the same, every cell and trial) and table.png."""
+    """table.md, table.csv (a line for every figure), table.json (the same, every cell and trial), table.png and
+    table.pdf."""
     out, shown = Path(out), columns(summary, evaluations)
     comparison = compare(summary, shown, published or {})
     paper = {(one["row"], one["task"], one["direction"], one["metric"]): one["published"]
@@ -139,28 +142,51 @@ def write_table(out, summary, evaluations, cells, sweep=None, published=None):
                "comparison": comparison}
     write_atomically(out / "table.json", json.dumps(content, indent=1) + "\n")
     write_atomically(out / "table.md", markdown(summary, evaluations, cells, sweep, published))
-    draw(out / "table.png", summary, evaluations)
+    draw(out / "table.png", summary, evaluations, cells)
 
 
-def draw(path, summary, evaluations):
-    """Bars for every column, or lines where all rows are named by a number (`AV 256`, `AV 400`): a sweep."""
+def swept(cells) -> str:
+    """What the number at the end of every row's name counts: the flag that has this value in all rows."""
+    flags = [set(zip(cell.flags, cell.flags[1:])) for cell in cells]
+    numbers = [re.search(r"\d*$", cell.name)[0] for cell in cells]
+    named = set.intersection(*({flag for flag, value in own if value == number} for own, number in zip(flags, numbers)))
+    return min(named).removeprefix("--").replace("-", " ") if named else "number in the name of the row"
+
+
+def titles(shown, summary, evaluations) -> dict[tuple[str, str], str]:
+    """Printed names of all (evaluation, metric); with the evaluation's own where two would be the same."""
+    task = {one.name: one.module.rpartition(".")[2] for one in evaluations}
+    protocol = {line["task"]: line["protocol"] for line in summary}
+    names = {(one, metric): figure_name(task[one], metric, protocol=protocol[one]) for one, _, metric in shown}
+    return {key: name if [*names.values()].count(name) == 1 else f"{name} ({key[0]})" for key, name in names.items()}
+
+
+def draw(path, summary, evaluations, cells):
+    """Bars, or lines where all rows are named by a number (`AV 256`, `AV 400`): a sweep, over what the number counts.
+    A panel for every evaluation and metric."""
     shown = [column for column in columns(summary, evaluations) if "rank" not in column[2]]  # ranks are no percentages
-    titles = headers(shown, summary)
-    lines = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
-    names = list(dict.fromkeys(line["name"] for line in summary))
-    numbers = [re.fullmatch(r"(.*?)\s*(\d+)", name) for name in names]
+    found = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
+    rows = list(dict.fromkeys(line["name"] for line in summary))
+    ends = {name: re.fullmatch(r"(.*?)\s*(\d+)", name) for name in rows}
+    sweep = len(rows) > 1 and all(ends.values())
 
-    def figures(name, column):
-        line = lines.get((name, *column), {})
-        return line.get("value"), line.get("value_std")
+    def figures(name, own):
+        cells = [found.get((name, *column), {}) for column in own]
+        return [(cell.get("value"), cell.get("value_std")) for cell in cells]
 
-    if len(names) > 1 and all(numbers):
-        families = dict.fromkeys(match[1] for match in numbers)
-        series = [Series(f"{family} {title}".strip(), [
-            (int(match[2]), *figures(match[0], column)) for match in numbers if match[1] == family])
-            for family in families for column, title in zip(shown, titles)]
-        draw_lines(path, series, "transfer, %")
-        return
-    chance = [common_chance(summary, column) for column in shown]
-    draw_bars(path, titles, [(name, [figures(name, column) for column in shown]) for name in names], chance,
-              "transfer, %")
+    panels = []
+    for (task, metric), title in titles(shown, summary, evaluations).items():
+        own = [column for column in shown if (column[0], column[2]) == (task, metric)]
+        chance = [common_chance(summary, column) for column in own]
+
+        if sweep:
+            curves = {}
+            for name in rows:
+                for (_, direction, _), figure in zip(own, figures(name, own)):
+                    curve = ", ".join(filter(None, [ends[name][1], arrow_of(direction)]))
+                    curves.setdefault(curve, []).append((int(ends[name][2]), *figure))
+            panels.append(lines.Panel(title, axis_label(metric), curves, sorted({*chance} - {None})))
+        else:
+            panels.append(bars.Panel(title, axis_label(metric), [arrow_of(direction) for _, direction, _ in own],
+                                     {name: figures(name, own) for name in rows}, chance))
+    return save(lines.draw(panels, swept(cells)) if sweep else bars.draw(panels), path)

@@ -1,0 +1,93 @@
+"""What the figures of `results.json` are called in print, and their axes. Unknown names are shown as they are."""
+
+TASKS = {
+    "ave": "AVE", "avvp": "AVVP", "ave_avvp": "AVE→AVVP", "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
+    "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
+}
+REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors"}
+METRICS = {  # name, label of the axis
+    "accuracy": ("clip top-1", "accuracy, %"),
+    "segment_accuracy": ("segment accuracy", "accuracy, %"),
+    "micro_f1": ("micro F1", "F1, %"),
+    "segment_f1": ("segment F1", "F1, %"),
+    "event_f1": ("event F1", "F1, %"),
+    "f1": ("F1", "F1, %"),
+    "precision": ("precision", "precision, %"),
+    "miou": ("mean IoU", "mean IoU, %"),
+    "f_measure": ("F-measure", "F-measure, %"),
+    **{f"r{k}": (f"R@{k}", "recall, %") for k in (1, 5, 10)},
+    **{f"{kind}_r{k}": (f"R@{k} of {spoken}", "recall, %") for k in (1, 5, 10)
+       for kind, spoken in REPRESENTATIONS.items()},
+    **{f"{kind}_median_rank": (f"median rank of {spoken}", "rank") for kind, spoken in REPRESENTATIONS.items()},
+}
+LETTERS = {"audio": "A", "video": "V", "text": "T"}
+
+
+def letter(modality: str) -> str:
+    """V for video or v; the name of a modality that has no letter of its own.
+
+    >>> [letter(m) for m in ("video", "a", "depth")]
+    ['V', 'A', 'depth']
+    """
+    return LETTERS.get(modality) or (modality.upper() if modality.upper() in LETTERS.values() else modality)
+
+
+def arrow(source: str, target: str) -> str:
+    """A direction.
+
+    >>> arrow("video", "audio"), arrow("depth", "video")
+    ('V→A', 'depth→V')
+    """
+    return f"{letter(source)}→{letter(target)}"
+
+
+def arrow_of(key: str) -> str:
+    """A direction by its key in tables.
+
+    >>> arrow_of("v2a"), arrow_of("other")
+    ('V→A', 'other')
+    """
+    ends = key.split("2")
+    return arrow(*ends) if len(ends) == 2 else key
+
+
+def pair(key: str) -> str:
+    """An unordered pair `av`.
+
+    >>> pair("av"), pair("all")
+    ('A–V', 'all')
+    """
+    letters = [letter(one) for one in key]
+    return "–".join(letters) if len(key) == 2 and {*letters} <= {*LETTERS.values()} else key
+
+
+def together(modalities) -> str:
+    """Several modalities in one word.
+
+    >>> together(["video", "audio"]), together(["depth", "video"])
+    ('AV', 'V+depth')
+    """
+    known = "".join(LETTERS[m] for m in LETTERS if m in modalities)
+    return "+".join(filter(None, [known, *(m for m in modalities if m not in LETTERS)]))
+
+
+def figure_name(task: str, metric: str, direction: str = "", protocol: str = "strict") -> str:
+    """The printed name of a figure; the direction by its key, the protocol only where it is not strict.
+
+    >>> figure_name("ave", "accuracy", "v2a")
+    'AVE clip top-1, V→A'
+    >>> figure_name("avvp", "precision", protocol="paper")
+    'AVVP precision (paper)'
+    """
+    metric, _ = METRICS.get(metric, (metric, ""))
+    name = f"{TASKS.get(task, task)} {metric}" + (f" ({protocol})" if protocol != "strict" else "")
+    return f"{name}, {arrow_of(direction)}" if direction else name
+
+
+def axis_label(metric: str) -> str:
+    """A metric as the label of an axis, with its unit.
+
+    >>> axis_label("micro_f1"), axis_label("speed")
+    ('F1, %', 'speed')
+    """
+    return METRICS.get(metric, ("", metric))[1]
