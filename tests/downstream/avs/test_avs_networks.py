@@ -44,6 +44,19 @@ def test_segmenter_answers_per_pixel_at_any_size(size):
     assert [tuple(grid.shape[:3]) for grid in out.maps] == [(2, 5, 16)] * 2
 
 
+def test_weights_have_the_names_that_they_have_in_checkpoints():
+    weights = Segmenter(7, "tiny", channels=16, dilations=(1,), fusion=(2, 3)).state_dict()
+    assert {".".join(name.split(".")[:2]) for name in weights} == {
+        "backbone.stem", "backbone.stages", "query.project", "decoder.enter", "decoder.leave", "decoder.shrink",
+        "decoder.last", *(f"lateral.{stage}" for stage in range(4)), "fusion.2", "fusion.3"}
+    assert {name for name in weights if name.startswith(("lateral.0", "query", "decoder.leave.3"))} == {
+        f"{name}.{kind}" for kind in ("weight", "bias") for name in (
+            "lateral.0.branches.0", "query.project.1", "decoder.leave.3.convolutions.1",
+            "decoder.leave.3.convolutions.3")}
+    assert {name.split(".")[2] for name in weights if name.startswith("fusion")} == {
+        "align", "theta", "phi", "g", "mu", "scale", "norm"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "pvt_v2_b5"])
 def test_published_backbones_have_four_stages(name):

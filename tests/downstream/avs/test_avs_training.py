@@ -19,7 +19,7 @@ def test_four_clips_are_learnt_by_heart():
         masks[clip, :, 18:28, 18:28] = clip % 2 == 1
     net = Segmenter(4, "tiny", channels=16, dilations=(1,), fusion=(0, 1))
     optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
-    for _ in range(120):
+    for _ in range(80):
         loss = first_frame_bce(net(frames, query).logits, masks[:, :1])
         optimizer.zero_grad()
         loss.backward()

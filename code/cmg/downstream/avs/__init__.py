@@ -4,9 +4,10 @@
     python -m cmg.downstream.avs --stage test --out checkpoint/avs_a2t --protocol paper
     python -m cmg.downstream.avs --annotations Single-source/ --query raw --out checkpoint/avs_a2a     # the reference
 
-Encoder and codebook are frozen; a second's code vector is the query of its frame (`queries.py` says how five
-seconds and words become queries). The network (`networks.py`) is trained with the source modality's queries and the
-first frame's mask of each clip, then tested with the target's: A2T and T2A.
+Encoder and codebook are frozen; a second's code vector is the query of its frame (`queries.py` says how five seconds
+and words become queries). The network (`networks.py`) is trained with the source modality's queries and the first
+frame's mask of each clip, then tested with the target's: A2T and T2A. Its masks are drawn over frames of test clips
+(`masks_<protocol>.png` and `.pdf`).
 
 Protocols
 ---------
@@ -17,8 +18,8 @@ paper : what the public scripts measure: the epoch chosen on val with the *targe
 
 One training run keeps both epochs (`best.pt`, `best_paper.pt`). In results.json `value` is with the target's queries,
 `source_value` with the source's, `chance` with the target's query of a clip of another class: a network that ignores
-its query loses nothing by that. `--query raw` is the benchmark's own audio-to-audio setting
-without codes, `--query none` a network that is never told what to segment.
+its query loses nothing by that. `--query raw` is the benchmark's own audio-to-audio setting without codes, `--query
+none` a network that is never told what to segment.
 """
 
 from cmg.cli import command

@@ -46,7 +46,7 @@ def tinted(frames, masks, colour):
     return torch.where(masks[..., None], 0.5 * frames + 0.5 * tint, frames.float()).round().to(torch.uint8)
 
 
-def draw_masks(clips: list[MaskedClip]) -> Figure:
+def masks_figure(clips: list[MaskedClip]) -> Figure:
     """A panel per clip: a row for the true masks and for every query's, a column for every second."""
     seconds, n_rows = len(clips[0].frames), 1 + len(clips[0].predicted)
     columns = min(COLUMNS, len(clips))
@@ -56,21 +56,21 @@ def draw_masks(clips: list[MaskedClip]) -> Figure:
     for panel in panels[len(clips):]:
         panel.remove()
     for panel, clip in zip(panels, clips):
-        _draw_clip(panel, clip)
+        _fill_panel(panel, clip)
     names = ["true mask", *clips[0].predicted]
     handles = [Patch(color=_unit(colour), label=name) for name, colour in zip(names, COLOURS.values())]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
 
 
-def _draw_clip(panel, clip):
+def _fill_panel(panel, clip):
     rows = {"true mask": clip.truth}
     for name, (masks, iou) in clip.predicted.items():
         rows[f"{name}\nIoU {_percent(iou.mean())}"] = masks
     for row, (masks, colour) in enumerate(zip(rows.values(), COLOURS.values())):
-        for second, picture in enumerate(tinted(clip.frames, masks, colour)):
+        for second, frame in enumerate(tinted(clip.frames, masks, colour)):
             left, right, top, bottom = second, second + 1 - GAP, row, row + 1 - GAP
-            panel.imshow(picture.numpy(), extent=(left, right, bottom, top))
+            panel.imshow(frame.numpy(), extent=(left, right, bottom, top))
             _outline(panel, masks[second].numpy(), (left, right, top, bottom), colour)
     for row, (_, iou) in enumerate(clip.predicted.values(), 1):
         for second, value in enumerate(iou):
@@ -103,9 +103,9 @@ def _unit(colour):
     return tuple(value / 255 for value in colour)
 
 
-def draw(path, clips: list[MaskedClip]) -> list[Path]:
+def save_masks(path, clips: list[MaskedClip]) -> list[Path]:
     """Write the figure as `path`.png and `path`.pdf, each atomically -> both paths."""
-    figure, written = draw_masks(clips), []
+    figure, written = masks_figure(clips), []
     for kind in ("png", "pdf"):
         written.append(Path(f"{path}.{kind}"))
         with replacing(written[-1]) as unfinished:

@@ -12,7 +12,7 @@ from cmg.data.features import FeatureSet
 from cmg.distributed import choose_device
 from cmg.downstream.avs.checkpoints import BEST, read, trained
 from cmg.downstream.avs.options import require_same
-from cmg.downstream.avs.picture import MaskedClip, Masks, draw
+from cmg.downstream.avs.picture import MaskedClip, Masks, save_masks
 from cmg.downstream.avs.queries import QueryReader, mismatched
 from cmg.downstream.avs.training import Training, batches, evaluate, to_frames
 from cmg.downstream.results import markdown_table, write_results
@@ -157,7 +157,7 @@ class Task:
                 name = "no query" if self.options["query"] == "none" else f"{m}'s query"
                 predicted[name] = Masks(logits.cpu() > 0, frame_iou(logits.cpu(), masks[0]))
             clips.append(MaskedClip(f"{clip.name} ({clip.category})", pictures[0], masks[0], predicted))
-        return draw(self.out / f"masks_{self.options['protocol']}", clips)
+        return save_masks(self.out / f"masks_{self.options['protocol']}", clips)
 
 
 def _table(rows):
