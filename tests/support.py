@@ -3,15 +3,19 @@
 import csv
 import itertools
 import os
+import wave
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cmg.configs import flat, with_values
+from cmg.data.avs import S4Clip
 from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.extract.hashed import HashedWords
 from cmg.methods import registry
 from cmg.models.pretrained import Pretrained, Tokens
 from cmg.pretrain import main, parse
@@ -87,6 +91,61 @@ def steps_of(trainer, number=None):
             yield trainer.train_step(batch)
             trainer.step += 1
         trainer.epoch += 1
+
+
+def write_s4_clip(folder, clip, frames, masks, tone):
+    """Write a clip as AVSBench's folder has it; `tone` in Hz, five seconds of 16 kHz."""
+    def picture(kind, second, array):
+        path = folder / "s4_data" / kind / clip.split / clip.category / clip.name / f"{clip.name}_{second + 1}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+
+    for second in range(5):
+        picture("visual_frames", second, frames[second])
+        if clip.split != "train" or second == 0:
+            picture("gt_masks", second, masks[second])
+    path = folder / "s4_data" / "audio_wav" / clip.split / clip.category / f"{clip.name}.wav"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sound = 9000 * np.sin(2 * np.pi * tone * np.arange(5 * 16000) / 16000)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(sound.astype("<i2").tobytes())
+
+
+def write_s4(folder):
+    """AVSBench's folder with 32-pixel clips of a red and a blue box, of which the class's one is masked: 16, 4 and 4
+    clips in pairs of the same frames."""
+    folder.mkdir()
+    tones = {"red_box": 300, "blue-box": 2500}
+    lines = ["name,start_time,category,split"]
+    for split, count in (("train", 16), ("val", 4), ("test", 4)):
+        for number in range(count):
+            category = list(tones)[number % 2]
+            clip = S4Clip(f"{split}_{number}", "0", category, split)
+            generator = np.random.default_rng([len(split), number // 2])  # pairs differ in sound and mask alone
+            frames = generator.integers(0, 40, (5, 32, 32, 3)).astype(np.uint8)
+            masks = np.zeros((5, 32, 32), np.uint8)
+            for name, channel, side in (("red_box", 0, 0), ("blue-box", 2, 16)):
+                y, x = generator.integers(0, 20), side + generator.integers(0, 6)
+                frames[:, y : y + 10, x : x + 10, channel] = 230
+                if name == category:
+                    masks[:, y : y + 10, x : x + 10] = 255
+            if clip.name == "test_1":
+                masks[4] = 0  # nothing sounds in the last frame
+            write_s4_clip(folder, clip, frames, masks, tones[category])
+            lines.append(f"{clip.name},0,{category},{split}")
+    (folder / "s4_meta_data.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def hashed_words(*sentences):
+    """Hashed words of sentences as `cmg.extract` stores them, ten a clip: ([n, 10, 300], valid [n, 10])."""
+    x, valid = torch.zeros(len(sentences), 10, 300), torch.zeros(len(sentences), 10, dtype=torch.bool)
+    for row, words in enumerate(sentences):
+        x[row, : len(words)], valid[row, : len(words)] = torch.from_numpy(HashedWords()(words)).half().float(), True
+    return x, valid
 
 
 def run(clips, out, *flags):

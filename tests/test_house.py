@@ -52,7 +52,8 @@ def test_requirements_are_the_same_in_both_files():
 
 
 def test_setup_finds_the_package_and_all_its_parts():
-    found = {"cmg"} | {f"cmg.{path.parent.name}" for path in (ROOT / "code" / "cmg").glob("*/__init__.py")}
+    code = ROOT / "code"
+    found = {".".join(path.parent.relative_to(code).parts) for path in code.rglob("__init__.py")}
     stub = (
         "import setuptools, runpy\n"
         "setuptools.setup = lambda **given: print(sorted(given['packages']), given['package_dir'], given['name'])\n"

@@ -17,14 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from cmg.data.pickles import BadPickle, array_of
 from cmg.errors import UserError
-
-try:
-    from PIL import Image
-except ImportError:  # an extra: only this task reads images
-    Image = None
 
 SPLITS = ("train", "val", "test")
 SECONDS = 5  # of a clip: one frame each
@@ -72,20 +68,20 @@ def read_s4(folder) -> S4Folder:
     UserError
         No table, a broken row, a name twice, an empty split, a missing frame or mask; the line names it.
     """
-    table = next((path for path in (Path(folder) / part / "s4_meta_data.csv" for part in ("", "Single-source"))
+    table = next((path for path in (Path(folder) / below / "s4_meta_data.csv" for below in ("", "Single-source"))
                   if path.is_file()), None)
     if table is None:
         raise UserError(f"--annotations {folder}: no s4_meta_data.csv there; expected the folder of AVSBench S4")
     splits = {split: [] for split in SPLITS}
     seen = set()
-    for place, fields in _rows(table):
+    for line, fields in _rows(table):
         clip = S4Clip(*fields[:4])
         if clip.split not in splits:
-            raise UserError(f"{place}: split {clip.split!r}; expected train, val or test")
+            raise UserError(f"{line}: split {clip.split!r}; expected train, val or test")
         if not clip.name or not clip.category:
-            raise UserError(f"{place}: empty name or category")
+            raise UserError(f"{line}: empty name or category")
         if clip.name in seen:
-            raise UserError(f"{place}: clip {clip.name} occurs twice")
+            raise UserError(f"{line}: clip {clip.name} occurs twice")
         seen.add(clip.name)
         splits[clip.split].append(clip)
     for split, clips in splits.items():
@@ -135,17 +131,15 @@ class S4Set(torch.utils.data.Dataset):
     """
 
     def __init__(self, folder: S4Folder, clips: list[S4Clip], size: int, cache=False):
-        if Image is None:
-            raise UserError("reading frames needs Pillow: pip install pillow, or this project with its extra [avs]")
         self.folder, self.clips, self.size = folder, clips, size
-        self.held = [self.read(clip) for clip in clips] if cache else None
+        self.cached = [self.read(clip) for clip in clips] if cache else None
 
     def __len__(self):
         return len(self.clips)
 
     def __getitem__(self, index):
         """-> (frames uint8 Tensor[5, h, w, 3], masks bool Tensor[1 or 5, h, w], index)."""
-        frames, masks = self.held[index] if self.held is not None else self.read(self.clips[index])
+        frames, masks = self.cached[index] if self.cached is not None else self.read(self.clips[index])
         return torch.from_numpy(frames), torch.from_numpy(masks), index
 
     def read(self, clip):
@@ -195,7 +189,7 @@ def _open(path, mode):
 
 
 def _rows(table):
-    """Rows below the header as (place, fields)."""
+    """Rows below the header as (file and line, fields)."""
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             rows = [(line, [field.strip() for field in row]) for line, row in enumerate(csv.reader(file), 1) if row]

@@ -116,9 +116,9 @@ class QueryReader:
         return rows
 
     def _quantized(self, modality, x, valid):
-        parts = [self.model.encode_modality(modality, a.to(self.device).float(), v.to(self.device)).quantized.cpu()
-                 for a, v in zip(x.split(256), valid.split(256))]
-        return torch.cat(parts).float()
+        return torch.cat([
+            self.model.encode_modality(modality, a.to(self.device).float(), v.to(self.device)).quantized.cpu()
+            for a, v in zip(x.split(256), valid.split(256))]).float()
 
 
 class _FirstSteps:

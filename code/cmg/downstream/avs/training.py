@@ -7,22 +7,14 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from cmg.downstream.avs.checkpoints import BEST, build
+from cmg.downstream.avs.losses import contrast, first_frame_bce, matching
 from cmg.errors import UserError
-from cmg.losses.avs import contrast, first_frame_bce, matching
 from cmg.metrics.segmentation import Scores
-from cmg.models.segmentation import Segmenter
 from cmg.optimisation import rate_factor
 from cmg.training import checkpoint
 from cmg.training.batches import epoch_order
 from cmg.training.recorder import Recorder
-
-BEST = {"strict": "best.pt", "paper": "best_paper.pt"}  # the epoch that each protocol tests
-
-
-def build(options, query_width, weights="none"):
-    """The network that a run's flags ask for."""
-    return Segmenter(query_width, options["backbone"], options["channels"], tuple(options["dilations"]),
-                     tuple(options["fusion"]), weights)
 
 
 def batches(dataset, order, workers):
@@ -119,18 +111,18 @@ class Training:
         for pictures, masks, index in tqdm(loader, desc=f"epoch {self.epoch + 1}", leave=False, disable=None):
             for group in self.optimizer.param_groups:
                 group["lr"] = options["lr"] * rate_factor(step, total, options["schedule"], options["warmup_steps"])
-            seen = options["train_frames"]
-            frames, masks = to_frames(pictures[:, :seen], self.device), masks.to(self.device)
+            n_frames = options["train_frames"]
+            frames, masks = to_frames(pictures[:, :n_frames], self.device), masks.to(self.device)
             if options["distort"]:
                 frames, masks = distorted(frames, masks, options["distort"])
-            query = self.queries["train"][self.source][index, :seen].to(self.device)
+            query = self.queries["train"][self.source][index, :n_frames].to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=options["precision"] == "bf16"):
-                maps = net.see(frames)
+                maps = net.encode(frames)
                 out = net.segment(maps, query, frames.shape[-2:])
-                compared = net.compared(maps, query) if contrasts else []
+                projections = net.projections(maps, query) if contrasts else []
             bce = first_frame_bce(out.logits, masks)
             match = matching(out.logits, out.maps, out.queries) if options["w_matching"] else bce.new_zeros(())
-            against = contrast(compared, masks, self.labels[index]) if compared else bce.new_zeros(())
+            against = contrast(projections, masks, self.labels[index]) if projections else bce.new_zeros(())
             loss = bce + options["w_matching"] * match + options["w_contrast"] * against
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -153,19 +145,11 @@ def evaluate(net, dataset, queries, options, device):
     net.eval()
     scores = {name: Scores() for name in queries}
     order = torch.arange(len(dataset)).split(options["batch_size"])
-    for pictures, masks, index in batches(dataset, [part.tolist() for part in order], options["workers"]):
+    for pictures, masks, index in batches(dataset, [positions.tolist() for positions in order], options["workers"]):
         frames, masks = to_frames(pictures, device), masks.to(device).flatten(0, 1)
         with torch.autocast(device.type, torch.bfloat16, enabled=options["precision"] == "bf16"):
-            maps = net.see(frames)
+            maps = net.encode(frames)
             for name, vectors in queries.items():
                 logits = net.segment(maps, vectors[index].to(device), frames.shape[-2:]).logits
                 scores[name].add(logits.float().flatten(0, 1), masks)
     return scores
-
-
-def read(path):
-    """Content of a run's checkpoint; `UserError` if it is another kind of checkpoint."""
-    content = checkpoint.load(path)
-    if not isinstance(content, dict) or (content.get("format"), content.get("task")) != (checkpoint.FORMAT, "avs"):
-        raise UserError(f"{path}: not a segmentation network; expected a file written by cmg.downstream.avs")
-    return content

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cmg.models.visual import BACKBONES
+from cmg.downstream.avs.backbones import BACKBONES
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 QUERY_WIDTH = 128  # of the benchmark's audio features, which TPAVI was made for
 
 
 class Segmented(NamedTuple):
-    """What the network says: mask logits [B, T, h, w]; of each fused stage its map and its aligned query."""
+    """The network's output: mask logits [B, T, h, w]; of each fused stage its map and its aligned query."""
 
     logits: torch.Tensor
     maps: list  # of Tensor[B, T, C, H, W]
@@ -122,7 +122,7 @@ class Decoder(nn.Module):
 
     def forward(self, maps, size):
         """maps : list of Tensor[B·T, C, H, W]; size : (h, w) of the frames -> Tensor[B·T, 1, h, w]."""
-        half = [max((side + 1) // 2, seen) for side, seen in zip(size, maps[0].shape[-2:])]  # none is shrunk
+        half = [max((side + 1) // 2, cells) for side, cells in zip(size, maps[0].shape[-2:])]  # none is shrunk
         # Sizes are given rather than doubled: sides that are no multiple of 32 do not come out even.
         sizes = [half, *(grid.shape[-2:] for grid in maps)]
         x = None
@@ -167,14 +167,14 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
-    def see(self, frames):
+    def encode(self, frames):
         """What does not depend on the query: frames [B, T, 3, h, w] in 0..1 -> four Tensor[B, T, C, H, W]."""
         x = (frames.flatten(0, 1) - self.mean) / self.std  # (B·T, 3, h, w)
         maps = (lateral(grid) for lateral, grid in zip(self.lateral, self.backbone(x)))
         return [grid.unflatten(0, frames.shape[:2]) for grid in maps]
 
     def segment(self, maps, query, size):
-        """maps : of `see`; query : Tensor[B, T, Q]; size : (h, w) of the frames -> Segmented."""
+        """maps : of `encode`; query : Tensor[B, T, Q]; size : (h, w) of the frames -> Segmented."""
         query, maps, queries = self.query(query), list(maps), []
         for stage, block in self.fusion.items():
             maps[int(stage)], aligned = block(maps[int(stage)], query)
@@ -183,10 +183,10 @@ class Segmenter(nn.Module):
         fused = [maps[int(stage)] for stage in self.fusion]
         return Segmented(logits.unflatten(0, query.shape[:2]), fused, queries)
 
-    def compared(self, maps, query):
+    def projections(self, maps, query):
         """What TPAVI multiplies at each fused stage, θ of the map and φ of the aligned query, as a list of pairs.
 
-        maps : of `see`; query : Tensor[B, T, Q] -> (Tensor[B, T, H, W, C/2], Tensor[B, T, C/2]) a stage.
+        maps : of `encode`; query : Tensor[B, T, Q] -> (Tensor[B, T, H, W, C/2], Tensor[B, T, C/2]) a stage.
         """
         query = self.query(query)
         return [(block.theta(maps[int(stage)].permute(0, 1, 3, 4, 2)), block.phi(block.align(query)))
@@ -194,4 +194,4 @@ class Segmenter(nn.Module):
 
     def forward(self, frames, query):
         """frames : Tensor[B, T, 3, h, w] in 0..1; query : Tensor[B, T, Q] -> Segmented."""
-        return self.segment(self.see(frames), query, frames.shape[-2:])
+        return self.segment(self.encode(frames), query, frames.shape[-2:])

@@ -39,13 +39,13 @@ def matching(logits, maps, queries):
     terms = []
     for grid, query in zip(maps, queries):
         inside = (F.adaptive_avg_pool2d(probability, grid.shape[-2:]) > 0.5).float()  # (B, T, H, W)
-        seen = torch.einsum("btchw,bthw->btc", grid.float(), inside)
-        seen = seen / (inside.sum((2, 3))[..., None] + EPSILON)
-        terms.append(-(F.cosine_similarity(seen, query.float(), dim=-1).relu() + EPSILON).log().mean())
+        pooled = torch.einsum("btchw,bthw->btc", grid.float(), inside)
+        pooled = pooled / (inside.sum((2, 3))[..., None] + EPSILON)
+        terms.append(-(F.cosine_similarity(pooled, query.float(), dim=-1).relu() + EPSILON).log().mean())
     return torch.stack(terms).mean()
 
 
-def contrast(compared, masks, labels):
+def contrast(projections, masks, labels):
     """What is masked should answer to its own clip's query rather than to that of a clip of another class.
 
     `matching` is smallest when all objects and all queries look the same; here they must differ. With v_i the mean
@@ -58,23 +58,23 @@ def contrast(compared, masks, labels):
 
     Parameters
     ----------
-    compared : list of (Tensor[B, T, H, W, C], Tensor[B, T, C]), of `Segmenter.compared`
+    projections : list of (Tensor[B, T, H, W, C], Tensor[B, T, C]), of `Segmenter.projections`
     masks : BoolTensor[B, 1, h, w]
     labels : LongTensor[B], classes of the clips
     """
     kept = masks.flatten(1).any(1)
     if not kept.any():
-        return compared[0][0].sum() * 0
+        return projections[0][0].sum() * 0
     masks, labels = masks[kept].float(), labels[kept]
     own = torch.arange(len(labels), device=labels.device)
     rival = labels[:, None] != labels
     rival[own, own] = True
     terms = []
-    for grid, query in compared:
+    for grid, query in projections:
         grid, query = grid[kept, 0].float(), query[kept, 0].float()
         weight = F.adaptive_avg_pool2d(masks, grid.shape[1:3])[:, 0]  # (b, H, W)
-        seen = torch.einsum("bhwc,bhw->bc", grid, weight) / weight.sum((1, 2))[:, None]
-        alike = SHARPNESS * F.normalize(seen, dim=1) @ F.normalize(query, dim=1).T  # (b, b)
-        alike = alike.masked_fill(~rival, -torch.inf)
-        terms.append((F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2)
+        pooled = torch.einsum("bhwc,bhw->bc", grid, weight) / weight.sum((1, 2))[:, None]
+        similarity = SHARPNESS * F.normalize(pooled, dim=1) @ F.normalize(query, dim=1).T  # (b, b)
+        similarity = similarity.masked_fill(~rival, -torch.inf)
+        terms.append((F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2)
     return torch.stack(terms).mean()
