@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from cmg.data.features import SCHEMA, FeatureFile, FeatureSet, FeatureWriter, place
 from cmg.data.pool import main as pool_grid
 from cmg.errors import UserError
-from cmg.training.batches import BLOCKS, ahead, epoch_order, feed
+from cmg.training.batches import BLOCKS, ahead, epoch_order, on_device
 from support import untrained
 
 SHAPES = {"video": (4, 2, 2, 3), "audio": (4, 5), "text": (3, 6)}
@@ -363,7 +363,7 @@ def test_blocks_from_disk_are_each_row_once_and_read_in_sequence(tmp_path, monke
     assert batches != epoch_order(1000, 8, 3, 2, blocks=True)
     shares = [epoch_order(1000, 8, 3, 1, rank, 2, blocks=True) for rank in (0, 1)]
     assert [a + b for a, b in zip(*shares)] == batches
-    found = list(feed(data, batches[5:], torch.device("cpu"), workers))  # a run resumed inside the epoch
+    found = list(on_device(data, batches[5:], torch.device("cpu"), workers))  # a run resumed inside the epoch
     for rows, batch in zip(batches[5:], found, strict=True):
         assert set(batch) == {"audio", "valid/audio"} and batch["audio"].dtype == torch.float32
         np.testing.assert_array_equal(batch["audio"], features["audio"][rows])

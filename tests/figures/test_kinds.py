@@ -1,4 +1,4 @@
-"""The other pictures: shares of codes, confusions, timelines, rooflines, masks."""
+"""The other pictures: shares of codes, confusions, timelines, rooflines."""
 
 import doctest
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from cmg.figures import codes, confusion, masks, roofline, timeline
+from cmg.figures import codes, confusion, roofline, timeline
 from cmg.figures.timeline import COLOURS
 
 
@@ -93,27 +93,3 @@ def test_roofline_has_its_corner_where_the_ceilings_meet():
         assert len(shown) >= 2
     ticks = [label.get_text() for label in axes.get_yticklabels()]
     assert "1,000" in ticks and not any("$" in tick for tick in ticks)
-
-
-def test_masks_colour_half_of_what_they_cover():
-    frames = np.full((2, 4, 6, 3), 100, np.uint8)
-    mask = np.zeros((2, 4, 6), bool)
-    mask[1, :2, :3] = True
-    shown = masks.overlay(frames, mask, "#FF0000")
-    assert shown.dtype == np.uint8 and (shown[0] == 100).all() and (shown[1, 2:] == 100).all()
-    assert (shown[1, :2, :3] == [round(50 + 127.5), 50, 50]).all()
-
-
-def test_masks_are_rows_of_seconds():
-    frames = np.zeros((5, 8, 8, 3), np.uint8)
-    mask = np.zeros((5, 8, 8), bool)
-    mask[:, 2:4] = True
-    rows = {"truth": mask, "audio query": mask, "text query": ~mask}
-    pages = masks.draw([masks.Clip(f"clip {n}", frames, rows) for n in range(5)])
-    blocks = [block for page in pages for block in page.subfigs]
-    assert len(pages) > 1 and [block.get_suptitle() for block in blocks] == [f"clip {n}" for n in range(5)]
-    grid = np.array(blocks[0].axes, dtype=object).reshape(3, 5)
-    assert [axes.get_ylabel() for axes in grid[:, 0]] == list(rows)
-    assert [axes.get_xlabel() for axes in grid[-1]] == ["1 s", "2 s", "3 s", "4 s", "5 s"]
-    expected = masks.overlay(frames, mask, masks.COLOURS[1])[3]
-    assert np.array_equal(grid[1, 3].images[0].get_array(), expected)

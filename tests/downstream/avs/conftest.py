@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from cmg.presets import PRESETS
 from torch.nn import functional as F
 
 from cmg.data.avs import read_s4
@@ -11,9 +10,8 @@ from cmg.downstream.avs.queries import QueryReader
 from cmg.extract.backbones import Choice
 from cmg.extract.hashed import HashedWords
 from cmg.extract.logmel import LogMel
-from cmg.models.unified import UnifiedModel
 from cmg.training import checkpoint
-from support import hashed_words, write_s4
+from support import hashed_words, untrained, write_s4
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +24,8 @@ def pretrained(tmp_path_factory, s4):
     """A checkpoint whose audio and text of the same class lie close to the same code, fitted to do so."""
     torch.manual_seed(0)
     shapes = {"audio": (10, *LogMel.shape), "text": (10, *HashedWords.shape)}
-    args = {**PRESETS["small"], "dim": 16, "codes": 8, "layers": 1, "seed": 0}
-    model = UnifiedModel(shapes, args)
+    path = tmp_path_factory.mktemp("pretrained") / "best.pt"
+    model = untrained(path, shapes, codes=8)
     model.codebook.embedding.copy_(F.layer_norm(torch.randn(8, 16), (16,)))  # within reach of Φ's last LayerNorm
     folder = read_s4(s4)
     reader = QueryReader(folder, "raw", backbones={"audio": Choice("audio", "logmel")})
@@ -37,19 +35,16 @@ def pretrained(tmp_path_factory, s4):
     everything = torch.ones(sound.shape[:2], dtype=torch.bool)
     wanted = model.codebook.embedding[:2]
     optimizer = torch.optim.Adam(model.semantic.parameters(), lr=3e-3)
-    model.eval()
     for _ in range(60):
         loss = 0
         for m, x, valid in (("audio", sound, everything), ("text", words, spoken)):
             encoder = model.semantic[m]
-            said = encoder(encoder.front(x, valid), valid)
+            said = encoder(encoder.inputs(x, valid), valid)
             loss = loss + F.mse_loss(said[valid], wanted[:, None].expand_as(said)[valid])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    path = tmp_path_factory.mktemp("pretrained") / "best.pt"
-    checkpoint.save(path, {"format": 1, "args": args, "shapes": {m: list(s) for m, s in shapes.items()},
-                           "model": model.state_dict(), "pretrain_ids": ["elsewhere"], "epoch": 0, "step": 0})
+    checkpoint.save(path, checkpoint.load(path) | {"model": model.state_dict(), "pretrain_ids": ["elsewhere"]})
     return path
 
 

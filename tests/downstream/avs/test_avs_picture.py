@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
-from PIL import Image
 
-from cmg.downstream.avs.picture import MaskedClip, Masks, masks_figure, save_masks, tinted
+from cmg.downstream.avs.picture import MaskedClip, Masks, draw, tinted
 
 GREEN, BLUE, ORANGE = (0, 158, 115), (86, 180, 233), (230, 159, 0)
 
@@ -27,7 +26,7 @@ def test_half_of_the_colour_goes_over_masked_pixels_alone():
 
 
 def test_rows_are_truth_and_queries_and_columns_are_seconds():
-    figure = masks_figure([clip("a (cat)"), clip("b (dog)", (0.25, 0.333)), clip("c (cat)")])
+    (figure,) = draw([clip("a (cat)"), clip("b (dog)", (0.25, 0.333)), clip("c (cat)")])
     assert [panel.get_title() for panel in figure.axes] == ["a (cat)", "b (dog)", "c (cat)"]
     panel = figure.axes[1]
     assert [tick.get_text() for tick in panel.get_xticklabels()] == ["second 1", "second 2"]
@@ -45,7 +44,7 @@ def test_rows_are_truth_and_queries_and_columns_are_seconds():
 
 
 def test_outlines_run_along_the_masks_in_the_colours_of_the_legend():
-    figure = masks_figure([clip("a (cat)")])
+    (figure,) = draw([clip("a (cat)")])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["true mask", "audio's query", "text's query"]
     named = [to_hex(patch.get_facecolor()) for patch in legend.get_patches()]
@@ -62,15 +61,6 @@ def test_outlines_run_along_the_masks_in_the_colours_of_the_legend():
 
 def test_one_query_alone_has_one_row():
     alone = clip("a (cat)")._replace(predicted={"no query": clip("").predicted["audio's query"]})
-    figure = masks_figure([alone])
+    (figure,) = draw([alone])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["true mask", "no query"]
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["true mask", "no query\nIoU 75 %"]
-
-
-def test_the_figure_is_written_as_png_and_pdf(tmp_path):
-    written = save_masks(tmp_path / "masks_strict", [clip("a (cat)")])
-    assert written == [tmp_path / "masks_strict.png", tmp_path / "masks_strict.pdf"]
-    assert sorted(tmp_path.iterdir()) == sorted(written)
-    with Image.open(written[0]) as picture:
-        assert picture.size == tuple((150 * masks_figure([clip("a (cat)")]).get_size_inches()).astype(int))
-    assert written[1].read_bytes().startswith(b"%PDF-")

@@ -1,7 +1,6 @@
 """Masks over the frames of test clips, as one figure: true ones, and what each query gives."""
 
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cmg.files import replacing
+from cmg.figures.style import styled
 
 # Okabe and Ito's colours, which are told apart by colour-blind readers as well.
 COLOURS = {"truth": (0, 158, 115), "source": (86, 180, 233), "target": (230, 159, 0)}
@@ -46,8 +45,9 @@ def tinted(frames, masks, colour):
     return torch.where(masks[..., None], 0.5 * frames + 0.5 * tint, frames.float()).round().to(torch.uint8)
 
 
-def masks_figure(clips: list[MaskedClip]) -> Figure:
-    """A panel per clip: a row for the true masks and for every query's, a column for every second."""
+@styled
+def draw(clips: list[MaskedClip]) -> list[Figure]:
+    """One page, a panel per clip: a row for the true masks and for every query's, a column for every second."""
     seconds, n_rows = len(clips[0].frames), 1 + len(clips[0].predicted)
     columns = min(COLUMNS, len(clips))
     lines = math.ceil(len(clips) / columns)
@@ -59,8 +59,8 @@ def masks_figure(clips: list[MaskedClip]) -> Figure:
         _fill_panel(panel, clip)
     names = ["true mask", *clips[0].predicted]
     handles = [Patch(color=_unit(colour), label=name) for name, colour in zip(names, COLOURS.values())]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    return figure
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return [figure]
 
 
 def _fill_panel(panel, clip):
@@ -101,13 +101,3 @@ def _percent(share):
 
 def _unit(colour):
     return tuple(value / 255 for value in colour)
-
-
-def save_masks(path, clips: list[MaskedClip]) -> list[Path]:
-    """Write the figure as `path`.png and `path`.pdf, each atomically -> both paths."""
-    figure, written = masks_figure(clips), []
-    for kind in ("png", "pdf"):
-        written.append(Path(f"{path}.{kind}"))
-        with replacing(written[-1]) as unfinished:
-            figure.savefig(unfinished, format=kind, dpi=150)
-    return written

@@ -12,13 +12,14 @@ from cmg.data.features import FeatureSet
 from cmg.distributed import choose_device
 from cmg.downstream.avs.checkpoints import BEST, read, trained
 from cmg.downstream.avs.options import require_same
-from cmg.downstream.avs.picture import MaskedClip, Masks, save_masks
+from cmg.downstream.avs.picture import MaskedClip, Masks, draw
 from cmg.downstream.avs.queries import QueryReader, mismatched
 from cmg.downstream.avs.training import Training, batches, evaluate, to_frames
 from cmg.downstream.results import markdown_table, write_results
 from cmg.downstream.task import tell_pretrained
 from cmg.errors import UserError
 from cmg.extract.backbones import Choice
+from cmg.figures.style import save
 from cmg.files import held, write_atomically
 from cmg.metrics.segmentation import frame_iou
 from cmg.training import checkpoint
@@ -121,9 +122,9 @@ class Task:
                           self.device)
         rows = self._rows(scores, content)
         written = write_results(self.out, rows)
-        pictures = self._draw(net, dataset, queries)
+        picture = self._draw(net, dataset, queries)
         print(f"AVS-S4, {self.out / BEST[protocol]}, {protocol}, epoch {content['epoch']}\n")
-        print("\n".join([f"{_table(rows)}\n", str(written), *map(str, pictures)]))
+        print("\n".join([f"{_table(rows)}\n", str(written), str(picture)]))
         return rows
 
     def _rows(self, scores, content):
@@ -157,7 +158,7 @@ class Task:
                 name = "no query" if self.options["query"] == "none" else f"{m}'s query"
                 predicted[name] = Masks(logits.cpu() > 0, frame_iou(logits.cpu(), masks[0]))
             clips.append(MaskedClip(f"{clip.name} ({clip.category})", pictures[0], masks[0], predicted))
-        return save_masks(self.out / f"masks_{self.options['protocol']}", clips)
+        return save(draw(clips), self.out / f"masks_{self.options['protocol']}.png")
 
 
 def _table(rows):
