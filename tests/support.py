@@ -222,9 +222,6 @@ class OneHotModel(Pretrained):
         self.modalities = tuple(m for m in ("audio", "video", "text") if m in self.shapes)
         self.book = torch.randn(self.size, 16, generator=torch.Generator().manual_seed(0))
 
-    def fits(self, modality, shape):
-        return True
-
     def encode_modality(self, modality, features, valid=None):
         codes = (features[..., : self.size].argmax(-1) + self.shift.get(modality, 0)) % self.size
         return Tokens(codes, self.book[codes], features)

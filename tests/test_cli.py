@@ -17,7 +17,7 @@ from cmg.cli import command, number, whole
 from support import CODE, ROOT
 
 COMMANDS = ["pretrain", "tables.__main__", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
-            "data.pool", "extract.__main__", "training.released", *(f"downstream.{task}" for task in (
+            "data.pool", "extract.__main__", "released.checkpoints", *(f"downstream.{task}" for task in (
                 "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval", "codebook"))]
 
 

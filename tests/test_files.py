@@ -220,5 +220,5 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_not_used(finished):
         checkpoint.build_model({**content, "model": bad})
     with pytest.raises(UserError, match="epoch 1: its weights do not fit its flags .*Missing key"):
         checkpoint.build_model({**content, "model": {}})
-    with pytest.raises(UserError, match="do not fit its flags .'dim'"):
+    with pytest.raises(UserError, match="do not fit its flags .*Missing key"):
         checkpoint.build_model({**content, "args": {}})

@@ -208,7 +208,7 @@ def test_pretrain_script_refuses_what_is_no_number_of_processes(processes):
 
 def test_the_sizes_in_the_pretrain_script_are_those_of_its_preset(called):
     given = called("scripts/pretrain.sh")[0][2:]
-    shown, preset = vars(parse(given)), vars(parse(["--data", "synthetic", "--out", "x", "--preset", "small"]))
+    shown, preset = parse(given).flags, parse(["--data", "synthetic", "--out", "x", "--preset", "small"]).flags
     free = {"out", "resume", "modalities", "checkpoint_epochs", "w_align", "cpc_temperature"}
     assert {name for name in preset if shown[name] != preset[name]} <= free
 

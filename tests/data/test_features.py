@@ -159,7 +159,7 @@ DAMAGE = {
     "numbers as id": (lambda h5: _replace(h5, "id", [1, 2, 3]), "'id' must be one column of strings"),
     "latin id": (lambda h5: _replace(h5, "id", np.array([b"a", b"b", b"\xfc"])), "'id' is not UTF-8"),
     "float64": (lambda h5: _replace(h5, "audio", np.zeros((3, 4, 5))), "'audio' is float64 .*expected float16"),
-    "dimensions": (lambda h5: _replace(h5, "audio", np.zeros((3, 4), "f4")), r"expected .* \[N,T,A\]"),
+    "dimensions": (lambda h5: _replace(h5, "audio", np.zeros((3, 4), "f4")), r"expected .* \[N,T,C\]"),
     "no clips": (lambda h5: _replace(h5, "id", np.array([], "S3")), "holds no clips"),
 }
 

@@ -125,5 +125,5 @@ def test_nothing_is_drawn_where_nothing_was_asked_for():
 
     help_ = "import cmg\nfrom cmg.pretrain import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     assert loaded(help_).splitlines()[-1] == "[]"
-    found = loaded("from cmg.figures import bars, codes, confusion, lines, masks, roofline, timeline")
+    found = loaded("from cmg.figures import bars, codes, confusion, lines, roofline, timeline")
     assert "'matplotlib.figure'" in found and "pyplot" not in found

@@ -84,10 +84,14 @@ def test_picture_has_a_panel_for_every_evaluation_and_metric(tmp_path, monkeypat
                                                                                "audio")],
              "ave-60": [row("accuracy", 50.0)], "avvp paper": [row("precision", 7.0, protocol="paper")],
              "retrieval": [row("codes_r10", 5.0), row("codes_median_rank", 50.0)]}
-    file = tmp_path / "t.txt"
-    file.write_text("@ave [accuracy segment_accuracy]: cmg.downstream.ave\n@ave-60: cmg.downstream.ave --checkpoint x\n"
-                    "@avvp paper: cmg.downstream.avvp\n@retrieval [codes_r10 codes_median_rank]: "
-                    "cmg.downstream.retrieval\nrow:\n")
+    file = tmp_path / "t.toml"
+    file.write_text('''
+        evaluations.ave = {task = "ave", metrics = ["accuracy", "segment_accuracy"]}
+        evaluations.ave-60 = {task = "ave", flags = "--checkpoint x"}
+        evaluations."avvp paper" = {task = "avvp"}
+        evaluations.retrieval = {task = "retrieval", metrics = ["codes_r10", "codes_median_rank"]}
+        rows = [{name = "row"}]
+        ''')
     cells = [Finished("row", seed, found) for seed in (0, 1)] + [Finished("other", 0, {"ave": found["ave"][:1]})]
     panels = drawn(monkeypatch, report.bars, tmp_path, cells, read_table(file).evaluations)
     assert [(panel.title, panel.ylabel, panel.groups) for panel in panels] == [
@@ -103,8 +107,8 @@ def test_picture_of_a_sweep_is_lines_over_what_was_swept(tmp_path, monkeypatch):
              for n in (32, 64) for seed in (0, 2)]
     for cell in cells:
         cell.flags = ["--epochs", "64", "--codes", cell.name.split()[1], "--batch-size", "32"]
-    file = tmp_path / "t.txt"
-    file.write_text("@ave: cmg.downstream.ave\nAV 32:\nAV 64:\n")
+    file = tmp_path / "t.toml"
+    file.write_text('evaluations.ave = {task = "ave"}\nrows = [{name = "AV 32"}, {name = "AV 64"}]\n')
     panels, number = drawn(monkeypatch, report.lines, tmp_path, cells, read_table(file).evaluations)
     assert number == "codes"
     assert panels == [report.lines.Panel("AVE clip top-1", "accuracy, %", {"AV, V→A": [

@@ -189,7 +189,7 @@ class FeatureFile:
             self.shapes[m], self.dtypes[m], self.kinds[m] = tuple(x.shape[1:]), x.dtype, kind
         timed = {m: self.shapes[m][0] for m in self.modalities if modalities.modality(m).timed}
         if len(set(timed.values())) > 1:
-            steps = " but ".join(f"{steps} steps of {m}" for m, steps in timed.items())
+            steps = " but ".join(f"{steps} of {m}" for m, steps in timed.items()).replace(" of", " steps of", 1)
             raise UserError(f"{self.path}: {steps} per clip")
 
     def _declare(self, names):

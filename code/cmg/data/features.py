@@ -103,9 +103,11 @@ class FeatureSet(torch.utils.data.Dataset):
                 continue
             if m not in file.modalities:
                 raise UserError(f"{file.path}: has no '{m}' features, only {', '.join(file.modalities)}")
-            if file.shapes[m] != self.shapes[m] or file.kinds[m] != self.kinds[m]:
-                there = f"{self.kinds[m]} of shape {self.shapes[m]} in {first.path}"
-                raise UserError(f"{file.path}: '{m}' clips are {file.kinds[m]} of shape {file.shapes[m]}, but {there}")
+            if file.shapes[m] != self.shapes[m]:
+                there = f"{self.shapes[m]} in {first.path}"
+                raise UserError(f"{file.path}: '{m}' clips have shape {file.shapes[m]}, but {there}")
+            if file.kinds[m] != self.kinds[m]:
+                raise UserError(f"{file.path}: '{m}' holds {file.kinds[m]}, but {self.kinds[m]} in {first.path}")
             mine, theirs = self.provenance[m], of_attributes(file.attrs, m)
             found = differing(mine, theirs) or next((  # of an encoder that nobody knows nothing else can be said
                 (name, getattr(mine, name), getattr(theirs, name)) for name in ("backbone", "sha256")

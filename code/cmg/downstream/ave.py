@@ -284,7 +284,7 @@ def open_task(args, content, device) -> AveTask:
     annotations = read_ave(annotations)
     pairs = directions(list(content["shapes"]), FeatureFile(paths[0]).modalities, args.source, args.target)
     features = FeatureSet(paths, ordered(m for pair in pairs for m in pair))
-    build_model(content).check(features)
+    build_model(content, device).check(features)
     task = AveTask(features, annotations, pairs, settings, content["pretrain_ids"], device)
     for line in annotations.skipped + annotations.notes:
         print(f"warning: {line}", file=sys.stderr)

@@ -51,7 +51,7 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-from cmg import downstream
+from cmg.downstream.registry import TASKS
 from cmg.errors import UserError
 from cmg.files import read_text
 
@@ -217,11 +217,10 @@ def _module(task: str, folder: Path, place: str) -> str:
         if not path.is_file():
             raise UserError(f"{place}: task: {path}: no such file; expected a .py file, or a task of cmg.downstream")
         return str(path)
-    name, modules = task.removeprefix("cmg.downstream."), Path(downstream.__file__).parent.glob("*.py")
-    tasks = sorted(file.stem for file in modules if "__main__" in file.read_text(encoding="utf-8"))
-    if name not in tasks:
-        raise UserError(f"{place}: task: there is no {task!r}; {_nearest(name, tasks)}")
-    return f"cmg.downstream.{name}"
+    name = task.removeprefix("cmg.downstream.")
+    if name not in TASKS:
+        raise UserError(f"{place}: task: there is no {task!r}; {_nearest(name, sorted(TASKS))}")
+    return f"cmg.downstream.{TASKS[name].module}"
 
 
 def _nearest(name: str, known) -> str:

@@ -131,7 +131,7 @@ def build_model(content, device="cpu", path="checkpoint", method=None) -> Pretra
     try:
         cls, config = method_of(content, path, method)
         model = cls.rebuild(shapes, config)
-        if all(state[name].dtype == torch.float64 for name, _ in model.named_parameters()):
+        if all(state[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in state):
             model.double()  # as public checkpoints are: their codes are those of float64
         model.load_state_dict(state, strict=True)
     except (AttributeError, KeyError, RuntimeError) as error:

@@ -16,8 +16,8 @@ from cmg.errors import UserError
 from cmg.extract.backbones import Choice
 from cmg.files import held
 from cmg.metrics.segmentation import Scores
-from cmg.models.unified import UnifiedModel
 from cmg.training import checkpoint
+from support import untrained
 
 
 def best_without_query(masks):
@@ -138,9 +138,7 @@ def test_what_a_user_can_get_wrong_is_one_line(run, pretrained, tmp_path):
     assert "no s4_meta_data.csv there" in refused(run, "--annotations", tmp_path)
     assert "not a segmentation network" in refused(run, "--stage", "test", "--out", pretrained.parent)
     content = checkpoint.read(pretrained)
-    silent = {"args": content["args"], "shapes": {"audio": content["shapes"]["audio"]}}
-    model = UnifiedModel(silent["shapes"], silent["args"]).state_dict()
-    checkpoint.save(tmp_path / "silent.pt", {**content, **silent, "model": model})
+    untrained(tmp_path / "silent.pt", {"audio": content["shapes"]["audio"]})
     assert refused(run, "--checkpoint", tmp_path / "silent.pt").endswith(
         "--target text: --checkpoint has only audio")
 
