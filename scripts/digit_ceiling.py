@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))  # runs from any folder, without an installation
 
 from cmg.data.ave import clip_labels, read_ave, segment_labels
-from cmg.downstream.probe import ProbeData, fit_selected
+from cmg.downstream.probe import ClipProbes, ProbeData, SegmentProbes, fit_selected
 from cmg.downstream.results import markdown_table
 from cmg.downstream.task import STRICT, mean, std
 
@@ -54,10 +54,10 @@ def main():
     lines = []
     for source, target in (("video", "audio"), ("audio", "video")):
         line = [f"{source} → {target}"]
-        for kind in ("clip", "segment"):
+        for kind, probes in (("clip", ClipProbes), ("segment", SegmentProbes)):
             train, val = (data(split, source, kind) for split in SPLITS[:2])
-            outputs = len(ave.classes) + (kind == "segment")
-            chosen = fit_selected(kind, train, val, outputs, **settings.fit_arguments())
+            outputs = len(ave.classes) + probes.background
+            chosen = fit_selected(probes, train, val, outputs, **settings.fit_arguments())
             values = chosen.probes.score(data("test", target, kind)).accuracy
             line.append(f"{mean(values):.1f} ± {std(values):.1f}")
         lines.append(line)

@@ -11,7 +11,7 @@ from cmg.data.ave import AveAnnotations, Clip, read_ave, video_ids
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream import ave
 from cmg.downstream.ave import AveTask, Encoded, Settings, evaluate, main
-from cmg.downstream.probe import fit
+from cmg.downstream.probe import ClipProbes, SegmentProbes, fit
 from cmg.downstream.results import find_checkpoints, markdown_table, write_results
 from cmg.downstream.tokens import TokenSet, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
@@ -192,10 +192,10 @@ def test_paper_protocol_is_the_best_epoch_on_the_train_split(features, clips):
     rows = by_key(evaluate(model, features, annotations_of(clips), [("video", "audio")], settings))
     task = AveTask(features, annotations_of(clips), [("video", "audio")], settings)
     encoded = Encoded(model, task)
-    for kind, metric in (("clip", "accuracy"), ("segment", "segment_accuracy")):
+    for kind, heads, metric in (("clip", ClipProbes, "accuracy"), ("segment", SegmentProbes, "segment_accuracy")):
         source, target = (encoded.data("train", m, kind) for m in ("video", "audio"))
         log = [(probes.score(target).accuracy, probes.score(source).accuracy) for _, probes in
-               fit(kind, source, task.outputs(kind), seeds=[0, 1], lrs=[4e-4], epochs=5, batch_size=8, clip_norm=0.5)]
+               fit(heads, source, task.outputs(kind), seeds=[0, 1], lrs=[4e-4], epochs=5, batch_size=8, clip_norm=0.5)]
         best = [torch.stack(figures).max(0).values for figures in zip(*log)]
         row = rows["video", "audio", metric]
         assert row["value"] == pytest.approx(best[0].mean().item(), abs=1e-4)

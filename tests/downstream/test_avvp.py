@@ -13,7 +13,7 @@ from cmg.data.avvp import AvvpAnnotations, Event, event_labels, locate, read_avv
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream import ave_avvp, avvp
 from cmg.downstream.events import localisation
-from cmg.downstream.probe import Probes, fit, probe_data
+from cmg.downstream.probe import EventProbes, fit, probe_data
 from cmg.downstream.task import Settings
 from cmg.downstream.tokens import TokenSet
 from cmg.errors import UserError
@@ -110,7 +110,7 @@ def test_clips_are_found_by_their_name_or_their_video():
     assert missing == ["xyz_0_10"] and video_of("-a_b_0_10") == "-a_b"
 
 
-# The probe of kind "events".
+# EventProbes.
 
 
 def tokens_of(codes, valid=None):
@@ -125,8 +125,8 @@ def test_events_loss_and_score_are_those_of_every_second_listed():
     valid = torch.rand(7, 10, generator=generator) < 0.8
     labels = torch.rand(7, 10, 4, generator=generator) < 0.3
     data = probe_data(tokens_of(codes, valid), labels)
-    probes = Probes("events", 8, 4, [0, 1], [1e-3, 1e-3], dtype=torch.float64)
-    w1, b1, w2, b2, alpha = probes.parameters
+    probes = EventProbes(8, 4, [0, 1], [1e-3, 1e-3], dtype=torch.float64)
+    w1, b1, w2, b2, alpha = (stack.detach() for stack in probes.parameters())
     assert alpha.tolist() == [[0.1] * 4] * 2
     x, y = tokens_of(codes).quantized[valid], labels[valid].double()  # (n, D), (n, K+1)
     for p in range(2):
@@ -143,9 +143,9 @@ def test_events_probe_learns_two_classes_at_once():
     codes = torch.arange(4).repeat(10, 5)[:, :10]
     table = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)  # code 2 is both
     data = probe_data(tokens_of(codes), table[codes])
-    *_, (_, probes) = fit("events", data, 3, seeds=[0], lrs=[3e-2], epochs=30, batch_size=5)
+    *_, (_, probes) = fit(EventProbes, data, 3, seeds=[0], lrs=[3e-2], epochs=30, batch_size=5)
     assert probes.score(data).accuracy.item() == 100.0
-    assert (probes.parameters[4] > 0.1).all()  # nothing holds the weights of the log loss back
+    assert (probes.alpha > 0.1).all()  # nothing holds the weights of the log loss back
 
 
 # The tasks, on codes that say which class it is: 0..2 a class, 3 nothing; shifted by 4 for a split codebook.

@@ -7,10 +7,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cmg.downstream.probe import Probes, batches, constant_accuracy, fit, fit_selected, max_over_time, probe_data
+from cmg.downstream.probe import (
+    ClipProbes,
+    EventProbes,
+    MaxOverTime,
+    SegmentProbes,
+    batches,
+    constant_accuracy,
+    data_of_present,
+    fit,
+    fit_selected,
+    probe_data,
+)
 from cmg.downstream.tokens import TokenSet
 from support import FIXTURES
 
+KINDS = [ClipProbes, SegmentProbes, EventProbes]
 NAMES = ("linear.weight", "linear.bias", "event_classifier.weight", "event_classifier.bias")
 
 
@@ -29,21 +41,21 @@ def random_data(kind, n=50, steps=6, dim=8, codes=12, classes=4, dtype=torch.flo
     code = torch.randint(codes, (n, steps), generator=g)
     valid = torch.rand(n, steps, generator=g) < 0.7 if ragged else torch.ones(n, steps, dtype=torch.bool)
     valid[:, -1] = True
-    labels = torch.randint(classes, (n,) if kind == "clip" else (n, steps), generator=g)
-    if kind == "events":
+    labels = torch.randint(classes, (n,) if kind is ClipProbes else (n, steps), generator=g)
+    if kind is EventProbes:
         labels = torch.rand(n, steps, classes, generator=g) < 0.3
     return probe_data(tokens_of(book[code], code, valid), labels), book[code], valid
 
 
-@pytest.mark.parametrize("kind", ["clip", "segment"])
+@pytest.mark.parametrize("kind", KINDS[:2])
 def test_fixture(kind):
     """Logits of the public downstream heads, 1e-9 in float64."""
-    fixture = np.load(FIXTURES / f"probe_{kind}.npz")
+    fixture = np.load(FIXTURES / {ClipProbes: "probe_clip.npz", SegmentProbes: "probe_segment.npz"}[kind])
     code = torch.from_numpy(fixture["code"])  # (4, 10, 8)
-    data = probe_data(tokens_of(code), torch.zeros(4 if kind == "clip" else (4, 10), dtype=torch.int64))
-    probes = Probes(kind, 8, 7, seeds=[0, 1], lrs=[1e-3, 1e-3], dtype=torch.float64)
-    for stack, name in zip(probes.parameters, NAMES):
-        stack[1] = torch.from_numpy(fixture[f"state/{name}"])
+    data = probe_data(tokens_of(code), torch.zeros(4 if kind is ClipProbes else (4, 10), dtype=torch.int64))
+    probes = kind(8, 7, seeds=[0, 1], lrs=[1e-3, 1e-3], dtype=torch.float64)
+    for stack, name in zip(probes.parameters(), NAMES):
+        stack.data[1] = torch.from_numpy(fixture[f"state/{name}"])
     logits = probes.logits(data)
     reference = torch.from_numpy(fixture["logits"])
     assert logits[1].shape == reference.shape
@@ -51,16 +63,24 @@ def test_fixture(kind):
     assert (logits[0] - reference).abs().max() > 1e-3  # the other probe keeps its own weights
 
 
-def test_max_over_time():
+def test_max_over_time_and_its_gradient():
+    """Those of autograd, also by finite differences; a vector that a clip holds twice counts once."""
     g = torch.Generator().manual_seed(1)
-    table, index = torch.randn(9, 5, generator=g), torch.randint(9, (7, 4), generator=g)
-    assert torch.equal(max_over_time(table, index), table[index].max(1).values)
+    vectors, index = torch.randn(9, 3, generator=g).double(), torch.randint(9, (7, 4), generator=g)
+    weight, bias = (torch.randn(*shape, generator=g).double().requires_grad_() for shape in ((5, 3), (5,)))
+    plain = F.linear(vectors, weight, bias)[index].max(1).values
+    top = MaxOverTime.apply(vectors, weight, bias, index)
+    assert torch.equal(top, plain)
+    slope = torch.randn(7, 5, generator=g).double()
+    for ours, reference in zip(*(torch.autograd.grad(out, (weight, bias), slope) for out in (top, plain))):
+        torch.testing.assert_close(ours, reference)
+    assert torch.autograd.gradcheck(lambda *layer: MaxOverTime.apply(vectors, *layer, index), (weight, bias))
 
 
 def test_batches_are_the_clips_in_their_order():
     """With the whole table where it is small, else with the vectors that are used; the last batch is what is left."""
     for codes in (12, 500):
-        data, dense, valid = random_data("segment", n=10, codes=codes, ragged=True)
+        data, dense, valid = random_data(SegmentProbes, n=10, codes=codes, ragged=True)
         order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
         parts = list(batches(data, order, 4))
         assert [len(part.labels) for part in parts] == [4, 4, 2]
@@ -71,24 +91,24 @@ def test_batches_are_the_clips_in_their_order():
         assert torch.equal(torch.cat([part.valid for part in parts]), valid[order])
 
 
-@pytest.mark.parametrize("kind", ["clip", "segment", "events"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("codes", [12, 500])
 def test_gradients_are_those_of_autograd(kind, codes):
     """In float64, of three probes, by the plain loss of dense tokens; nothing else takes part in a step."""
     data, dense, valid = random_data(kind, codes=codes, ragged=True)
-    probes = Probes(kind, 8, 4, [0, 1, 2], [1.0] * 3, dtype=torch.float64)
+    probes = kind(8, 4, [0, 1, 2], [1.0] * 3, dtype=torch.float64)
     part, = batches(data, torch.arange(50), 50)
     ours = probes.gradients(part)
-    leaves = [stack.clone().requires_grad_() for stack in probes.parameters]
+    leaves = [stack.detach().clone().requires_grad_() for stack in probes.parameters()]
     first, bias, second, last, *alpha = leaves
     hidden = torch.einsum("ntd,phd->pnth", dense, first) + bias[:, None, None]
-    if kind == "clip":
+    if kind is ClipProbes:
         hidden = hidden.masked_fill(~valid[..., None], -torch.inf).max(2).values
     logits = torch.einsum("p...h,pkh->p...k", hidden, second)
     logits = logits + last.view(3, *[1] * (logits.ndim - 2), 4)
-    labels = data.labels if kind == "clip" else data.labels[valid]
-    logits = logits if kind == "clip" else logits[:, valid]  # (P, n, K)
-    if kind == "events":
+    labels = data.labels if kind is ClipProbes else data.labels[valid]
+    logits = logits if kind is ClipProbes else logits[:, valid]  # (P, n, K)
+    if kind is EventProbes:
         losses = torch.stack([F.binary_cross_entropy_with_logits(z, labels.double()) for z in logits])
         log = (labels * logits.log_softmax(2)).sum(1) * torch.exp(-alpha[0])
         losses = losses - log.sum(1) / len(labels)
@@ -96,7 +116,7 @@ def test_gradients_are_those_of_autograd(kind, codes):
         losses = torch.stack([F.cross_entropy(z, labels) for z in logits])
     assert (probes.score(data).loss - losses).abs().max() < 1e-12
     reference = torch.autograd.grad(losses.sum(), leaves)
-    assert len(ours) == len(reference) == 4 + (kind == "events")
+    assert len(ours) == len(reference) == 4 + (kind is EventProbes)
     for one, other in zip(ours, reference):
         assert one.is_contiguous() and one.shape == other.shape  # the fused Adam takes no notice of strides
         assert (one - other).abs().max() < 1e-12
@@ -108,24 +128,24 @@ class PublicHead(nn.Module):
     def __init__(self, kind, dim, outputs):
         super().__init__()
         self.kind, self.linear, self.event_classifier = kind, nn.Linear(dim, dim), nn.Linear(dim, outputs)
-        if kind == "events":
+        if kind is EventProbes:
             self.alpha = nn.Parameter(torch.full((outputs,), 0.1))
 
     def forward(self, x, valid, labels):
         """Logits of the clips or of the seconds that exist, their labels and the mean loss."""
         hidden = self.linear(x)
-        if self.kind == "clip":
+        if self.kind is ClipProbes:
             hidden = hidden.masked_fill(~valid[..., None], -torch.inf).max(1).values
         else:
             hidden, labels = hidden[valid], labels[valid]
         logits = self.event_classifier(hidden)
-        if self.kind != "events":
+        if self.kind is not EventProbes:
             return logits, labels, F.cross_entropy(logits, labels)
         log = (labels * logits.log_softmax(1) * torch.exp(-self.alpha)).sum(1).mean()
         return logits, labels, F.binary_cross_entropy_with_logits(logits, labels.double()) - log
 
 
-@pytest.mark.parametrize("kind", ["clip", "segment", "events"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("ragged", [False, True])
 def test_side_by_side_equals_one_at_a_time(kind, clip_norm, ragged):
@@ -139,9 +159,9 @@ def test_side_by_side_equals_one_at_a_time(kind, clip_norm, ragged):
     for p, (lr, seed) in enumerate((lr, seed) for lr in lrs for seed in seeds):
         assert (probes.lrs[p], probes.seeds[p]) == (lr, seed)
         head = PublicHead(kind, 8, outputs).double()
-        start = Probes(kind, 8, outputs, [seed], [lr], dtype=torch.float64)
-        names = (*NAMES, "alpha")[:len(start.parameters)]
-        head.load_state_dict({name: stack[0] for name, stack in zip(names, start.parameters)})
+        start = kind(8, outputs, [seed], [lr], dtype=torch.float64)
+        names = (*NAMES, "alpha")[:len(start.state_dict())]
+        head.load_state_dict({name: stack[0] for name, stack in zip(names, start.parameters())})
         optimiser = torch.optim.Adam(head.parameters(), lr)
         order = torch.Generator().manual_seed(7)
         for _ in range(epochs):
@@ -151,10 +171,10 @@ def test_side_by_side_equals_one_at_a_time(kind, clip_norm, ragged):
                 if clip_norm:
                     nn.utils.clip_grad_norm_(head.parameters(), clip_norm)
                 optimiser.step()
-        for stack, name in zip(probes.parameters, names):
+        for stack, name in zip(probes.parameters(), names):
             assert (stack[p] - head.state_dict()[name]).abs().max() < 1e-9
         logits, labels, loss = head(dense, valid, data.labels)
-        if kind == "events":
+        if kind is EventProbes:
             fires, labels = (logits > 0)[:, :-1], labels[:, :-1]
             right = 200 * (labels & fires).sum().double() / (labels.sum() + fires.sum())
         else:
@@ -165,19 +185,19 @@ def test_side_by_side_equals_one_at_a_time(kind, clip_norm, ragged):
 
 def test_initialisation_is_that_of_nn_linear():
     """Uniform in ±1/√D for weights and biases: range and variance."""
-    probes = Probes("clip", 64, 10, seeds=range(20), lrs=[1e-3] * 20)
-    for stack in probes.parameters:
+    probes = ClipProbes(64, 10, seeds=range(20), lrs=[1e-3] * 20)
+    for stack in probes.parameters():
         assert stack.abs().max() <= 1 / 8
-    assert abs(probes.parameters[0].var().item() - 1 / (3 * 64)) < 1e-4
-    assert not torch.equal(probes.parameters[0][0], probes.parameters[0][1])
+    assert abs(probes.first.var().item() - 1 / (3 * 64)) < 1e-4
+    assert not torch.equal(probes.first[0], probes.first[1])
 
 
 def test_same_seed_same_numbers():
-    data, _, _ = random_data("clip", dtype=torch.float32)
+    data, _, _ = random_data(ClipProbes, dtype=torch.float32)
     runs = []
     for seed in (5, 5, 6):
-        *_, (_, probes) = fit("clip", data, 4, seeds=[0], lrs=[1e-3], epochs=3, batch_size=16, seed=seed)
-        runs.append(probes.parameters[0].clone())
+        *_, (_, probes) = fit(ClipProbes, data, 4, seeds=[0], lrs=[1e-3], epochs=3, batch_size=16, seed=seed)
+        runs.append(probes.first.clone())
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])  # another order of batches
 
@@ -193,7 +213,32 @@ def test_tokens_that_are_not_code_vectors():
     assert len(probe_data(tokens_of(book[codes], codes), torch.zeros(5, dtype=torch.int64)).vectors) == 1
 
 
-@pytest.mark.parametrize("kind", ["clip", "segment"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_without_codes_give_the_same_probes(kind):
+    """A model without a codebook: every step's vector is its own, absent clips are left out, the numbers stay."""
+    data, dense, valid = random_data(kind, ragged=True, codes=300)
+    valid[3] = False
+    codes = data.index.masked_fill(~valid, 300)
+    results = []
+    for tokens in (tokens_of(dense, codes, valid), tokens_of(dense, valid=valid)._replace(codes=None)):
+        part = data_of_present(tokens, data.labels)
+        assert len(part.labels) == 49
+        *_, (_, probes) = fit(kind, part, 4, seeds=[0, 1], lrs=[1e-2], epochs=3, batch_size=16)
+        results.append((probes.logits(part), *probes.score(part)))
+        if tokens.codes is None:
+            assert len(part.vectors) == 49 * 6
+            keep = valid.any(1)
+            assert torch.equal(part.vectors[part.index][valid[keep]], dense[valid])
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_what_each_kind_measures():
+    assert [kind.metric for kind in KINDS] == ["accuracy", "segment_accuracy", "micro_f1"]
+    assert [kind.background for kind in KINDS] == [False, True, True]
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
 def test_separable_toy_reaches_100(kind):
     """One code per class plus a background code: all right on train, and on val with other arrangements."""
     g = torch.Generator().manual_seed(0)
@@ -204,10 +249,10 @@ def test_separable_toy_reaches_100(kind):
         active = torch.rand(n, 10, generator=g) < 0.5
         active[:, 4] = True
         codes = torch.where(active, label[:, None], 3)
-        return probe_data(tokens_of(book[codes], codes), label if kind == "clip" else codes)
+        return probe_data(tokens_of(book[codes], codes), label if kind is ClipProbes else codes)
 
     train, val = arrange(60), arrange(30)
-    outputs = 3 if kind == "clip" else 4
+    outputs = 3 if kind is ClipProbes else 4
     selected = fit_selected(kind, train, val, outputs, seeds=[0, 1, 2], lrs=[1e-3, 1e-2], epochs=30, batch_size=20)
     assert selected.probes.score(val).accuracy.tolist() == [100.0] * 3
     assert selected.val.accuracy.tolist() == [100.0] * 3
@@ -219,37 +264,38 @@ def test_hand_computed_accuracy_and_loss():
     codes = torch.tensor([[0, 2], [1, 2], [0, 1]])
     valid = torch.tensor([[True, True], [True, True], [True, False]])
     clip = probe_data(tokens_of(book[codes], codes, valid), torch.tensor([0, 0, 0]))
-    probes = Probes("clip", 2, 2, [0], [1.0], dtype=torch.float64)
-    for stack, value in zip(probes.parameters, (torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))):
-        stack[0] = value
+    probes, by_second = (kind(2, 2, [0], [1.0], dtype=torch.float64) for kind in (ClipProbes, SegmentProbes))
+    for one in (probes, by_second):
+        for stack, value in zip(one.parameters(), (torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))):
+            stack.data[0] = value
     # Maxima over valid steps: (1, 0), (0, 2), (1, 0): two of three right. Cross entropies ln(1 + e^-1), ln(1 + e^2).
     score = probes.score(clip)
     assert score.accuracy.item() == pytest.approx(200 / 3)
     assert score.loss.item() == pytest.approx((2 * np.log1p(np.exp(-1)) + np.log1p(np.exp(2))) / 3)
     # Seconds: codes 0, 2, 1, 2, 0 with predictions 0, 0 (tie: first), 1, 0, 0, the sixth does not exist.
-    probes.kind = "segment"
     seconds = probe_data(tokens_of(book[codes], codes, valid), torch.tensor([[0, 1], [1, 0], [1, 1]]))
-    assert probes.score(seconds).accuracy.item() == pytest.approx(60.0)
+    assert by_second.score(seconds).accuracy.item() == pytest.approx(60.0)
 
 
 def test_selection_is_the_best_of_what_the_trainer_yields():
     """An independent search through all epochs finds the same learning rate, epochs and weights."""
-    train, _, _ = random_data("clip", n=60)
-    val, _, _ = random_data("clip", n=25, seed=0)
+    train, _, _ = random_data(ClipProbes, n=60)
+    val, _, _ = random_data(ClipProbes, n=25, seed=0)
     arguments = dict(seeds=[0, 1], lrs=[1e-4, 3e-3, 3e-2], epochs=8, batch_size=16, seed=2)
     log = []
-    for _, probes in fit("clip", train, 4, **arguments):
+    for _, probes in fit(ClipProbes, train, 4, **arguments):
         score = probes.score(val)
         log.append([(score.accuracy[p].item(), -score.loss[p].item(), [stack[p].clone() for stack in
-                     probes.parameters]) for p in range(6)])
+                     probes.parameters()]) for p in range(6)])
     best = [max(range(8), key=lambda epoch: log[epoch][p][:2]) for p in range(6)]
     lr = max(range(3), key=lambda i: (sum(log[best[2 * i + s]][2 * i + s][0] for s in (0, 1)),
                                       sum(log[best[2 * i + s]][2 * i + s][1] for s in (0, 1))))
-    selected = fit_selected("clip", train, val, 4, **arguments)
+    selected = fit_selected(ClipProbes, train, val, 4, **arguments)
     assert selected.lr == arguments["lrs"][lr]
     assert selected.epochs == best[2 * lr:2 * lr + 2]
+    assert selected.probes.lrs == (selected.lr,) * 2 and selected.probes.seeds == (0, 1)
     for s in (0, 1):
-        for stack, weight in zip(selected.probes.parameters, log[best[2 * lr + s]][2 * lr + s][2]):
+        for stack, weight in zip(selected.probes.parameters(), log[best[2 * lr + s]][2 * lr + s][2]):
             assert torch.equal(stack[s], weight)
 
 

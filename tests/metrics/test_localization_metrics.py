@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmg.losses.exp_log import exp_log_gradients, exp_log_loss
+from cmg.losses.exp_log import exp_log_loss
 from cmg.metrics.localization import (
     batched_precision_recall,
     event_counts,
@@ -101,7 +101,7 @@ def test_exp_log_loss_is_that_of_the_public_script():
     assert loss.item() == pytest.approx(float(stored["loss"]), rel=1e-6)
 
 
-def test_exp_log_loss_counts_equal_seconds_together_and_its_gradients_are_autograds():
+def test_exp_log_loss_counts_equal_seconds_together():
     logits = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     alpha = torch.tensor([[0.1] * 5, [0.3] * 5], dtype=torch.float64)
     row = torch.tensor([0, 2, 2, 1])  # four seconds of three distinct vectors, five classes, two probes
@@ -110,6 +110,3 @@ def test_exp_log_loss_counts_equal_seconds_together_and_its_gradients_are_autogr
     together = exp_log_loss(logits, counts, alpha, seconds=4)
     one_by_one = torch.stack([exp_log_loss(logits[p, :, row], label, alpha[p]) for p in range(2)])
     torch.testing.assert_close(together, one_by_one)
-    leaves = logits.requires_grad_(), alpha.requires_grad_()
-    reference = torch.autograd.grad(exp_log_loss(logits, counts, alpha, seconds=4).sum(), leaves)
-    torch.testing.assert_close(exp_log_gradients(logits, counts, alpha, 4), reference)

@@ -37,7 +37,9 @@ from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
 from cmg.distributed import choose_device
 from cmg.downstream.probe import (
+    ClipProbes,
     ProbeData,
+    SegmentProbes,
     Selected,
     best_of_epochs,
     constant_accuracy,
@@ -75,7 +77,8 @@ from cmg.files import write_atomically
 from cmg.modalities import ordered
 from cmg.training.checkpoint import build_model, read
 
-METRICS = {"clip": "accuracy", "segment": "segment_accuracy"}
+PROBES = {"clip": ClipProbes, "segment": SegmentProbes}
+METRICS = {kind: probes.metric for kind, probes in PROBES.items()}
 
 
 class Split(NamedTuple):
@@ -164,7 +167,7 @@ class AveTask:
         self.judged = "test" if settings.protocol == "strict" else "train"  # the split that is reported
 
     def outputs(self, kind: str) -> int:
-        return len(self.classes) + (kind == "segment")
+        return len(self.classes) + PROBES[kind].background
 
     def targets(self, source: str, kind: str = "clip") -> list[str]:
         """Modalities that this source's probe is reported on."""
@@ -178,11 +181,11 @@ class AveTask:
         arguments = self.settings.fit_arguments()
         if self.settings.protocol == "strict":
             val = {m: encoded.data("val", m, kind) for m in modalities}
-            selected = fit_selected(kind, train, val[source], self.outputs(kind), **arguments)
+            selected = fit_selected(PROBES[kind], train, val[source], self.outputs(kind), **arguments)
             return {m: selected.probes.score(val[m]).accuracy for m in modalities}, selected
         judged = {m: encoded.data("train", m, kind) for m in modalities}
         curves = {m: [] for m in modalities}
-        for _, probes in fit(kind, train, self.outputs(kind), clip_norm=CLIP_NORM, **arguments):
+        for _, probes in fit(PROBES[kind], train, self.outputs(kind), clip_norm=CLIP_NORM, **arguments):
             for m in modalities:
                 curves[m].append(probes.score(judged[m]).accuracy)
         # There the best epoch is read off the log by hand, for each modality; here it is taken for every probe.

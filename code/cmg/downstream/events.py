@@ -1,4 +1,4 @@
-"""Event localisation across modalities: the probe of kind "events", strict and paper figures. For AVVP and AVE→AVVP.
+"""Event localisation across modalities: `EventProbes`, strict and paper figures. For AVVP and AVE→AVVP.
 
 A task says which clips play which role; everything from tokens to rows of `results.json` happens here.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from cmg.data.features import FeatureSet
-from cmg.downstream.probe import ProbeData, fit, fit_selected, probe_data
+from cmg.downstream.probe import EventProbes, ProbeData, fit, fit_selected, probe_data
 from cmg.downstream.task import CLIP_NORM, Settings, mean, std
 from cmg.downstream.tokens import TokenSet, codebook_sharing, encode_set
 from cmg.errors import UserError
@@ -87,7 +87,7 @@ class EventTask:
 
     def _strict(self, model, source, targets):
         train, val = self.data(model, "fit", source), self.data(model, "val", source)
-        selected = fit_selected("events", train, val, len(self.classes) + 1, **self.settings.fit_arguments())
+        selected = fit_selected(EventProbes, train, val, len(self.classes) + 1, **self.settings.fit_arguments())
         fired = {m: fires(selected.probes, self.data(model, "test", m)) for m in (source, *targets)}
         truth = {m: self.parts["test", m].labels for m in fired}
         values = {m: localisation(fired[m], truth[m]) for m in fired}
@@ -132,7 +132,7 @@ class EventTask:
         # The own modality's figure is the fit itself: what the public script logs with equal modalities.
         truth = {m: self.parts["test", m].labels.to(train.labels.device) for m in judged}
         curves = {m: [] for m in judged}
-        for _, probes in fit("events", train, len(self.classes) + 1, clip_norm=CLIP_NORM,
+        for _, probes in fit(EventProbes, train, len(self.classes) + 1, clip_norm=CLIP_NORM,
                              **self.settings.fit_arguments()):
             for m in judged:
                 fired = fires(probes, judged[m])
@@ -181,7 +181,8 @@ class EventTask:
         }
 
 
-def fires(probes, data: ProbeData):
+@torch.no_grad()
+def fires(probes: EventProbes, data: ProbeData):
     """Which classes each probe holds for present (probability above 0.5), bool Tensor[P, N, T, K + 1]; seconds that
     the modality lacks hold nothing."""
     return (probes.row_logits(data) > 0).mT[:, data.index] & data.valid[..., None]

@@ -1,30 +1,31 @@
 """Linear probes on frozen tokens: P = learning rates × seeds of them, trained side by side in one pass.
 
-Three kinds, as in the public downstream code (D semantic width, K classes):
+One class a kind, as in the public downstream code (D semantic width, K classes):
 
-* clip: Linear(D, D) of each step, maximum over time, Linear(D, K);
-* segment: Linear(D, D), Linear(D, K + 1) of each second, the last output for background;
-* events: the head of segment, but any number of classes a second: binary cross entropy plus `exp_log_loss`.
+* `ClipProbes`: Linear(D, D) of each step, maximum over time, Linear(D, K);
+* `SegmentProbes`: Linear(D, D), Linear(D, K + 1) of each second, the last output for background;
+* `EventProbes`: the head of `SegmentProbes`, but any number of classes a second: binary cross entropy plus
+  `exp_log_loss`.
 
 All are cheap because a token is one of few code vectors: the first layer runs once for each code, not once for each
-second, and all probes share one matrix product. Where nothing stands between the two layers (segment, events), they are
-multiplied with each other first: K + 1 outputs are fewer than D. Continuous tokens work as well, at the price of one
-vector a second.
+second, and all probes share one matrix product. Where nothing stands between the two layers (segments, events), they
+are multiplied with each other first: K + 1 outputs are fewer than D. Continuous tokens work as well, at the price of
+one vector a second.
 
 The trainer (`fit`) knows nothing of validation; `fit_selected` adds the strict protocol's choice.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from cmg.downstream.tokens import TokenSet
-from cmg.losses.exp_log import exp_log_gradients, exp_log_loss
-
-ALPHA = 0.1  # where the log loss of "events" starts
+from cmg.losses.exp_log import exp_log_loss
 
 
 class ProbeData(NamedTuple):
@@ -36,7 +37,7 @@ class ProbeData(NamedTuple):
         Which vector each step holds.
     valid : bool Tensor[N, T]
         Steps that exist; the others neither reach the maximum nor count as seconds.
-    labels : int64 Tensor[N] (clip) or Tensor[N, T] (segment), bool Tensor[N, T, K + 1] (events)
+    labels : int64 Tensor[N] (clips) or Tensor[N, T] (segments), bool Tensor[N, T, K + 1] (events)
     """
 
     vectors: torch.Tensor
@@ -46,7 +47,7 @@ class ProbeData(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Accuracy in % (events: micro-F1 of the K classes) and mean loss of each probe, both [P]."""
+    """Accuracy in %, or what else the kind's `metric` names, and mean loss of each probe, both [P]."""
 
     accuracy: torch.Tensor
     loss: torch.Tensor
@@ -55,13 +56,13 @@ class Score(NamedTuple):
 def probe_data(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
     """Pair a split's tokens with its labels. A clip probe needs a valid step in every clip: see `data_of_present`."""
     n, steps, dim = tokens.quantized.shape
-    codes, index = tokens.codes.unique(return_inverse=True)  # (U,), (N, T)
-    first = torch.zeros_like(codes).scatter_(0, index.flatten(), torch.arange(n * steps, device=index.device))
     vectors = tokens.quantized.reshape(n * steps, dim)
-    if torch.equal(vectors[first][index], tokens.quantized):
-        vectors = vectors[first]
-    else:  # a token is more than its code, as with a residual quantiser
-        index = torch.arange(n * steps, device=index.device).view(n, steps)
+    index = torch.arange(n * steps, device=vectors.device).view(n, steps)  # every step has a vector of its own
+    if tokens.codes is not None:
+        codes, code = tokens.codes.unique(return_inverse=True)  # (U,), (N, T)
+        first = torch.zeros_like(codes).scatter_(0, code.flatten(), index.flatten())
+        if torch.equal(vectors[first][code], tokens.quantized):  # a residual quantiser's token is more than its code
+            vectors, index = vectors[first], code
     # A missing step takes the clip's first existing one: repeating a vector does not change a maximum.
     stand_in = index.gather(1, tokens.valid.to(torch.uint8).argmax(1, keepdim=True))  # (N, 1)
     index = torch.where(tokens.valid, index, stand_in)
@@ -84,149 +85,181 @@ def batches(data: ProbeData, order: torch.Tensor, size: int) -> Iterator[ProbeDa
         yield ProbeData(vectors, index, valid, labels)
 
 
-def max_over_time(table, index):
-    """`table[index].amax(1)`, step by step, because the [N, T, C] of a whole split may not fit into memory."""
-    top = table.index_select(0, index[:, 0])
-    for step in index[:, 1:].T:
-        top = torch.maximum(top, table.index_select(0, step))
-    return top
+class MaxOverTime(torch.autograd.Function):
+    """`F.linear(vectors, weight, bias)[index].amax(1)`: Tensor[U, D], Tensor[C, D], Tensor[C], int64 Tensor[N, T] ->
+    Tensor[N, C].
+
+    The one gradient that is written out: with autograd's own a step of `fit` takes 1.8 times as long (9 probes, 80
+    clips of 10 s, 400 codes, D = 256, one CPU thread), because it passes through all steps and codes, though a unit
+    learns from one vector a clip. The rest, written out as well, would save no more than a seventh.
+    """
+
+    @staticmethod
+    def forward(ctx, vectors, weight, bias, index):
+        table = F.linear(vectors, weight, bias)  # (U, C)
+        top = table.index_select(0, index[:, 0])
+        for step in index[:, 1:].T:  # one by one, because the [N, T, C] of a whole split may not fit into memory
+            top = torch.maximum(top, table.index_select(0, step))
+        ctx.save_for_backward(vectors, index, table, top)
+        return top
+
+    @staticmethod
+    def backward(ctx, slope):
+        vectors, index, table, top = ctx.saved_tensors
+        steps = table.index_select(0, index.flatten()).view(*index.shape, -1)  # (N, T, C)
+        # Which vector holds the maximum, the last of several. In floats, because comparing to bool takes five times as
+        # long; `max` with the position takes ten times as long.
+        holder = steps.eq_(top[:, None]).mul_(index[..., None].to(steps.dtype)).amax(1).long()  # (N, C)
+        to_weight = F.embedding_bag(holder.T, vectors, mode="sum", per_sample_weights=slope.T.contiguous())
+        return None, to_weight, slope.sum(0), None
 
 
-class Probes:
-    """P probes of one kind, their weights stacked.
+class Probes(nn.Module):
+    """P probes of one kind, their weights stacked. What differs between kinds is in the classes below.
 
     Parameters
     ----------
-    kind : "clip", "segment" or "events"
     dim, outputs : int
-        D, and the number of classes (K for clips, K + 1 otherwise).
+        D, and the number of classes: K, or K + 1 with background.
     seeds, lrs : one a probe
         Seed of its initialisation (`nn.Linear`'s uniform ±1/√D) and learning rate of its Adam.
+
+    Attributes
+    ----------
+    metric : what `score` measures, as rows of `results.json` call it
+    background : whether the last output stands for background
     """
 
-    def __init__(self, kind: str, dim: int, outputs: int, seeds, lrs, device="cpu", dtype=torch.float32):
-        assert kind in ("clip", "segment", "events") and len(seeds) == len(lrs)
-        self.kind, self.dim, self.outputs, self.seeds, self.lrs = kind, dim, outputs, tuple(seeds), tuple(lrs)
-        shapes = (dim, dim), (dim,), (outputs, dim), (outputs,)
-        stacks = [[] for _ in shapes]
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            for stack, shape in zip(stacks, shapes):
-                stack.append((2 * torch.rand(shape, generator=generator, dtype=dtype) - 1) / math.sqrt(dim))
-        if kind == "events":
-            stacks.append([torch.full((outputs,), ALPHA, dtype=dtype) for _ in seeds])
-        # (P, D, D), (P, D), (P, K, D), (P, K), and the class weights of the log loss (P, K)
-        self.parameters = [torch.stack(stack).to(device) for stack in stacks]
+    metric: str
+    background: bool
 
-    def hidden(self, vectors):
-        """First layer of all probes on Tensor[U, D], as one product -> Tensor[U, P·D]."""
-        weight, bias = self.parameters[:2]
-        return F.linear(vectors, weight.view(-1, self.dim), bias.view(-1))
+    def __init__(self, dim: int, outputs: int, seeds, lrs, device="cpu", dtype=torch.float32):
+        super().__init__()
+        assert len(seeds) == len(lrs)
+        self.outputs, self.seeds, self.lrs = outputs, tuple(seeds), tuple(lrs)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
-    def classify(self, hidden):
-        """Second layer, Tensor[N, P·D] -> Tensor[P, K, N]."""
-        second, last = self.parameters[2:4]
-        return torch.baddbmm(last[..., None], second, hidden.view(len(hidden), -1, self.dim).permute(1, 2, 0))
+        def stack(*shape):
+            uniform = torch.stack([torch.rand(shape, generator=generator, dtype=dtype) for generator in generators])
+            return nn.Parameter(((2 * uniform - 1) / math.sqrt(dim)).to(device))
 
-    def both_layers(self, vectors):
-        """Both layers of segment and events on Tensor[U, D] -> Tensor[P, K + 1, U]."""
-        first, bias, second, last = self.parameters[:4]
-        both = (second @ first).view(-1, self.dim)  # (P·(K+1), D)
-        offset = torch.baddbmm(last[..., None], second, bias[..., None])  # (P, K+1, 1)
-        return (both @ vectors.T).view(*last.shape, -1) + offset
+        self.first, self.first_bias = stack(dim, dim), stack(dim)  # (P, D, D), (P, D)
+        self.second, self.second_bias = stack(outputs, dim), stack(outputs)  # (P, K, D), (P, K)
 
     def row_logits(self, data: ProbeData):
         """Logits, Tensor[P, K, R]. A row is a clip, or, for seconds, a vector: equal vectors have equal logits.
 
         Classes come before rows, because a CPU's softmax over a short last dimension takes twenty times as long.
         """
-        if self.kind == "clip":
-            return self.classify(max_over_time(self.hidden(data.vectors), data.index))
-        return self.both_layers(data.vectors)
+        raise NotImplementedError
 
+    @torch.no_grad()
     def logits(self, data: ProbeData):
         """Tensor[P, N, K] for clips, Tensor[P, N, T, K + 1] otherwise."""
-        rows = self.row_logits(data).mT
-        return rows if self.kind == "clip" else rows[:, data.index]
+        return self.row_logits(data).mT
 
     def tally(self, data: ProbeData):
-        """How many valid seconds each row has with each label, Tensor[K, R], and in all, Tensor[R].
-
-        Rows are those of `row_logits`; a clip counts as one second.
-        """
-        rows, valid = len(data.vectors), data.valid.flatten().to(self.parameters[0].dtype)
-        if self.kind == "clip":
-            seconds = valid.new_ones(len(data.labels))
-            return valid.new_zeros(self.outputs, len(seconds)).scatter_(0, data.labels[None], 1), seconds
-        seconds = valid.new_zeros(rows).index_add_(0, data.index.flatten(), valid)
-        if self.kind == "events":
-            labels = data.labels.flatten(0, 1).to(valid.dtype) * valid[:, None]
-            return valid.new_zeros(rows, self.outputs).index_add_(0, data.index.flatten(), labels).T, seconds
-        pair = (data.labels * rows + data.index).masked_fill(~data.valid, 0)
-        return valid.new_zeros(self.outputs * rows).index_add_(0, pair.flatten(), valid).view(-1, rows), seconds
+        """How many seconds that exist each row has with each label, Tensor[K, R], and in all, Tensor[R]."""
+        raise NotImplementedError
 
     def loss(self, logits, counts, seconds):
         """Mean loss of each probe, Tensor[P], from `row_logits` and `tally`."""
-        total = seconds.sum()
-        if self.kind != "events":
-            return -(logits.log_softmax(1) * counts).sum((1, 2)) / total
-        entropy = (seconds * F.softplus(logits) - counts * logits).sum((1, 2))
-        return entropy / (total * self.outputs) + exp_log_loss(logits, counts, self.parameters[4], total)
+        return -(logits.log_softmax(1) * counts).sum((1, 2)) / seconds.sum()
 
-    def slopes(self, logits, counts, seconds):
-        """Gradient of each probe's `loss` by its logits, [P, K, R], and by its class weights, if it has any, [P, K]."""
-        total = seconds.sum()
-        if self.kind != "events":
-            return [(logits.softmax(1) * seconds - counts) / total]
-        entropy = (logits.sigmoid() * seconds - counts) / (total * self.outputs)
-        log, weights = exp_log_gradients(logits, counts, self.parameters[4], total)
-        return [entropy + log, weights]
-
-    def gradients(self, data: ProbeData):
-        """Gradient of each probe's own mean loss by its `parameters`, written out, because autograd takes twice
-        as long.
-
-        All are contiguous: the fused Adam ignores strides.
-        """
-        first, bias, second, _ = self.parameters[:4]
-        if self.kind == "clip":
-            steps = self.hidden(data.vectors).index_select(0, data.index.flatten()).view(*data.index.shape, -1)
-            top = steps.amax(1)  # (N, P·D), without the position, which costs ten times as much
-            # Which vector holds it, the last of several. In floats, because comparing to bool takes five times as long.
-            holder = steps.eq_(top[:, None]).mul_(data.index[..., None].to(steps.dtype)).amax(1).long()
-            logits = self.classify(top)
-        else:
-            logits = self.both_layers(data.vectors)
-        slope, *weights = self.slopes(logits, *self.tally(data))
-        offset = slope.sum(2)  # (P, K)
-        if self.kind == "clip":
-            to_second = slope @ top.view(len(top), -1, self.dim).transpose(0, 1)
-            to_top = second.mT @ slope  # (P, D, N)
-            # A unit of the first layer learns from one vector a clip: cheaper than a product with the whole table.
-            to_first = F.embedding_bag(holder.T, data.vectors, mode="sum", per_sample_weights=to_top.flatten(0, 1))
-            return [to_first.view_as(first), to_top.sum(2), to_second, offset, *weights]
-        to_both = (slope.flatten(0, 1) @ data.vectors).view_as(second)
-        to_second = torch.baddbmm(offset[..., None] * bias[:, None], to_both, first.mT)
-        return [second.mT @ to_both, (offset[:, None] @ second)[:, 0], to_second, offset, *weights]
-
-    def score(self, data: ProbeData) -> Score:
-        """Pooled accuracy over clips, or over the seconds that exist, with the mean loss.
-
-        For events, micro-F1 at probability 0.5 over the K classes: to recognise background is no localisation.
-        """
-        logits, (counts, seconds) = self.row_logits(data), self.tally(data)
-        loss = self.loss(logits, counts, seconds)
-        if self.kind == "events":
-            fires = (logits > 0)[:, :-1]
-            hits = (fires * counts[:-1]).double().sum((1, 2))
-            predicted, true = (fires * seconds).double().sum((1, 2)), counts[:-1].double().sum()
-            return Score(200 * hits / (predicted + true).clamp(min=1), loss)
+    def accuracy(self, logits, counts, seconds):
+        """Pooled accuracy of each probe in %, Tensor[P], from `row_logits` and `tally`."""
         prediction = logits.argmax(1, keepdim=True)  # (P, 1, R)
         correct = counts.expand(len(logits), -1, -1).gather(1, prediction).double().sum((1, 2))
-        return Score(100 * correct / counts.sum().double(), loss)
+        return 100 * correct / counts.sum().double()
+
+    @torch.no_grad()
+    def score(self, data: ProbeData) -> Score:
+        """The kind's figure over the clips, or over the seconds that exist, with the mean loss."""
+        logits, tally = self.row_logits(data), self.tally(data)
+        return Score(self.accuracy(logits, *tally), self.loss(logits, *tally))
+
+    @torch.enable_grad()
+    def gradients(self, data: ProbeData):
+        """Gradient of each probe's own mean loss by its parameters; contiguous, as fused Adam ignores strides."""
+        loss = self.loss(self.row_logits(data), *self.tally(data)).sum()
+        return [gradient.contiguous() for gradient in torch.autograd.grad(loss, list(self.parameters()))]
+
+    def take(self, own: slice) -> "Probes":
+        """A copy of some of the probes."""
+        taken = copy.deepcopy(self)
+        taken.seeds, taken.lrs = self.seeds[own], self.lrs[own]
+        for stack in taken.parameters():
+            stack.data = stack.data[own]
+        return taken
 
 
-def fit(kind: str, data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, batch_size: int = 80,
+class ClipProbes(Probes):
+    """One of K classes a clip."""
+
+    metric, background = "accuracy", False
+
+    def row_logits(self, data: ProbeData):
+        # All probes in one product, (N, P·D)
+        top = MaxOverTime.apply(data.vectors, self.first.flatten(0, 1), self.first_bias.flatten(), data.index)
+        return torch.baddbmm(self.second_bias[..., None], self.second, top.T.view(*self.first_bias.shape, -1))
+
+    def tally(self, data: ProbeData):
+        """A clip counts as one second."""
+        seconds = torch.ones_like(data.labels, dtype=self.first.dtype)
+        return seconds.new_zeros(self.outputs, len(seconds)).scatter_(0, data.labels[None], 1), seconds
+
+
+class SegmentProbes(Probes):
+    """One of K classes or background a second."""
+
+    metric, background = "segment_accuracy", True
+
+    def row_logits(self, data: ProbeData):
+        both = (self.second @ self.first).flatten(0, 1)  # (P·(K+1), D)
+        offset = torch.baddbmm(self.second_bias[..., None], self.second, self.first_bias[..., None])  # (P, K+1, 1)
+        return (both @ data.vectors.T).view(*self.second_bias.shape, -1) + offset
+
+    def logits(self, data: ProbeData):
+        return super().logits(data)[:, data.index]
+
+    def tally(self, data: ProbeData):
+        index, exists = data.index.flatten(), data.valid.flatten().to(self.first.dtype)  # (N·T,)
+        labels = self.multi_hot(data.labels).flatten(0, 1) * exists[:, None]  # (N·T, K+1)
+        counts, seconds = (part.new_zeros(len(data.vectors), *part.shape[1:]).index_add_(0, index, part)
+                           for part in (labels, exists))
+        return counts.T, seconds
+
+    def multi_hot(self, labels):
+        """Labels as bool Tensor[N, T, K + 1]."""
+        return labels[..., None] == torch.arange(self.outputs, device=labels.device)
+
+
+class EventProbes(SegmentProbes):
+    """Any number of K + 1 classes a second, with the class weights `alpha` of the log loss, Parameter[P, K + 1]."""
+
+    metric = "micro_f1"
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.alpha = nn.Parameter(torch.full_like(self.second_bias, 0.1))
+
+    def multi_hot(self, labels):
+        return labels
+
+    def loss(self, logits, counts, seconds):
+        total = seconds.sum()
+        entropy = (seconds * F.softplus(logits) - counts * logits).sum((1, 2))
+        return entropy / (total * self.outputs) + exp_log_loss(logits, counts, self.alpha, total)
+
+    def accuracy(self, logits, counts, seconds):
+        """Micro-F1 in % at probability 0.5 over the K classes: to recognise background is no localisation."""
+        fires = (logits > 0)[:, :-1]
+        hits = (fires * counts[:-1]).double().sum((1, 2))
+        predicted, true = (fires * seconds).double().sum((1, 2)), counts[:-1].double().sum()
+        return 200 * hits / (predicted + true).clamp(min=1)
+
+
+def fit(kind: type[Probes], data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, batch_size: int = 80,
         clip_norm: float | None = None, seed: int = 0) -> Iterator[tuple[int, Probes]]:
     """Train a probe for every learning rate and seed with Adam; yield (epoch, probes) after each epoch.
 
@@ -235,17 +268,16 @@ def fit(kind: str, data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, ba
 
     Parameters
     ----------
+    kind : subclass of Probes
     clip_norm : float, optional
         Largest gradient norm of one probe.
     """
     vectors = data.vectors
-    probes = Probes(kind, vectors.shape[1], outputs, [s for _ in lrs for s in seeds], [lr for lr in lrs for _ in seeds],
-                    vectors.device, vectors.dtype)
-    # Adam works element by element, so its parameters may be views of the stacks: for every rate, its own probes.
-    rates = [(lr, slice(n * len(seeds), (n + 1) * len(seeds))) for n, lr in enumerate(lrs)]
-    views = [[stack[own] for stack in probes.parameters] for _, own in rates]
-    groups = [{"params": view, "lr": lr} for (lr, _), view in zip(rates, views)]
-    optimiser = torch.optim.Adam(groups, fused=True)
+    probes = kind(vectors.shape[1], outputs, [s for _ in lrs for s in seeds], [lr for lr in lrs for _ in seeds],
+                  vectors.device, vectors.dtype)
+    # Adam works element by element, so what it steps may be parts of the stacks: for every rate, its own probes.
+    parts = [stack.detach().split(len(seeds)) for stack in probes.parameters()]
+    optimiser = torch.optim.Adam([{"params": own, "lr": lr} for lr, own in zip(lrs, zip(*parts))], fused=True)
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
         order = torch.randperm(len(data.labels), generator=generator).to(vectors.device)
@@ -253,9 +285,9 @@ def fit(kind: str, data: ProbeData, outputs: int, *, seeds, lrs, epochs: int, ba
             gradients = probes.gradients(batch)
             if clip_norm is not None:
                 gradients = clipped(gradients, clip_norm)
-            for (_, own), view in zip(rates, views):
-                for parameter, gradient in zip(view, gradients):
-                    parameter.grad = gradient[own]
+            for own, gradient in zip(parts, gradients):
+                for part, slope in zip(own, gradient.split(len(seeds))):
+                    part.grad = slope
             optimiser.step()
         yield epoch, probes
 
@@ -276,7 +308,8 @@ class Selected(NamedTuple):
     val: Score
 
 
-def fit_selected(kind: str, train: ProbeData, val: ProbeData, outputs: int, *, seeds, lrs, epochs: int,
+@torch.no_grad()
+def fit_selected(kind: type[Probes], train: ProbeData, val: ProbeData, outputs: int, *, seeds, lrs, epochs: int,
                  batch_size: int = 80, seed: int = 0) -> Selected:
     """Train on `train`, choose on `val`: each probe's epoch, then the learning rate by the mean over seeds.
 
@@ -288,20 +321,17 @@ def fit_selected(kind: str, train: ProbeData, val: ProbeData, outputs: int, *, s
                              seed=seed):
         score = probes.score(val)
         if best is None:
-            kept = [stack.clone() for stack in probes.parameters]
-            best, chosen = score, torch.zeros_like(score.accuracy, dtype=torch.int64)
+            kept, best, chosen = copy.deepcopy(probes), score, torch.zeros_like(score.accuracy, dtype=torch.int64)
             continue
         better = (score.accuracy > best.accuracy) | ((score.accuracy == best.accuracy) & (score.loss < best.loss))
         best = Score(*(torch.where(better, new, old) for new, old in zip(score, best)))
         chosen[better] = epoch
-        for old, new in zip(kept, probes.parameters):
+        for old, new in zip(kept.parameters(), probes.parameters()):
             old[better] = new[better]
     accuracy, loss = (part.view(len(lrs), len(seeds)).mean(1).tolist() for part in best)
     winner = max(range(len(lrs)), key=lambda number: (accuracy[number], -loss[number]))
     own = slice(winner * len(seeds), (winner + 1) * len(seeds))
-    selected = Probes(kind, probes.dim, outputs, seeds, probes.lrs[own], train.vectors.device, train.vectors.dtype)
-    selected.parameters = [stack[own] for stack in kept]
-    return Selected(selected, lrs[winner], chosen[own].tolist(), Score(*(part[own] for part in best)))
+    return Selected(kept.take(own), lrs[winner], chosen[own].tolist(), Score(*(part[own] for part in best)))
 
 
 def best_of_epochs(curve, seeds: int):

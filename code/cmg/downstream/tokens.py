@@ -13,23 +13,23 @@ from cmg.modalities import ordered
 class TokenSet(NamedTuple):
     """What a frozen model says about N clips of one modality.
 
-    codes : int64 Tensor[N, T]
+    codes : int64 Tensor[N, T], or None of a model without a codebook
     quantized : Tensor[N, T, D]
-        The codes' vectors, the only thing a probe sees.
+        The codes' vectors, or the model's own, the only thing a probe sees.
     semantic : Tensor[N, T, D]
         The encoder's output before quantisation.
     valid : bool Tensor[N, T]
         Steps that exist in the clip's media.
     """
 
-    codes: torch.Tensor
+    codes: torch.Tensor | None
     quantized: torch.Tensor
     semantic: torch.Tensor
     valid: torch.Tensor
 
     def take(self, positions) -> "TokenSet":
         """The clips at `positions`, repeats allowed."""
-        return TokenSet(*(part[positions] for part in self))
+        return TokenSet(*(None if part is None else part[positions] for part in self))
 
 
 @torch.no_grad()

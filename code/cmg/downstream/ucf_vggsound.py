@@ -30,7 +30,15 @@ from cmg.cli import Parser, command
 from cmg.data.ave import video_ids
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.ucf_vggsound import SPLITS, PairLists, locate, read_pair_lists
-from cmg.downstream.probe import ProbeData, best_of_epochs, constant_accuracy, data_of_present, fit, fit_selected
+from cmg.downstream.probe import (
+    ClipProbes,
+    ProbeData,
+    best_of_epochs,
+    constant_accuracy,
+    data_of_present,
+    fit,
+    fit_selected,
+)
 from cmg.downstream.task import (
     CLIP_NORM,
     Settings,
@@ -124,13 +132,13 @@ class PairTask:
         split = "test" if strict else "all"
         judged, own = self.data(model, split, target), self.data(model, split, source)
         if strict:
-            selected = fit_selected("clip", train, self.data(model, "val", source), K, **arguments)
+            selected = fit_selected(ClipProbes, train, self.data(model, "val", source), K, **arguments)
             value, probes = selected.probes.score(judged).accuracy, selected.probes
             own_value = None if own is None else probes.score(own).accuracy
             extra = {"probe_lr": selected.lr, "probe_epoch": selected.epochs, "source_val": mean(selected.val.accuracy)}
         else:
             curves = {"value": [], "own": []}
-            for _, probes in fit("clip", train, K, clip_norm=CLIP_NORM, **arguments):
+            for _, probes in fit(ClipProbes, train, K, clip_norm=CLIP_NORM, **arguments):
                 curves["value"].append(probes.score(judged).accuracy)
                 curves["own"].append(probes.score(own).accuracy)
             value, own_value = (best_of_epochs(curve, self.settings.probe_seeds) for curve in curves.values())

@@ -24,10 +24,3 @@ def exp_log_loss(logits, positives, alpha, seconds=None):
     """
     terms = (positives.to(logits.dtype) * logits.log_softmax(-2)).sum(-1)  # (…, K)
     return -(terms * torch.exp(-alpha).to(logits.dtype)).sum(-1) / (logits.shape[-1] if seconds is None else seconds)
-
-
-def exp_log_gradients(logits, positives, alpha, seconds):
-    """Gradients of `exp_log_loss` by the logits, Tensor[…, K, n], and by α, Tensor[…, K]."""
-    logs = logits.log_softmax(-2)
-    weighted = positives * torch.exp(-alpha)[..., None] / seconds
-    return logs.exp() * weighted.sum(-2, keepdim=True) - weighted, (weighted * logs).sum(-1)
