@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))  # runs fr
 
 from cmg.data.ave import clip_labels, read_ave, segment_labels
 from cmg.downstream.probe import ClipProbes, ProbeData, SegmentProbes, fit_selected
-from cmg.downstream.results import markdown_table
-from cmg.downstream.task import STRICT, mean, std
+from cmg.downstream.results import markdown_table, mean, std
+from cmg.downstream.task import STRICT
 
 DIM = 256
 SPLITS = ("train", "val", "test")

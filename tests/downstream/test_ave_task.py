@@ -7,12 +7,14 @@ import pytest
 import torch
 
 import support
-from cmg.data.ave import AveAnnotations, Clip, read_ave, video_ids
+from cmg.data.ave import AveAnnotations, Clip, read_ave
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream import ave
-from cmg.downstream.ave import AveTask, Encoded, Settings, evaluate, main
+from cmg.downstream.ave import AveTask, evaluate, main
 from cmg.downstream.probe import ClipProbes, SegmentProbes, fit
+from cmg.downstream.probing import Encoded, Probing
 from cmg.downstream.results import find_checkpoints, markdown_table, write_results
+from cmg.downstream.task import Settings
 from cmg.downstream.tokens import TokenSet, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
 from cmg.training import checkpoint
@@ -21,6 +23,7 @@ from support import untrained
 K, T, CODES = 3, 10, 8  # codes 0..2 are the classes, 3 is background, 4..7 the same of a split codebook
 CLASSES = ["Bark", "Cat", "Truck"]
 SIZES = {"train": 30, "val": 12, "test": 15}
+ROLES = ("fit", "val", "test")
 FAST = Settings(epochs=12, probe_seeds=2, batch_size=10)
 
 
@@ -119,25 +122,19 @@ def test_pretraining_clips_leave_the_test(features, clips):
     rows = evaluate(OneHotModel(), features, annotations_of(clips), settings=paper, pretrain_ids=ids)
     assert {(row["n_excluded"], row["n_test"]) for row in rows} == {(0, 30)}
     with pytest.raises(UserError, match="all 15 test clips were pretrained on"):
-        AveTask(features, annotations_of(clips), [], pretrain_ids=[clip.id for clip in clips["test"]])
-
-
-def test_pretraining_ids_as_vggsound_spells_them():
-    """`<video id>_<start>` is a cut of the video that AVE names by its id alone; digits' ids are no such thing."""
-    assert video_ids(["-abc_def123_000030", "ave_test_000", "pre_0001"]) == {
-        "-abc_def123_000030", "-abc_def123", "ave_test_000", "pre_0001"}
+        AveTask(features, annotations_of(clips), [("video", "audio")], pretrain_ids=[clip.id for clip in clips["test"]])
 
 
 def test_clips_without_features_are_counted(tmp_path, clips):
     present = [clip for split in clips.values() for clip in split][2:-1]
     features = FeatureSet(write_features(tmp_path / "some.h5", present))
     task = AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
-    assert task.missing == ["train_000", "train_001", "test_014"]
-    assert {split: len(task.splits[split].rows) for split in SIZES} == {"train": 28, "val": 12, "test": 14}
-    assert features.ids[task.splits["test"].rows[0]] == "test_000"
+    assert [clip.id for clip in task.splits.missing] == ["train_000", "train_001", "test_014"]
+    assert {role: len(task.splits[role, "audio"]) for role in ROLES} == {"fit": 28, "val": 12, "test": 14}
+    assert features.ids[task.splits["test", "video"].rows[0]] == "test_000"
     only_train = FeatureSet(write_features(tmp_path / "train.h5", clips["train"]))
     with pytest.raises(UserError, match="none of the 12 clips of the val split has features.* such as val_000"):
-        AveTask(only_train, annotations_of(clips), [], FAST)
+        AveTask(only_train, annotations_of(clips), [("video", "audio")], FAST)
 
 
 def test_steps_that_are_no_seconds_are_refused(features, clips):
@@ -156,10 +153,10 @@ def test_a_video_with_two_events_is_two_clips(tmp_path, clips):
     features = FeatureSet(write_features(tmp_path / "two.h5", [c for split in clips.values() for c in split]))
     clips["train"].append(Clip("train_000", "Cat", 7, 9))
     task = AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
-    split = task.splits["train"]
+    split = task.splits["fit", "audio"]
     assert split.rows[0] == split.rows[-1]
-    assert (split.labels["clip"][0], split.labels["clip"][-1]) == (0, 1)
-    assert split.labels["segment"][-1].tolist() == [3] * 7 + [1, 1, 3]
+    assert (split.labels[ClipProbes][0], split.labels[ClipProbes][-1]) == (0, 1)
+    assert split.labels[SegmentProbes][-1].tolist() == [3] * 7 + [1, 1, 3]
 
 
 def test_choice_does_not_read_the_test_split(features, clips):
@@ -172,7 +169,7 @@ def test_choice_does_not_read_the_test_split(features, clips):
             lied[key][name] for name in ("probe_lr", "probe_epoch", "val", "source_val")]
         assert row["value"] == 100.0 and lied[key]["value"] == {"accuracy": 0.0, "segment_accuracy": 60.0}[key[2]]
     task = AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
-    del task.splits["test"]
+    del task.splits["test", "video"], task.splits["test", "audio"]
     assert task.validate(OneHotModel()).score == 100.0
 
 
@@ -191,11 +188,11 @@ def test_paper_protocol_is_the_best_epoch_on_the_train_split(features, clips):
     model = OneHotModel(audio=1)  # some codes shared, shifted: a transfer between nothing and all
     rows = by_key(evaluate(model, features, annotations_of(clips), [("video", "audio")], settings))
     task = AveTask(features, annotations_of(clips), [("video", "audio")], settings)
-    encoded = Encoded(model, task)
-    for kind, heads, metric in (("clip", ClipProbes, "accuracy"), ("segment", SegmentProbes, "segment_accuracy")):
-        source, target = (encoded.data("train", m, kind) for m in ("video", "audio"))
+    encoded = Encoded(model, task.splits)
+    for kind, metric in ((ClipProbes, "accuracy"), (SegmentProbes, "segment_accuracy")):
+        source, target = (task.data(encoded, "fit", m, kind) for m in ("video", "audio"))
         log = [(probes.score(target).accuracy, probes.score(source).accuracy) for _, probes in
-               fit(heads, source, task.outputs(kind), seeds=[0, 1], lrs=[4e-4], epochs=5, batch_size=8, clip_norm=0.5)]
+               fit(kind, source, task.outputs(kind), seeds=[0, 1], lrs=[4e-4], epochs=5, batch_size=8, clip_norm=0.5)]
         best = [torch.stack(figures).max(0).values for figures in zip(*log)]
         row = rows["video", "audio", metric]
         assert row["value"] == pytest.approx(best[0].mean().item(), abs=1e-4)
@@ -208,12 +205,10 @@ def test_invalid_clips_are_not_judged(features, clips):
     """A clip without sound is left out where audio is concerned, and only there."""
     model = OneHotModel()
     task = AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
-    encoded = Encoded(model, task)
-    for split in SIZES:
-        encoded.tokens(split, "audio").valid[:3] = False
-    validation = task.validate(model)
-    validation.encoded._cache.update(encoded._cache)
-    row = task.report(validation)[0]
+    encoded = Encoded(model, task.splits)
+    for role in ROLES:
+        encoded.tokens(role, "audio").valid[:3] = False
+    (row,) = task.rows(Probing(task, ClipProbes, "video", encoded))
     assert (row["n_train"], row["n_test"]) == (30, 12)
     assert (row["value"], row["match_rate"]) == (100.0, 100.0)
 
@@ -238,10 +233,10 @@ def test_encode_set_in_batches_and_in_the_asked_order(features):
     model, rows = OneHotModel(), torch.tensor([5, 0, 5, 41, 2])
     whole = encode_set(model, features, "video")
     part = encode_set(model, features, "video", batch_size=2, rows=rows)
-    assert whole.codes.shape == (57, T) and whole.quantized.shape == (57, T, 16)
+    assert whole.codes.shape == (57, T) and whole.vectors.shape == (57, T, 16)
     for got, reference in zip(part, whole):
         assert torch.equal(got, reference[rows])
-    assert torch.equal(part.quantized, model.book[part.codes])
+    assert torch.equal(part.vectors, model.book[part.codes])
 
 
 def test_directions():
@@ -294,7 +289,8 @@ SHIFTS = (4, 0, 1)
 @pytest.fixture
 def run(tmp_path, clips, monkeypatch):
     """Folder with run/epoch_00{0,1,2}.pt, ave.h5 and annotations/; the model of epoch e has audio shifted SHIFTS[e]."""
-    monkeypatch.setattr(ave, "build_model", lambda content, device: OneHotModel(audio=SHIFTS[content["epoch"]]))
+    monkeypatch.setattr("cmg.downstream.task.build_model",
+                        lambda content, device: OneHotModel(audio=SHIFTS[content["epoch"]]))
     (tmp_path / "run").mkdir()
     for epoch in range(3):
         save_checkpoint(tmp_path / "run" / f"epoch_{epoch:03d}.pt", epoch)
@@ -351,11 +347,11 @@ def test_choose_only_leaves_the_test_split_alone(run, monkeypatch):
     sweep, best = (folder / "ave_sweep_strict.json").read_text(), (folder / "best.pt").read_bytes()
     for name in ("ave_sweep_strict.json", "best.pt", "results.json"):
         (folder / name).unlink()
-    tokens, asked = ave.Encoded.tokens, set()
-    monkeypatch.setattr(ave.Encoded, "tokens", lambda self, split, m: asked.add(split) or tokens(self, split, m))
+    tokens, asked = Encoded.tokens, set()
+    monkeypatch.setattr(Encoded, "tokens", lambda self, role, m: asked.add(role) or tokens(self, role, m))
     call(run, "--choose-only")
     assert (folder / "ave_sweep_strict.json").read_text() == sweep and (folder / "best.pt").read_bytes() == best
-    assert asked == {"train", "val"} and not (folder / "results.json").exists()
+    assert asked == {"fit", "val"} and not (folder / "results.json").exists()
 
 
 def test_one_checkpoint_elsewhere_and_paper(run, capsys):
@@ -394,7 +390,7 @@ def test_real_model(tmp_path, clips):
     rows = call(tmp_path, checkpoint=tmp_path / "epoch_000.pt",
                 annotations=write_annotations(tmp_path / "annotations", clips))
     assert len(rows) == 4 and all(0 <= row["value"] <= 100 for row in rows)
-    quantized = encode_set(model, FeatureSet(features), "video").quantized
+    quantized = encode_set(model, FeatureSet(features), "video").vectors
     assert quantized.shape == (57, T, 16)
 
 

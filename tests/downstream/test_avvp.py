@@ -9,11 +9,12 @@ import torch
 
 import support
 from cmg.data.ave import AveAnnotations, Clip
-from cmg.data.avvp import AvvpAnnotations, Event, event_labels, locate, read_avvp, video_of
+from cmg.data.avvp import AvvpAnnotations, Event, event_labels, read_avvp
 from cmg.data.features import FeatureSet, FeatureWriter
-from cmg.downstream import ave_avvp, avvp
+from cmg.downstream import ave_avvp, avvp, events
 from cmg.downstream.events import localisation
 from cmg.downstream.probe import EventProbes, fit, probe_data
+from cmg.downstream.probing import Encoded, Probing, best_epochs
 from cmg.downstream.task import Settings
 from cmg.downstream.tokens import TokenSet
 from cmg.errors import UserError
@@ -98,18 +99,6 @@ def test_missing_files_are_named(tmp_path):
         read_avvp(tmp_path)
 
 
-def test_clips_are_found_by_their_name_or_their_video():
-    class Features:
-        ids = ["abc_10_20", "def", "ghi_1.5_11.5"]
-
-        def rows_of(self, ids):
-            return torch.tensor([self.ids.index(name) for name in ids]), []
-
-    rows, found, missing = locate(Features(), ["def_20_30", "abc_10_20", "xyz_0_10", "ghi_1.5_11.5"])
-    assert rows.tolist() == [1, 0, 2] and found == ["def_20_30", "abc_10_20", "ghi_1.5_11.5"]
-    assert missing == ["xyz_0_10"] and video_of("-a_b_0_10") == "-a_b"
-
-
 # EventProbes.
 
 
@@ -128,7 +117,7 @@ def test_events_loss_and_score_are_those_of_every_second_listed():
     probes = EventProbes(8, 4, [0, 1], [1e-3, 1e-3], dtype=torch.float64)
     w1, b1, w2, b2, alpha = (stack.detach() for stack in probes.parameters())
     assert alpha.tolist() == [[0.1] * 4] * 2
-    x, y = tokens_of(codes).quantized[valid], labels[valid].double()  # (n, D), (n, K+1)
+    x, y = tokens_of(codes).vectors[valid], labels[valid].double()  # (n, D), (n, K+1)
     for p in range(2):
         logits = (x @ w1[p].T + b1[p]) @ w2[p].T + b2[p]
         entropy = torch.nn.functional.binary_cross_entropy(logits.sigmoid(), y)
@@ -192,7 +181,7 @@ def by_key(rows):
 
 
 def test_strict_figures_of_shared_codes(clips):
-    task = avvp.make_task(*clips, PAIRS, FAST, pretrain_ids=["t03"])
+    task = avvp.AvvpTask(*clips, PAIRS, FAST, pretrain_ids=["t03"])
     rows = by_key(task.run(OneHotModel()))
     assert set(rows) == {(s, t, m) for s, t in PAIRS for m in ("micro_f1", "segment_f1", "event_f1")}
     for row in rows.values():
@@ -202,7 +191,7 @@ def test_strict_figures_of_shared_codes(clips):
     segment = rows["video", "audio", "segment_f1"]
     assert [segment[f"f_{name}"] for name in ("audio", "video", "av", "type_av", "event_av")] == [100.0] * 5
     # The constant answer is one of three classes, five seconds in ten: hit in 4 (or 3) of 11 clips.
-    truth = task.parts["test", "audio"].labels
+    truth = task.splits["test", "audio"].labels[EventProbes]
     constant = torch.zeros_like(truth)
     constant[..., 0] = True
     assert rows["video", "audio", "micro_f1"]["chance"] == pytest.approx(
@@ -212,14 +201,14 @@ def test_strict_figures_of_shared_codes(clips):
 
 
 def test_split_codebook_does_not_localise(clips):
-    rows = by_key(avvp.make_task(*clips, PAIRS, FAST).run(OneHotModel(audio=4)))
+    rows = by_key(avvp.AvvpTask(*clips, PAIRS, FAST).run(OneHotModel(audio=4)))
     for row in rows.values():
         assert row["source_value"] == 100.0 and row["value"] < 60.0
         assert (row["match_rate"], row["code_overlap"]) == (0.0, 0.0)
 
 
 def test_paper_fits_and_reports_on_the_same_videos(clips):
-    rows = by_key(avvp.make_task(*clips, PAIRS, FAST._replace(protocol="paper")).run(OneHotModel()))
+    rows = by_key(avvp.AvvpTask(*clips, PAIRS, FAST._replace(protocol="paper")).run(OneHotModel()))
     assert set(rows) == {(s, t, "precision") for s, t in PAIRS}
     for row in rows.values():
         assert (row["value"], row["n_train"], row["n_test"]) == (100.0, 32, 32)
@@ -228,16 +217,18 @@ def test_paper_fits_and_reports_on_the_same_videos(clips):
 
 
 def test_silence_that_buys_precision_is_told(clips, capsys):
-    task = avvp.make_task(*clips, PAIRS, FAST._replace(protocol="paper"))
-    # epochs × (precision, recall, positives) × probes: the second epoch has fewer answers, all of them right
-    curve = torch.tensor([[[0.6, 0.7], [0.8, 0.8], [90.0, 90.0]], [[1.0, 0.5], [0.01, 0.9], [1.0, 99.0]]])
-    best = task._best_epochs(curve)
-    torch.testing.assert_close(best["precision"], torch.tensor([100.0, 70.0]))
-    torch.testing.assert_close(best["recall"], torch.tensor([1.0, 80.0]))
-    torch.testing.assert_close(best["recall_at_best_f1"], torch.tensor([80.0, 80.0]))
-    assert best["positives"].tolist() == [1.0, 90.0]
-    task._best_epochs = lambda curve: {k: v[:1] for k, v in best.items()}
-    (row,) = [r for r in task.run(OneHotModel()) if r["source"] == "video"]
+    # Of two epochs and two probes; the second epoch has fewer answers, all of them right
+    curves = {"precision": [[60.0, 70.0], [100.0, 50.0]], "recall": [[80.0, 80.0], [1.0, 90.0]],
+              "f1": [[68.0, 74.0], [2.0, 64.0]], "positives": [[90.0, 90.0], [1.0, 99.0]]}
+    curves = {name: [torch.tensor(epoch) for epoch in curve] for name, curve in curves.items()}
+    assert {name: x.tolist() for name, x in best_epochs(curves, 2).items()} == {
+        "precision": [100.0, 70.0], "recall": [1.0, 80.0], "f1": [2.0, 74.0], "positives": [1.0, 90.0]}
+    assert best_epochs(curves, 2, by="f1")["recall"].tolist() == [80.0, 80.0]
+    assert best_epochs(curves, 1, by="f1")["positives"].tolist() == [90.0]  # two learning rates of one seed
+    task = avvp.AvvpTask(*clips, PAIRS, FAST._replace(protocol="paper", epochs=1, probe_seeds=1))
+    probing = Probing(task, EventProbes, "video", Encoded(OneHotModel(), task.splits))
+    probing.curves = dict.fromkeys(("video", "audio"), {name: [x[:1] for x in own] for name, own in curves.items()})
+    (row,) = task.rows(probing)
     assert row["recall_vanished"] is True and row["value"] == 100.0
     assert "precision rose to 100.0 % only because recall sank to 1.0 %, from 80.0 %" in capsys.readouterr().err
 
@@ -286,12 +277,12 @@ def make_ave(tmp_path):
 def test_ave_classes_localise_on_avvp(tmp_path, clips):
     ave = make_ave(tmp_path)
     mapping = {"BARK": "Bark", "CAT": "Cat"}  # trucks are in neither
-    rows = by_key(ave_avvp.make_task(*ave, *clips, mapping, PAIRS, FAST).run(OneHotModel()))
+    rows = by_key(ave_avvp.AveAvvpTask(ave, clips, mapping, PAIRS, FAST).run(OneHotModel()))
     assert len(rows) == 6
     for row in rows.values():
         assert (row["value"], row["source_value"], row["n_classes"]) == (100.0, 100.0, 2)
         assert (row["n_train"], row["n_test"]) == (14, 8)  # two thirds of 20 and of 12
-    task = ave_avvp.make_task(*ave, *clips, mapping, PAIRS, FAST._replace(protocol="paper"))
+    task = ave_avvp.AveAvvpTask(ave, clips, mapping, PAIRS, FAST._replace(protocol="paper"))
     paper = by_key(task.run(OneHotModel()))
     assert paper["video", "audio", "f1"]["value"] == 100.0
     assert (paper["video", "audio", "f1"]["n_train"], paper["video", "audio", "f1"]["n_test"]) == (20, 22)
@@ -300,8 +291,8 @@ def test_ave_classes_localise_on_avvp(tmp_path, clips):
 def test_videos_that_ave_was_cut_from_are_no_test(tmp_path, clips):
     ave, of_ave = make_ave(tmp_path)
     of_ave.splits["val"].append(Clip("t01", "BARK", 0, 5))
-    task = ave_avvp.make_task(ave, of_ave, *clips, {"BARK": "Bark", "CAT": "Cat"}, PAIRS, FAST)
-    assert "t01" not in task.parts["test", "audio"].names and task.extra["n_in_ave"] == 1
+    task = ave_avvp.AveAvvpTask((ave, of_ave), clips, {"BARK": "Bark", "CAT": "Cat"}, PAIRS, FAST)
+    assert "t01" not in task.splits["test", "audio"].names and task.n_in_ave == 1
 
 
 # The commands
@@ -331,7 +322,7 @@ def call(run, *flags):
 
 def test_command_writes_results_and_pictures(run, capsys, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(avvp.timeline, "draw", lambda clips, classes, title, draw=avvp.timeline.draw:
+    monkeypatch.setattr(events.timeline, "draw", lambda clips, classes, title, draw=events.timeline.draw:
                         drawn.update({title: clips}) or draw(clips, classes, title))
     rows = call(run)
     assert json.loads((run / "run" / "results.json").read_text()) == rows and len(rows) == 6

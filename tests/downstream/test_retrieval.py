@@ -11,11 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import support
 from cmg.data import captions as captions_command
-from cmg.data.captions import Caption, clip_of, read_captions
+from cmg.data.captions import Caption, read_captions
 from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.data.videos import clip_of
 from cmg.downstream import retrieval
 from cmg.downstream.retrieval import Collection, zero_shot
-from cmg.downstream.retrieval_head import tenth
+from cmg.downstream.retrieval_head import tenth, with_head
 from cmg.downstream.task import Settings
 from cmg.errors import UserError
 from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
@@ -235,7 +236,7 @@ def test_head_is_fitted_with_one_modality_and_queried_with_another(tmp_path):
     pairs = [("video", "text"), ("text", "video")]
     test = [n for n in range(80) if tenth(f"c{n}") >= 8]
     for protocol in ("strict", "paper"):
-        rows = retrieval.with_head(OneHotModel(), features, pairs, "audio", FAST._replace(protocol=protocol))
+        rows = with_head(OneHotModel(), features, pairs, "audio", FAST._replace(protocol=protocol))
         assert [(row["source"], row["metric"]) for row in rows[:4]] == [
             ("video", "r1"), ("video", "r5"), ("video", "r10"), ("text", "r1")]
         for row in rows:

@@ -9,7 +9,7 @@ from cmg.figures import names
 from cmg.figures.names import METRICS, TASKS, arrow, axis_label, figure_name
 
 WRITTEN = {
-    "ave": ave.METRICS.values(),
+    "ave": [kind.metric for kind in ave.AveTask.kinds],
     "avvp": ["micro_f1", "segment_f1", "event_f1", "precision"],
     "ave_avvp": ["micro_f1", "segment_f1", "event_f1", "f1"],
     "ucf_vggsound": ["accuracy"],

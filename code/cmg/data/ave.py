@@ -105,15 +105,6 @@ def segment_labels(clips: list[Clip], classes: list[str], T: int = SECONDS) -> t
     return torch.where(inside, clip_labels(clips, classes)[:, None], len(classes))
 
 
-def video_ids(ids) -> set[str]:
-    """Ids of pretraining clips, and of their videos where they are spelt as VGGSound does: `<11 characters>_<start>`.
-
-    >>> sorted(video_ids(["-abc_def123_000030", "clip_7"]))
-    ['-abc_def123', '-abc_def123_000030', 'clip_7']
-    """
-    return {*ids, *(name[:11] for name in ids if name[11:12] == "_" and name[12:].isdigit())}
-
-
 def _lines(path: Path):
     """Non-blank lines of a text file with their line numbers, from 1."""
     lines = read_text(path, f"rows of {ROW}").splitlines()

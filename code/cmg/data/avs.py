@@ -11,7 +11,6 @@ is above 127. Every clip of the table must be complete: what is missing is an er
 """
 
 import csv
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,6 @@ from cmg.errors import UserError
 
 SPLITS = ("train", "val", "test")
 SECONDS = 5  # of a clip: one frame each
-VIDEO = re.compile(r"(.{11})_\d+(?:_\d+)?")
 
 
 class S4Clip(NamedTuple):
@@ -101,16 +99,6 @@ def read_s4(folder) -> S4Folder:
 def masks_of(split: str) -> int:
     """How many frames of a clip have a mask: the first one in training, all five otherwise."""
     return 1 if split == "train" else SECONDS
-
-
-def video_of(name: str) -> str:
-    """The video that a clip was cut from: AVSBench and VGGSound append times to its 11 characters.
-
-    >>> video_of("-abc_def123_10000_15000"), video_of("-abc_def123_000010"), video_of("clip_7")
-    ('-abc_def123', '-abc_def123', 'clip_7')
-    """
-    match = VIDEO.fullmatch(name)
-    return match[1] if match else name
 
 
 class S4Set(torch.utils.data.Dataset):

@@ -17,7 +17,6 @@ Oddities of the public files, and what becomes of them:
 * decimal seconds inside names: part of the name, which is looked up whole and is never taken apart.
 """
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,30 +109,6 @@ def event_labels(names: list[str], events: dict[str, list[Event]], classes: list
                 row[event.onset:event.offset, number[event.category]] = True
     labels[..., -1] = ~labels.any(-1)
     return labels
-
-
-def video_of(name: str) -> str:
-    """The video that a clip was cut from, as AVE and the released features name it: the name less its two times.
-
-    >>> video_of("4YdbENYcIyE_23_33"), video_of("AP0061o0Nvk_101.8_111.8"), video_of("avvp_val_000")
-    ('4YdbENYcIyE', 'AP0061o0Nvk', 'avvp_val_000')
-    """
-    match = re.fullmatch(r"(.+)_\d+(\.\d+)?_\d+(\.\d+)?", name)
-    return match[1] if match else name
-
-
-def locate(features, names: list[str]):
-    """Rows of a feature set whose ids are clip names or, as in the released features, those of their videos.
-
-    Returns
-    -------
-    rows : LongTensor[n]; found : list[str], n names; missing : list[str]
-    """
-    known = set(features.ids)
-    ids = {name: name if name in known else video_of(name) for name in names}
-    found = [name for name in names if ids[name] in known]
-    rows, _ = features.rows_of([ids[name] for name in found])
-    return rows, found, [name for name in names if ids[name] not in known]
 
 
 def _rows(path: Path, columns: list[str]):

@@ -37,16 +37,6 @@ class Caption(NamedTuple):
     text: str
 
 
-def clip_of(name: str) -> str:
-    """The clip that a caption's id belongs to.
-
-    >>> clip_of("Santa Motor#3"), clip_of("-abc_000030")
-    ('Santa Motor', '-abc_000030')
-    """
-    head, mark, tail = name.rpartition("#")
-    return head if mark and tail.isdigit() else name
-
-
 def read_captions(path) -> tuple[list[Caption], list[str]]:
     """Captions of a file in any of the forms above, and a line for every row that was left out.
 

@@ -81,23 +81,6 @@ def read_pair_lists(folder) -> PairLists:
     return PairLists(classes, items, skipped, notes)
 
 
-def locate(features, items: list[Item]):
-    """Rows of a feature set for clips by their ids; VGGSound's `<11 characters>_<start>` counts for its video.
-
-    Returns
-    -------
-    rows : LongTensor[n]; found : list[Item], n clips; missing : list[str]
-    """
-    whole = {}
-    for name in features.ids:
-        if re.fullmatch(r".{11}_\d+", name):
-            whole.setdefault(name[:11], name)
-    whole |= {name: name for name in features.ids}
-    found = [item for item in items if item.id in whole]
-    rows, _ = features.rows_of([whole[item.id] for item in found])
-    return rows, found, [item.id for item in items if item.id not in whole]
-
-
 def _read_classes(path: Path, notes: list[str]) -> list[str]:
     names = []
     for number, line in enumerate(read_text(path, "names of classes").splitlines(), 1):

@@ -20,18 +20,19 @@ paper : what the public script measures. Fit on all AVE clips of these classes, 
 `source_value` is the same probe on AVVP in its own modality: the data set changes, the modality does not.
 """
 
-import argparse
 import csv
 import sys
 from pathlib import Path
 
 from cmg.cli import Parser, command
 from cmg.data.ave import AveAnnotations, read_ave
-from cmg.data.avvp import AvvpAnnotations, Event, event_labels, locate, read_avvp, video_of
+from cmg.data.avvp import AvvpAnnotations, Event, event_labels, read_avvp
 from cmg.data.features import FeatureSet
-from cmg.downstream.avvp import check_seconds, draw, localisable_pairs, print_account, without_pretrained
-from cmg.downstream.events import EventTask, Part
-from cmg.downstream.task import Settings, add_probe_flags, open_run, output_folder, tell_missing, write_task
+from cmg.data.videos import video_of
+from cmg.downstream.events import EventTask, annotated_directions, print_account, require_annotated
+from cmg.downstream.probe import EventProbes
+from cmg.downstream.splits import match
+from cmg.downstream.task import STRICT, add_probe_flags, open_run, task_parser
 from cmg.errors import UserError
 
 SHARED = Path(__file__).parents[1] / "data" / "ave_avvp_classes.csv"
@@ -65,69 +66,78 @@ def read_mapping(path, of_ave: list[str], of_avvp: list[str]) -> dict[str, str]:
     return dict(rows[1:])
 
 
-def make_task(ave: FeatureSet, ave_annotations: AveAnnotations, avvp: FeatureSet, avvp_annotations: AvvpAnnotations,
-              mapping: dict[str, str], pairs, settings: Settings, pretrain_ids=(), device="cpu") -> EventTask:
-    """Fit parts from AVE, test parts from AVVP, labels of both in the classes of `mapping`."""
-    modalities = sorted({m for pair in pairs for m in pair})
-    for features in (ave, avvp):
-        check_seconds(features, modalities)
-    classes = list(dict.fromkeys(mapping.values()))
-    strict = settings.protocol == "strict"
-    missing, parts, n_excluded, n_shared = {}, {}, 0, 0
+class AveAvvpTask(EventTask):
+    """AVE's clips to fit and choose on, AVVP's to test, labels of both in the classes of `mapping`. See `ProbeTask`
+    for the other parameters.
 
-    def clips_of(splits):
-        clips = [clip for split in splits for clip in ave_annotations.splits[split] if clip.category in mapping]
-        _, absent = ave.rows_of([clip.id for clip in clips])
-        missing.update(dict.fromkeys(absent))
-        clips = [clip for clip in clips if clip.id not in missing]
-        rows, _ = ave.rows_of([clip.id for clip in clips])
-        # By number, not by id: a video that AVE has under two classes is two clips with the same id.
-        events = {n: [Event(mapping[clip.category], clip.onset, clip.offset)] for n, clip in enumerate(clips)}
-        return rows, [clip.id for clip in clips], events
+    Parameters
+    ----------
+    ave, avvp : features and annotations of each
+    mapping : AVE class -> AVVP class
 
-    for role, splits in {"fit": ("train",), "val": ("val",)}.items() if strict else [("fit", ("train", "val", "test"))]:
-        rows, names, events = clips_of(splits)
-        if not names:
-            raise UserError(f"--data: none of AVE's {' and '.join(splits)} clips of the shared classes has features")
-        for m in modalities:
-            parts[role, m] = Part(ave, rows, names, event_labels(list(events), events, classes, ave.shapes[m][0]))
+    Attributes
+    ----------
+    n_in_ave : test clips that are left out because they are cut from videos of AVE
+    """
 
-    def holds(name, modality):
-        return any(event.category in classes for event in avvp_annotations.events[modality].get(name, ()))
+    name, title, chosen_by = "ave_avvp", "AVE→AVVP", "f1"
 
-    known = {clip.id for split in ave_annotations.splits.values() for clip in split if clip.category in mapping}
-    if strict:
-        if not avvp_annotations.splits.get("test"):
+    def __init__(self, ave: tuple[FeatureSet, AveAnnotations], avvp: tuple[FeatureSet, AvvpAnnotations],
+                 mapping: dict[str, str], pairs, settings=STRICT, pretrain_ids=(), device="cpu"):
+        super().__init__(dict.fromkeys(mapping.values()), pairs, settings, pretrain_ids, device)
+        (ave, of_ave), (avvp, of_avvp) = ave, avvp
+        require_annotated(ave, self.modalities, of_avvp)
+        require_annotated(avvp, self.modalities, of_avvp, "--avvp-data")
+        clips = {split: [clip for clip in own if clip.category in mapping] for split, own in of_ave.splits.items()}
+        roles = {"fit": ("train",), "val": ("val",)} if self.strict else {"fit": ("train", "val", "test")}
+        fresh = self.tested_videos(clips, avvp, of_avvp) if self.strict else None
+
+        def labels_of_ave(clips, seconds):
+            # By number, not by id: a video that AVE has under two classes is two clips with the same id.
+            events = {n: [Event(mapping[clip.category], clip.onset, clip.offset)] for n, clip in enumerate(clips)}
+            return {EventProbes: event_labels(list(events), events, self.classes, seconds)}
+
+        for m in self.modalities:
+            def labels(names, seconds, events=of_avvp.events[m]):
+                return {EventProbes: event_labels(names, events, self.classes, seconds)}
+
+            for role, splits in roles.items():
+                self.splits.add(role, m, ave, [clip for split in splits for clip in clips[split]], labels_of_ave,
+                                called=" and ".join(splits))
+            names = fresh if self.strict else [name for name in of_avvp.events[m] if self.holds(of_avvp, name, m)]
+            self.splits.add("test", m, avvp, names, labels, flag="--avvp-data")
+        self.settle()
+
+    def holds(self, annotations: AvvpAnnotations, name: str, modality: str) -> bool:
+        """Whether a video has an event of the shared classes in a modality."""
+        return any(event.category in self.classes for event in annotations.events[modality].get(name, ()))
+
+    def tested_videos(self, clips, avvp: FeatureSet, of_avvp: AvvpAnnotations) -> list[str]:
+        """Those of AVVP's test split that hold a shared class, heard or seen, and that AVE was not cut from."""
+        if not of_avvp.splits.get("test"):
             raise UserError("--avvp-annotations: AVVP_test_pd.csv names no videos; strict needs them")
-        names = [n for n in avvp_annotations.splits["test"] if holds(n, "audio") or holds(n, "video")]
-        _, names, absent = locate(avvp, names)
-        missing.update(dict.fromkeys(absent))
-        fresh = [name for name in names if name not in known and video_of(name) not in known]
-        n_shared = len(names) - len(fresh)
-        names, n_excluded = without_pretrained(fresh, pretrain_ids)
-    for m in modalities:
-        rows, found, absent = locate(avvp, names if strict else [n for n in avvp_annotations.events[m] if holds(n, m)])
-        missing.update(dict.fromkeys(absent))
-        labels = event_labels(found, avvp_annotations.events[m], classes, avvp.shapes[m][0])
-        parts["test", m] = Part(avvp, rows, found, labels)
-    tell_missing(missing)
-    if n_shared:
-        print(f"warning: {n_shared} test clips are cut from videos of AVE and are left out", file=sys.stderr)
-    extra = {"n_excluded": n_excluded, "n_in_ave": n_shared, "n_missing": len(missing), "n_classes": len(classes)}
-    return EventTask("ave_avvp", classes, parts, pairs, settings, "f1", extra, device)
+        names = [name for name in of_avvp.splits["test"] if any(self.holds(of_avvp, name, m) for m in of_avvp.events)]
+        known = {clip.id for own in clips.values() for clip in own}
+        shared = {names[n] for n in match(avvp, names)[1] if names[n] in known or video_of(names[n]) in known}
+        self.n_in_ave = len(shared)
+        if shared:
+            print(f"warning: {len(shared)} test clips are cut from videos of AVE and are left out", file=sys.stderr)
+        return [name for name in names if name not in shared]
+
+    def benchmark(self):
+        return {"n_in_ave": self.n_in_ave if self.strict else 0, "n_missing": len(self.splits.missing),
+                "n_classes": len(self.classes)}
 
 
-def parser() -> argparse.ArgumentParser:
-    p = Parser(prog="cmg.downstream.ave_avvp", description=__doc__.split("\n")[0])
-    p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its best.pt")
+def parser() -> Parser:
+    p = task_parser("ave_avvp")
     p.add_argument("--data", nargs="+", required=True, help="feature files of AVE's clips")
     p.add_argument("--annotations", required=True, help="folder of AVE's Annotations.txt and splits")
     p.add_argument("--avvp-data", nargs="+", required=True, help="feature files of AVVP's clips")
     p.add_argument("--avvp-annotations", required=True, help="folder of AVVP_eval_audio.csv and the others")
     p.add_argument("--classes", help="CSV with the columns ave and avvp, or: same; default: the 12 classes that AVE "
                    f"and AVVP share (cmg/data/{SHARED.name})")
-    add_probe_flags(p, epochs=50)
-    return p
+    return add_probe_flags(p, epochs=50)
 
 
 @command
@@ -139,13 +149,9 @@ def main(argv=None):
         print(f"annotations: {line}", file=sys.stderr)
     print_account(of_avvp)
     mapping = read_mapping(args.classes or SHARED, of_ave.classes, of_avvp.classes)
-    pairs = localisable_pairs(run.content, args.data[0], args)
-    modalities = sorted({m for pair in pairs for m in pair})
-    ave, avvp = run.features(args.data, modalities), run.features(args.avvp_data, modalities)
-    task = make_task(ave, of_ave, avvp, of_avvp, mapping, pairs, run.settings, run.content["pretrain_ids"], run.device)
-    rows = write_task("AVE→AVVP", args, task.run(run.model()), run)
-    draw(task, output_folder(args, run.path))
-    return rows
+    pairs = annotated_directions(run, args.data[0], of_avvp)
+    ave, avvp = run.features(args.data, pairs), run.features(args.avvp_data, pairs, flag="--avvp-data")
+    return run.finish(AveAvvpTask((ave, of_ave), (avvp, of_avvp), mapping, pairs, **run.how))
 
 
 if __name__ == "__main__":

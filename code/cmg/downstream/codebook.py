@@ -11,7 +11,6 @@ Of a run folder also `codebook_training.png`: the match rate, the overlap and th
 (perplexity) at every logged step of its metrics.csv. Every picture is written as .pdf as well.
 """
 
-import argparse
 import csv
 import io
 from itertools import combinations
@@ -19,11 +18,10 @@ from pathlib import Path
 
 import torch
 
-from cmg.cli import Parser, command, require_folder
+from cmg.cli import Parser, command
 from cmg.data.features import FeatureFile
-from cmg.distributed import choose_device
 from cmg.downstream.results import markdown_table
-from cmg.downstream.task import Run, Settings, open_checkpoint, output_folder
+from cmg.downstream.task import add_place_flags, open_run, task_parser
 from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
 from cmg.figures import codes, lines
@@ -51,7 +49,7 @@ def usage(model, features, device="cpu") -> dict[str, torch.Tensor]:
 
 
 def shares(counts) -> torch.Tensor:
-    """Each modality's part in each code's use, Tensor[modalities, M]; 0 for a code that nobody uses."""
+    """Each modality's share in each code's use, Tensor[modalities, M]; 0 for a code that nobody uses."""
     frequency = torch.stack([c.double() / c.sum().clamp(min=1) for c in counts.values()])
     return frequency / frequency.sum(0).clamp(min=1e-12)
 
@@ -86,46 +84,40 @@ def over_training(path) -> list[lines.Panel]:
     return panels
 
 
-def parser() -> argparse.ArgumentParser:
-    p = Parser(prog="cmg.downstream.codebook", description=__doc__.split("\n")[0])
-    p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its best.pt")
+def parser() -> Parser:
+    p = task_parser("codebook")
     p.add_argument("--data", nargs="+", required=True, help="feature files")
     p.add_argument("--modalities", nargs="+", help="default: all that data and checkpoint share")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    p.add_argument("--out", help="folder of the pictures; default: the checkpoint's")
-    return p
+    return add_place_flags(p, "the pictures")
 
 
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    if args.out:
-        require_folder(args.out)
-    run = Run(Settings(), choose_device(args.device), *open_checkpoint(args.checkpoint))
-    held = FeatureFile(args.data[0]).modalities
-    wanted = ordered(args.modalities or {*held} & {*run.content["shapes"]})
+    run = open_run(args, needs=("codes",))
+    model, present = run.model, FeatureFile(args.data[0]).modalities
+    wanted = ordered(args.modalities or {*present} & {*model.modalities})
     for m in wanted:
-        if m not in run.content["shapes"]:
-            raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(run.content['shapes'])}")
-    if args.modalities and len(set(wanted)) < 2:
-        raise UserError(f"--modalities {' '.join(wanted)}: expected two or three")
+        if m not in model.modalities:
+            raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(model.modalities)}")
+    if args.modalities and len(wanted) < 2:
+        raise UserError(f"--modalities {' '.join(wanted)}: expected two or more")
     if len(wanted) < 2:
-        raise UserError(f"--data has {', '.join(held)} and --checkpoint {', '.join(run.content['shapes'])}; expected "
+        raise UserError(f"--data has {', '.join(present)} and --checkpoint {', '.join(model.modalities)}; expected "
                         "two modalities in common")
-    model = run.model()
-    counts = usage(model, run.features(args.data, wanted), run.device)
-    part, out = shares(counts), output_folder(args, run.path)
+    counts = usage(model, run.features(args.data, [wanted]), run.device)
+    share, out = shares(counts), run.out
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["code", *(f"count_{m}" for m in counts), *(f"share_{m}" for m in counts)])
     for k in range(model.codebook.size):
-        writer.writerow([k, *(int(c[k]) for c in counts.values()), *(f"{s:.4f}" for s in part[:, k].tolist())])
+        writer.writerow([k, *(int(c[k]) for c in counts.values()), *(f"{s:.4f}" for s in share[:, k].tolist())])
     write_atomically(out / "codebook.csv", table.getvalue())
     print(markdown_table(["modalities", "codes of the first", "of the second", "of both",
                           f"both above {100 * SHARED:.0f} %", "overlap", "perplexity of all"], summary(counts)) + "\n")
-    used = part.sum(0) > 0
-    order = part[0, used].argsort(descending=True)
-    print(save(codes.draw(list(counts), part[:, used][:, order].numpy()), out / "codebook.png"))
+    used = share.sum(0) > 0
+    order = share[0, used].argsort(descending=True)
+    print(save(codes.draw(list(counts), share[:, used][:, order].numpy()), out / "codebook.png"))
     metrics = run.path.parent / "metrics.csv"
     if Path(args.checkpoint).is_dir() and metrics.is_file():
         panels = over_training(metrics)

@@ -55,13 +55,13 @@ class Score(NamedTuple):
 
 def probe_data(tokens: TokenSet, labels: torch.Tensor) -> ProbeData:
     """Pair a split's tokens with its labels. A clip probe needs a valid step in every clip: see `data_of_present`."""
-    n, steps, dim = tokens.quantized.shape
-    vectors = tokens.quantized.reshape(n * steps, dim)
+    n, steps, dim = tokens.vectors.shape
+    vectors = tokens.vectors.reshape(n * steps, dim)
     index = torch.arange(n * steps, device=vectors.device).view(n, steps)  # every step has a vector of its own
     if tokens.codes is not None:
         codes, code = tokens.codes.unique(return_inverse=True)  # (U,), (N, T)
         first = torch.zeros_like(codes).scatter_(0, code.flatten(), index.flatten())
-        if torch.equal(vectors[first][code], tokens.quantized):  # a residual quantiser's token is more than its code
+        if torch.equal(vectors[first][code], tokens.vectors):  # a residual quantiser's token is more than its code
             vectors, index = vectors[first], code
     # A missing step takes the clip's first existing one: repeating a vector does not change a maximum.
     stand_in = index.gather(1, tokens.valid.to(torch.uint8).argmax(1, keepdim=True))  # (N, 1)
@@ -332,14 +332,6 @@ def fit_selected(kind: type[Probes], train: ProbeData, val: ProbeData, outputs: 
     winner = max(range(len(lrs)), key=lambda number: (accuracy[number], -loss[number]))
     own = slice(winner * len(seeds), (winner + 1) * len(seeds))
     return Selected(kept.take(own), lrs[winner], chosen[own].tolist(), Score(*(part[own] for part in best)))
-
-
-def best_of_epochs(curve, seeds: int):
-    """The paper protocol's choice: each seed's figure at the epoch and learning rate at which it is best.
-
-    curve : list over epochs of Tensor[P], of the probes of `fit` -> Tensor[seeds]
-    """
-    return torch.stack(curve).amax(0).view(-1, seeds).amax(0)
 
 
 def constant_accuracy(train: ProbeData, judged: ProbeData) -> float:

@@ -5,12 +5,53 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
+
 from cmg.cli import require_folder
 from cmg.errors import UserError
 from cmg.files import replacing, write_atomically
 
 # Two rows with equal values here are the same measurement: the newer one replaces the older.
 IDENTITY = ("task", "source", "target", "protocol", "metric", "seed")
+
+
+def rounded(x):
+    """A figure, or a dict of them, as it stands in results.json; JSON knows no infinity, so that is None."""
+    if isinstance(x, dict):
+        return {name: rounded(value) for name, value in x.items()}
+    return x if x is None or isinstance(x, int) else round(x, 4) if x < float("inf") else None
+
+
+def mean(x):
+    """Mean over probe seeds, as it stands in results.json."""
+    return rounded(x.mean().item())
+
+
+def std(x):
+    """Standard deviation over probe seeds, 0 for a single one."""
+    return rounded(x.std(correction=1).item()) if len(x) > 1 else 0.0
+
+
+def result(task: str, source: str, target: str, settings, metric: str, value, own, chance: float, n_train: int,
+        n_test: int, split: str | None = None, **more) -> dict:
+    """A row of `results.json` less checkpoint and commit.
+
+    Parameters
+    ----------
+    settings : has protocol and seed
+    value, own : the figure of the target and of the source itself, Tensor[S] over probe seeds, or a number or None
+    split : the split that is reported, where a task has several to report
+    more : what else there is to say, in this order
+    """
+    found = {"task": task, "source": source, "target": target, "protocol": settings.protocol, "metric": metric}
+    figures = {"value": value, "source_value": own}
+    found |= {name: mean(x) if isinstance(x, torch.Tensor) else rounded(x) for name, x in figures.items()}
+    found |= {"chance": rounded(chance), "n_train": n_train, "n_test": n_test, "seed": settings.seed}
+    if split:
+        found["split"] = split
+    if isinstance(value, torch.Tensor):
+        found |= {"std": std(value), "source_std": None if own is None else std(own)}
+    return found | more
 
 
 def find_checkpoints(path) -> list[Path]:

@@ -24,7 +24,6 @@ paper : nothing is left out; of the head the epoch is taken at which the target'
 `chance` is the figure of a gallery in random order, `source_value` (head only) that of the source's own queries.
 """
 
-import argparse
 import csv
 from pathlib import Path
 from typing import NamedTuple
@@ -32,22 +31,13 @@ from typing import NamedTuple
 import torch
 
 from cmg.cli import Parser, command
-from cmg.data.ave import video_ids
-from cmg.data.captions import clip_of
 from cmg.data.features import FeatureFile, FeatureSet
-from cmg.downstream.results import markdown_table
-from cmg.downstream.retrieval_head import HeadData, fit_head, tenth
-from cmg.downstream.task import (
-    Settings,
-    add_probe_flags,
-    mean,
-    open_run,
-    output_folder,
-    std,
-    tell_pretrained,
-    write_task,
-)
-from cmg.downstream.tokens import directions, encode_set
+from cmg.data.videos import clip_of, from_videos
+from cmg.downstream.results import markdown_table, result
+from cmg.downstream.retrieval_head import RECALLS, with_head
+from cmg.downstream.splits import tell_pretrained
+from cmg.downstream.task import Settings, add_probe_flags, open_run, task_parser
+from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
 from cmg.figures import bars
 from cmg.figures.names import REPRESENTATIONS as SPOKEN
@@ -57,7 +47,6 @@ from cmg.losses.masked import clip_vectors
 from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
 from cmg.modalities import ordered
 
-RECALLS = (1, 5, 10)
 REPRESENTATIONS = ("codes", "semantic")
 
 
@@ -84,31 +73,24 @@ class Collection:
     """
 
     def __init__(self, features: FeatureSet, texts: FeatureSet | None = None, asked=(), pretrain_ids=()):
-        self.features, self.texts = features, texts
-        seen = video_ids(pretrain_ids)
-        self.names = {m: [n for n in features.ids if n not in seen] for m in features.modalities}
-        self.n_excluded = len(features.ids) - len(self.names[features.modalities[0]])
+        fresh = left(features.ids, pretrain_ids)
+        self.n_excluded = len(features.ids) - len(fresh)
+        self.sources = {m: (features, fresh, fresh) for m in features.modalities}  # and names, and clips of these
         if texts is not None:
-            named = dict.fromkeys([*texts.ids, *asked])
-            self.names["text"] = [n for n in named if clip_of(n) not in seen and n not in seen]
-        clips = dict.fromkeys(self._clip(m, n) for m, names in self.names.items() for n in names)
+            names = left(list(dict.fromkeys([*texts.ids, *asked])), pretrain_ids)
+            self.sources["text"] = texts, names, [clip_of(name) for name in names]
+        clips = dict.fromkeys(clip for *_, own in self.sources.values() for clip in own)
         self.number = {clip: k for k, clip in enumerate(clips)}
         if not self.number:
             raise UserError(f"--checkpoint: all {len(features)} clips were pretrained on; nothing to retrieve")
 
-    def _clip(self, modality, name):
-        return clip_of(name) if modality == "text" and self.texts is not None else name
-
-    def source_of(self, modality) -> FeatureSet:
-        return self.texts if modality == "text" and self.texts is not None else self.features
-
     def items(self, model, modality, device="cpu") -> Items:
         """Encode one modality; an item without features, or without a single step, has no vectors."""
-        features, names = self.source_of(modality), self.names[modality]
+        features, names, clips = self.sources[modality]
         rows, missing = features.rows_of(names)
         absent = set(missing)
         has = torch.tensor([name not in absent for name in names])
-        clips = torch.tensor([self.number[self._clip(modality, name)] for name in names])
+        clips = torch.tensor([self.number[clip] for clip in clips])
         if not len(rows):
             raise UserError(f"--data: no {modality} item has features")
         tokens = encode_set(model, features, modality, rows=rows, device=device)
@@ -116,9 +98,16 @@ class Collection:
         has[has.nonzero()[:, 0][~there.cpu()]] = False
         tokens = tokens.take(there.nonzero()[:, 0])
         # Clips with the same codes in another order are equal, but only a sum in float64 comes out the same for them.
-        means = {"codes": tokens.quantized, "semantic": tokens.semantic}
+        means = {"codes": tokens.vectors, "semantic": tokens.semantic}
+        if tokens.codes is None:
+            del means["codes"]
         vectors = {kind: clip_vectors(x.double(), tokens.valid)[0] for kind, x in means.items()}
         return Items(clips, has, vectors)
+
+
+def left(names, pretrain_ids) -> list[str]:
+    """What is left of the names without the clips that the checkpoint was pretrained on."""
+    return [name for name, seen in zip(names, from_videos(names, pretrain_ids)) if not seen]
 
 
 def retrieve(queries: Items, gallery: Items, kind: str):
@@ -137,83 +126,24 @@ def zero_shot(model, collection: Collection, pairs, settings: Settings, device="
     for source, target in pairs:
         queries, gallery = items[source], items[target]
         shown = gallery.clips[gallery.has]
-        for kind in REPRESENTATIONS:
+        for kind in gallery.vectors:
             rank = retrieve(queries, gallery, kind)
             figures = {f"r{k}": (recall_at(k, rank), chance_at(k, queries.clips, shown)) for k in RECALLS}
             figures["median_rank"] = median_rank(rank), (len(shown) + 1) / 2
-            for name, (value, chance) in figures.items():
-                rows.append({
-                    "task": "retrieval", "source": source, "target": target, "protocol": settings.protocol,
-                    "metric": f"{kind}_{name}", "value": finite(value), "source_value": None,
-                    "chance": round(chance, 4), "n_train": 0, "n_test": len(rank), "seed": settings.seed,
-                    "n_gallery": len(shown), "n_missing": int(rank.isinf().sum()), "n_excluded": collection.n_excluded,
-                })
+            rows += [result("retrieval", source, target, settings, f"{kind}_{name}", value, None, chance, 0,
+                            len(rank), n_gallery=len(shown), n_missing=int(rank.isinf().sum()),
+                            n_excluded=collection.n_excluded)
+                     for name, (value, chance) in figures.items()]
     return rows
 
 
-def finite(value):
-    """JSON knows no infinity: None for the median rank where half of the queries are wrong."""
-    return round(value, 4) if value < float("inf") else None
-
-
-def with_head(model, features: FeatureSet, pairs, gallery: str, settings: Settings, pretrain_ids=(),
-              device="cpu") -> list[dict]:
-    """Fit a head from each source's codes to the gallery modality's features, query it with every modality's.
-
-    Rows are R@1, R@5 and R@10, means over head seeds.
-    """
-    strict, seen = settings.protocol == "strict", video_ids(pretrain_ids)
-    part_of = [tenth(name) for name in features.ids]
-    modalities = dict.fromkeys(m for pair in pairs for m in pair)
-    tokens = {m: encode_set(model, features, m, device=device) for m in modalities}
-    there = torch.stack([t.valid.any(1).cpu() for t in tokens.values()]).all(0)
-    blocks = (features.__getitems__(rows.tolist()) for rows in torch.arange(len(features)).split(256))
-    pooled = [clip_vectors(batch[gallery].flatten(2), batch[f"valid/{gallery}"]) for batch in blocks]
-    raw, exists = (torch.cat(columns) for columns in zip(*pooled))  # (N, A), (N,)
-    valid = exists & there
-    vectors = {m: clip_vectors(t.quantized, t.valid)[0].cpu() for m, t in tokens.items()}
-    parts, n_excluded = {}, 0
-    for name, tenths in (("fit", range(6)), ("val", range(6, 8)), ("test", range(8, 10))):
-        numbers = [n for n, part in enumerate(part_of) if part in tenths]
-        if name == "test":
-            fresh = [n for n in numbers if not strict or features.ids[n] not in seen]
-            n_excluded, numbers = len(numbers) - len(fresh), fresh
-            n_test = len(fresh)  # with clips that lack a modality: these are wrong, they do not go away
-        rows = torch.tensor([n for n in numbers if valid[n]], dtype=torch.int64)
-        if not len(rows):
-            raise UserError(f"--data: no clip is left in the {name} part of the head"
-                            + (f"; {n_excluded} were pretrained on" if n_excluded else ""))
-        parts[name] = rows
-    known, shown = raw[parts["fit"]], len(parts["test"])
-    raw = (raw - known.mean(0)) / known.std(0).clamp(min=1e-6)
-    found = []
-    for source in dict.fromkeys(source for source, _ in pairs):
-        targets = [target for s, target in pairs if s == source]
-        data = {(p, m): HeadData(vectors[m][rows].to(device), raw[rows].to(device))
-                for p, rows in parts.items() for m in (source, *targets)}
-        # target -> modality -> Tensor[seeds, 3]
-        for target, values in fit_head(data, source, targets, settings, RECALLS).items():
-            for k, own, value in zip(RECALLS, *(shown / n_test * values[m].T for m in (source, target))):
-                found.append({
-                    "task": "retrieval_head", "source": source, "target": target, "protocol": settings.protocol,
-                    "metric": f"r{k}", "value": mean(value), "source_value": mean(own),
-                    "chance": round(100 * min(k, shown) / n_test, 4), "n_train": len(parts["fit"]),
-                    "n_test": n_test, "seed": settings.seed, "std": std(value), "source_std": std(own),
-                    "gallery": gallery, "n_excluded": n_excluded, "n_missing": n_test - shown,
-                    "probe_seeds": settings.probe_seeds,
-                })
-    return found
-
-
-def parser() -> argparse.ArgumentParser:
-    p = Parser(prog="cmg.downstream.retrieval", description=__doc__.split("\n")[0])
-    p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its best.pt")
+def parser() -> Parser:
+    p = task_parser("retrieval")
     p.add_argument("--data", nargs="+", required=True, help="feature files of the clips")
     p.add_argument("--text-data", nargs="+", help="feature files of captions, several a clip")
     p.add_argument("--captions", help="CSV with a column id: the captions there should be; the lacking count as wrong")
     p.add_argument("--gallery", help="fit a head to this modality's features; without it zero-shot")
-    add_probe_flags(p, epochs=50)
-    return p
+    return add_probe_flags(p, epochs=50)
 
 
 def asked_captions(path) -> list[str]:
@@ -234,32 +164,29 @@ def asked_captions(path) -> list[str]:
 def main(argv=None):
     args = parser().parse_args(argv)
     run = open_run(args)
-    held = list(FeatureFile(args.data[0]).modalities)
-    texts = None
+    present = list(FeatureFile(args.data[0]).modalities)
     if args.captions and not args.text_data:
         raise UserError("--captions: goes with --text-data, the features of these captions")
     if args.text_data:
         if args.gallery:
             raise UserError("--text-data: the head needs one text a clip, in --data")
-        texts = run.features(args.text_data, ["text"])
-        held = [*(m for m in held if m != "text"), "text"]
-    if args.gallery and args.gallery not in held:
-        raise UserError(f"--gallery {args.gallery}: --data has only {', '.join(held)}")
-    pairs = directions(list(run.content["shapes"]), [m for m in held if m != args.gallery], args.source, args.target)
+        present = [*(m for m in present if m != "text"), "text"]
+    if args.gallery and args.gallery not in present:
+        raise UserError(f"--gallery {args.gallery}: --data has only {', '.join(present)}")
+    pairs = run.directions(m for m in present if m != args.gallery)
     needed = {m for pair in pairs for m in pair} | ({args.gallery} if args.gallery else set())
-    features = FeatureSet(args.data, ordered(m for m in needed if not (m == "text" and texts is not None)))
-    model = run.model()
-    model.check(features, without=args.gallery)
-    pretrain_ids = run.content["pretrain_ids"] if args.protocol == "strict" else ()
+    texts = run.features(args.text_data, [("text",)], "--text-data") if args.text_data else None
+    features = FeatureSet(args.data, ordered(needed - {"text"} if texts else needed))
+    run.model.check(features, without=args.gallery)
+    pretrain_ids = run.pretrain_ids if args.protocol == "strict" else ()
     if args.gallery:
-        rows = with_head(model, features, pairs, args.gallery, run.settings, pretrain_ids, run.device)
+        rows = with_head(run.model, features, pairs, args.gallery, run.settings, pretrain_ids, run.device)
     else:
         asked = asked_captions(args.captions) if args.captions else ()
-        collection = Collection(features, texts, asked, pretrain_ids)
-        rows = zero_shot(model, collection, pairs, run.settings, run.device)
+        rows = zero_shot(run.model, Collection(features, texts, asked, pretrain_ids), pairs, run.settings, run.device)
     tell_pretrained(rows[0]["n_excluded"], "clips")
-    rows = write_task("Retrieval", args, rows, run, table)
-    print(draw(rows, output_folder(args, run.path) / f"{rows[0]['task']}_{args.protocol}.png"))
+    rows = run.write("Retrieval", rows, table)
+    print(draw(rows, run.out / f"{rows[0]['task']}_{args.protocol}.png"))
     return rows
 
 
@@ -287,8 +214,9 @@ def draw(rows: list[dict], path: Path) -> Path:
     for source, target in dict.fromkeys((row["source"], row["target"]) for row in rows):
         own = {metric: row for (*pair, metric), row in found.items() if pair == [source, target]}
         if rows[0]["task"] == "retrieval":
-            shown = {SPOKEN[kind]: [(own[f"{kind}_r{k}"]["value"], None) for k in RECALLS] for kind in REPRESENTATIONS}
-            chance = [own[f"codes_r{k}"]["chance"] for k in RECALLS]
+            kinds = [kind for kind in REPRESENTATIONS if f"{kind}_r1" in own]
+            shown = {SPOKEN[kind]: [(own[f"{kind}_r{k}"]["value"], None) for k in RECALLS] for kind in kinds}
+            chance = [own[f"{kinds[0]}_r{k}"]["chance"] for k in RECALLS]
         else:
             shown = {"transfer": [(own[f"r{k}"]["value"], own[f"r{k}"]["std"]) for k in RECALLS],
                      "own modality": [(own[f"r{k}"]["source_value"], own[f"r{k}"]["source_std"]) for k in RECALLS]}

@@ -7,15 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cmg.data.features import FeatureSet
+from cmg.data.videos import from_videos
+from cmg.downstream.results import result
 from cmg.downstream.task import Settings
+from cmg.downstream.tokens import encode_set
+from cmg.errors import UserError
+from cmg.losses.masked import clip_vectors
 from cmg.metrics.retrieval import ranks, recall_at
 
 WIDTH = 128  # of the space in which queries and gallery meet
 TEMPERATURE = 0.07
+TENTHS = {"fit": range(6), "val": range(6, 8), "test": range(8, 10)}  # of the clips, by a checksum of their ids
+RECALLS = (1, 5, 10)
 
 
 class HeadData(NamedTuple):
-    """Clips of a part: queries Tensor[N, D] and the gallery's features Tensor[N, A], row by row the same clip."""
+    """Clips of a split: queries Tensor[N, D] and the gallery's features Tensor[N, A], row by row the same clip."""
 
     queries: torch.Tensor
     gallery: torch.Tensor
@@ -54,9 +62,8 @@ def tenth(name: str) -> int:
 def fit_head(data: dict[tuple[str, str], HeadData], source: str, targets: list[str], settings: Settings, ks):
     """Fit heads on `data["fit", source]`, one a seed -> target -> modality -> recalls on test, Tensor[seeds, len(ks)].
 
-    Epoch and learning rate are those with the best mean recall on the val part in the source modality (strict), or on
-    the test part in the target's (paper). For each target there are its own recalls and, with the same head, the
-    source's.
+    Epoch and learning rate are those with the best mean recall on val in the source modality (strict), or on test in
+    the target's (paper). For each target there are its own recalls and, with the same head, the source's.
     """
     arguments, strict = settings.fit_arguments(), settings.protocol == "strict"
     train = data["fit", source]
@@ -74,7 +81,7 @@ def fit_head(data: dict[tuple[str, str], HeadData], source: str, targets: list[s
                 order = torch.randperm(len(train.queries), generator=generator).to(train.queries.device)
                 for batch in order.split(settings.batch_size):
                     optimiser.zero_grad()
-                    head.loss(HeadData(*(part[batch] for part in train))).backward()
+                    head.loss(HeadData(*(x[batch] for x in train))).backward()
                     optimiser.step()
                 if strict:
                     scores = dict.fromkeys(targets, head.recalls(data["val", source], ks).mean().item())
@@ -88,3 +95,44 @@ def fit_head(data: dict[tuple[str, str], HeadData], source: str, targets: list[s
             found[target][source].append(own)
             found[target][target].append(other)
     return {target: {m: torch.stack(x) for m, x in recalls.items()} for target, recalls in found.items()}
+
+
+def with_head(model, features: FeatureSet, pairs, gallery: str, settings: Settings, pretrain_ids=(),
+              device="cpu") -> list[dict]:
+    """Fit a head from each source's codes to the gallery modality's features, query it with every modality's.
+
+    Rows are R@1, R@5 and R@10, means over head seeds; a clip that lacks a modality is wrong, it does not go away.
+    """
+    modalities = dict.fromkeys(m for pair in pairs for m in pair)
+    pooled = {}
+    for m in modalities:
+        tokens = encode_set(model, features, m, device=device)
+        pooled[m] = clip_vectors(tokens.vectors, tokens.valid)  # (N, D), (N,)
+    batches = (features.__getitems__(rows.tolist()) for rows in torch.arange(len(features)).split(256))
+    raw = [clip_vectors(batch[gallery].flatten(2), batch[f"valid/{gallery}"]) for batch in batches]
+    raw, exists = (torch.cat(columns) for columns in zip(*raw))  # (N, A), (N,)
+    exists = torch.stack([exists, *(there.cpu() for _, there in pooled.values())]).all(0)
+    seen = from_videos(features.ids, pretrain_ids if settings.protocol == "strict" else ())
+    splits = {}
+    for role, tenths in TENTHS.items():
+        numbers = [n for n, name in enumerate(features.ids) if tenth(name) in tenths]
+        asked = [n for n in numbers if not (role == "test" and seen[n])]
+        n_test, n_excluded = len(asked), len(numbers) - len(asked)  # of the last, test
+        splits[role] = torch.tensor([n for n in asked if exists[n]], dtype=torch.int64)
+        if not len(splits[role]):
+            raise UserError(f"--data: no clip is left in the {role} split of the head"
+                            + (f"; {n_excluded} were pretrained on" if n_excluded else ""))
+    shown, known = len(splits["test"]), raw[splits["fit"]]
+    raw = (raw - known.mean(0)) / known.std(0).clamp(min=1e-6)
+    found = []
+    for source in dict.fromkeys(source for source, _ in pairs):
+        targets = [target for s, target in pairs if s == source]
+        data = {(role, m): HeadData(pooled[m][0].cpu()[rows].to(device), raw[rows].to(device))
+                for role, rows in splits.items() for m in (source, *targets)}
+        # target -> modality -> Tensor[seeds, 3]
+        for target, values in fit_head(data, source, targets, settings, RECALLS).items():
+            found += [result("retrieval_head", source, target, settings, f"r{k}", value, own,
+                             100 * min(k, shown) / n_test, len(splits["fit"]), n_test, gallery=gallery,
+                             n_excluded=n_excluded, n_missing=n_test - shown, probe_seeds=settings.probe_seeds)
+                      for k, own, value in zip(RECALLS, *(shown / n_test * values[m].T for m in (source, target)))]
+    return found

@@ -1,4 +1,19 @@
-"""What the probing tasks have in common: their flags and settings, the checkpoint they read, the rows they write."""
+"""The command around a task: its flags and settings, the checkpoint that is tested, and the files it leaves behind.
+
+A task of one's own is a .py file with a `main(argv)`, which runs by itself and as an evaluation of a table:
+
+    def parser():
+        p = task_parser("sides", "do probes tell left from right?")
+        p.add_argument("--data", nargs="+", required=True, help="feature files")
+        return add_probe_flags(p)
+
+    @command
+    def main(argv=None):
+        run = open_run(parser().parse_args(argv))
+        pairs = run.directions(FeatureFile(run.args.data[0]).modalities)
+        features = run.features(run.args.data, pairs)
+        return run.finish(Sides(features, …, pairs, **run.how))
+"""
 
 import argparse
 import sys
@@ -7,10 +22,15 @@ from typing import NamedTuple
 
 import torch
 
-from cmg.cli import git_commit, number, require_folder, whole
+from cmg.cli import Parser, git_commit, number, require_folder, whole
 from cmg.data.features import FeatureSet
+from cmg.data.provenance import Provenance
 from cmg.distributed import choose_device
+from cmg.downstream.registry import TASKS
 from cmg.downstream.results import prepare_results, results_table, write_results
+from cmg.downstream.tokens import directions
+from cmg.errors import UserError
+from cmg.modalities import ordered
 from cmg.training.checkpoint import build_model, file_of, read
 
 # Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
@@ -36,17 +56,16 @@ class Settings(NamedTuple):
 STRICT = Settings()
 
 
-def mean(x):
-    """Mean over probe seeds, as it stands in results.json."""
-    return round(x.mean().item(), 4)
+def task_parser(name: str, about: str = "", checkpoint="a .pt file, or a run folder: its best.pt") -> Parser:
+    """A parser with --checkpoint. What a task of `cmg.downstream` is about stands in the registry."""
+    known = TASKS.get(name)
+    p = Parser(prog=f"cmg.downstream.{name}" if known else name,
+               description=about or f"{known.title}. Measures: {known.measures}.")
+    p.add_argument("--checkpoint", required=True, help=checkpoint)
+    return p
 
 
-def std(x):
-    """Standard deviation over probe seeds, 0 for a single one."""
-    return round(x.std(correction=1).item(), 4) if len(x) > 1 else 0.0
-
-
-def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30):
+def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30) -> argparse.ArgumentParser:
     """The flags that mean the same in every task with a probe."""
     p.add_argument("--source", help="default: every modality that data and checkpoint share")
     p.add_argument("--target", help="default: every other modality")
@@ -60,78 +79,108 @@ def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30):
     p.add_argument("--batch-size", type=whole(1), default=80, help="clips in a step of the probe")
     p.add_argument("--probe-seeds", type=whole(1), default=3, help="probes per direction, for mean and std")
     p.add_argument("--seed", type=whole(), default=0, help="first probe's seed")
+    return add_place_flags(p)
+
+
+def add_place_flags(p: argparse.ArgumentParser, files="results.json") -> argparse.ArgumentParser:
+    """Where to compute, and where to put the files."""
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    p.add_argument("--out", help="folder of results.json; default: the checkpoint's")
-
-
-def probe_settings(args) -> Settings:
-    """The flags of `add_probe_flags` as settings; `UserError` if a file is in the place of --out."""
-    if args.out:
-        require_folder(args.out)
-    return Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
-                    args.probe_seeds, args.seed)
-
-
-def open_checkpoint(path) -> tuple[Path, dict]:
-    """A checkpoint, of a run folder the one that AVE chose -> (path, content). The tasks after AVE choose none."""
-    path = file_of(path)
-    return path, read(path)
+    p.add_argument("--out", help=f"folder of {files}; default: the checkpoint's")
+    return p
 
 
 class Run(NamedTuple):
-    """What a task's main works with: how to probe, and the checkpoint that is probed."""
+    """What a task's main works with: its flags, and the checkpoint that is tested, its model built once."""
 
+    args: argparse.Namespace
     settings: Settings
     device: torch.device
     path: Path
     content: dict
+    model: torch.nn.Module
 
-    def features(self, paths, modalities) -> FeatureSet:
-        """Feature files of some modalities, such as the checkpoint was pretrained on."""
-        features = FeatureSet(paths, modalities)
-        self.model().check(features)
+    @property
+    def out(self) -> Path:
+        """--out, by default the checkpoint's own folder."""
+        return Path(self.args.out) if self.args.out else self.path.parent
+
+    @property
+    def pretrain_ids(self) -> list[str]:
+        """Clips that the checkpoint was pretrained on."""
+        return self.content["pretrain_ids"]
+
+    @property
+    def how(self) -> dict:
+        """The further arguments of a `ProbeTask`."""
+        return {"settings": self.settings, "pretrain_ids": self.pretrain_ids, "device": self.device}
+
+    def directions(self, of_data) -> list[tuple[str, str]]:
+        """Directions that --source and --target leave of those between modalities of checkpoint and data."""
+        return directions(list(self.content["shapes"]), list(of_data), self.args.source, self.args.target)
+
+    def features(self, paths, pairs, flag="--data") -> FeatureSet:
+        """Feature files of the modalities of some directions, such as the checkpoint was pretrained on."""
+        features = FeatureSet(paths, ordered(m for pair in pairs for m in pair))
+        self.model.check(features, flag)
         return features
 
-    def model(self):
-        """The frozen model on its device."""
-        return build_model(self.content, self.device)
+    def at(self, path) -> "Run":
+        """The same with another checkpoint."""
+        content = read(path)
+        return self._replace(path=Path(path), content=content, model=build_model(content, self.device))
+
+    def write(self, title: str, rows: list[dict], table=results_table) -> list[dict]:
+        """Add the origin to the rows, write them into `results.json` and print them as a table."""
+        origin = {"checkpoint": str(self.path), "epoch": self.content["epoch"],
+                  "pretrain_seed": self.content["args"].get("seed"), "commit": git_commit(),
+                  "features": known_features(self.model, self.path)}
+        rows = [row | origin for row in rows]
+        written = write_results(self.out, rows)
+        split = f" ({rows[0]['split']} split)" if "split" in rows[0] else ""
+        print(f"{title}, {self.path}, {self.settings.protocol}{split}\n\n{table(rows)}\n\n{written}")
+        return rows
+
+    def finish(self, task, rows=None) -> list[dict]:
+        """Run a `ProbeTask`, unless its rows are there, and leave its files behind -> the rows of results.json."""
+        rows = self.write(task.title, task.run(self.model) if rows is None else rows)
+        for path in task.draw(rows, self.out):
+            print(path)
+        return rows
 
 
-def open_run(args) -> Run:
-    """What `add_probe_flags` and --checkpoint ask for; `UserError` names the flag that is wrong."""
-    run = Run(probe_settings(args), choose_device(args.device), *open_checkpoint(args.checkpoint))
-    prepare_results(output_folder(args, run.path))
+def open_run(args, needs=("vectors",), path=None) -> Run:
+    """What the flags ask for; the checkpoint is --checkpoint, of a run folder the one that AVE chose, or `path`.
+
+    Raises
+    ------
+    UserError : a flag is wrong, or the checkpoint does not offer what the task needs.
+    """
+    if args.out:
+        require_folder(args.out)
+    settings = Settings()
+    if "protocol" in args:
+        settings = Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
+                            args.probe_seeds, args.seed)
+    device, path = choose_device(args.device), file_of(path or args.checkpoint)
+    content = read(path)
+    run = Run(args, settings, device, path, content, build_model(content, device))
+    require(run.model, needs, path)
+    prepare_results(run.out)
     return run
 
 
-def with_origin(rows: list[dict], path: Path, content: dict) -> list[dict]:
-    """Rows with the checkpoint that they were measured on, and the commit."""
-    origin = {"checkpoint": str(path), "epoch": content["epoch"], "pretrain_seed": content["args"].get("seed"),
-              "commit": git_commit()}
-    return [row | origin for row in rows]
+def require(model, needs, path):
+    """`UserError` unless a model offers what a task needs."""
+    lacking = [name for name in needs if name not in model.offers]
+    if lacking:
+        raise UserError(f"--checkpoint {path}: offers {', '.join(model.offers)}; this task needs {', '.join(lacking)}")
 
 
-def write_task(title: str, args, rows: list[dict], run: Run, table=results_table) -> list[dict]:
-    """Write the rows of a task into `results.json` and print them as a table, which `table` makes of the rows."""
-    rows = with_origin(rows, run.path, run.content)
-    written = write_results(output_folder(args, run.path), rows)
-    print(f"{title}, {run.path}, {args.protocol}\n\n{table(rows)}\n\n{written}")
-    return rows
-
-
-def tell_missing(names):
-    """Warn of annotated clips without features; `names` may be empty."""
-    if names:
-        print(f"warning: {len(names)} annotated clips have no features and are left out, the first is "
-              f"{next(iter(names))}", file=sys.stderr)
-
-
-def tell_pretrained(count: int, what="test clips"):
-    """Warn of test clips that the checkpoint was pretrained on; `count` may be 0."""
-    if count:
-        print(f"warning: {count} {what} were pretrained on and are left out", file=sys.stderr)
-
-
-def output_folder(args, path: Path) -> Path:
-    """--out, by default the checkpoint's own folder."""
-    return Path(args.out) if args.out else path.parent
+def known_features(model, path) -> dict[str, str | None]:
+    """What a checkpoint says of where its features come from, modality -> text; None where it does not know, which is
+    told on stderr."""
+    known = {m: None if origin == Provenance() else str(origin) for m, origin in model.features.items()}
+    unknown = [m for m, text in known.items() if text is None]
+    if unknown:
+        print(f"note: {path} does not know where its features of {', '.join(unknown)} come from", file=sys.stderr)
+    return known

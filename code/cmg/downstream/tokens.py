@@ -14,8 +14,8 @@ class TokenSet(NamedTuple):
     """What a frozen model says about N clips of one modality.
 
     codes : int64 Tensor[N, T], or None of a model without a codebook
-    quantized : Tensor[N, T, D]
-        The codes' vectors, or the model's own, the only thing a probe sees.
+    vectors : Tensor[N, T, D]
+        The codes' vectors, or the model's own where it has no codebook: the only thing a probe sees.
     semantic : Tensor[N, T, D]
         The encoder's output before quantisation.
     valid : bool Tensor[N, T]
@@ -23,7 +23,7 @@ class TokenSet(NamedTuple):
     """
 
     codes: torch.Tensor | None
-    quantized: torch.Tensor
+    vectors: torch.Tensor
     semantic: torch.Tensor
     valid: torch.Tensor
 
@@ -39,7 +39,7 @@ def encode_set(model, features, modality: str, batch_size: int = 256, rows=None,
     Parameters
     ----------
     model
-        Frozen model in eval mode with `encode_modality(modality, x, valid) -> codes, quantized, semantic`.
+        Frozen model in eval mode with `encode_modality(modality, x, valid) -> Tokens`.
     features : FeatureSet
     rows : LongTensor[n], optional
         Rows of the feature set to encode, in this order; all by default.
@@ -54,8 +54,8 @@ def encode_set(model, features, modality: str, batch_size: int = 256, rows=None,
         read = features.__getitems__(batch.tolist())
         x, valid = read[modality].to(device), read[f"valid/{modality}"].to(device)
         tokens = model.encode_modality(modality, x, valid)
-        parts.append(TokenSet(tokens.codes, tokens.quantized.float(), tokens.semantic.float(), valid))
-    tokens = TokenSet(*(torch.cat(column) for column in zip(*parts)))
+        parts.append(TokenSet(tokens.codes, tokens.vectors.float(), tokens.semantic.float(), valid))
+    tokens = TokenSet(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
     if not tokens.valid.any():
         raise UserError(f"--data: none of {len(tokens.valid)} clips has any {modality}")
     return tokens
@@ -68,7 +68,11 @@ def codebook_sharing(a: TokenSet, b: TokenSet) -> dict[str, float | int | None]:
         the steps do not line up (words are no seconds).
     code_overlap : intersection of the two histograms of code use, see `cmg.metrics.codebook.overlap`.
     shared_codes, used_codes : codes used by both modalities, and by at least one.
+
+    All are None of a model without a codebook.
     """
+    if a.codes is None or b.codes is None:
+        return dict.fromkeys(("match_rate", "code_overlap", "shared_codes", "used_codes"))
     size = int(max(a.codes.max(), b.codes.max())) + 1
     use_a = torch.bincount(a.codes[a.valid], minlength=size).double()  # (M,)
     use_b = torch.bincount(b.codes[b.valid], minlength=size).double()
@@ -87,9 +91,9 @@ def codebook_sharing(a: TokenSet, b: TokenSet) -> dict[str, float | int | None]:
 def directions(of_checkpoint, of_data, source=None, target=None) -> list[tuple[str, str]]:
     """Every ordered pair of the modalities that both have, or those with the given source or target."""
     for flag, m in (("--source", source), ("--target", target)):
-        for owner, held in (("--checkpoint", of_checkpoint), ("--data", of_data)):
-            if m is not None and m not in held:
-                raise UserError(f"{flag} {m}: {owner} has only {', '.join(held)}")
+        for owner, present in (("--checkpoint", of_checkpoint), ("--data", of_data)):
+            if m is not None and m not in present:
+                raise UserError(f"{flag} {m}: {owner} has only {', '.join(present)}")
     if source is not None and source == target:
         raise UserError(f"--target {target}: the same as --source; expected another (source_value reports this one)")
     shared = ordered({*of_checkpoint} & {*of_data})

@@ -102,7 +102,7 @@ class QueryReader:
     def _stored(self, clips):
         """Tokens from a feature file, of the first five steps, whatever it holds."""
         return encode_set(self.model, _FirstSteps(self.features), "audio", rows=self._rows(clips),
-                          device=self.device).quantized.cpu()
+                          device=self.device).vectors.cpu()
 
     def _rows(self, clips):
         rows, missing = self.features.rows_of([clip.name for clip in clips])

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from cmg.cli import git_commit, versions
-from cmg.data.avs import SPLITS, S4Set, read_s4, video_of
+from cmg.data.avs import SPLITS, S4Set, read_s4
 from cmg.data.features import FeatureSet
+from cmg.data.videos import from_videos
 from cmg.distributed import choose_device
 from cmg.downstream.avs.checkpoints import BEST, read, trained
 from cmg.downstream.avs.options import require_same
@@ -16,7 +17,8 @@ from cmg.downstream.avs.picture import MaskedClip, Masks, draw
 from cmg.downstream.avs.queries import QueryReader, mismatched
 from cmg.downstream.avs.training import Training, batches, evaluate, to_frames
 from cmg.downstream.results import markdown_table, write_results
-from cmg.downstream.task import tell_pretrained
+from cmg.downstream.splits import tell_pretrained
+from cmg.downstream.task import known_features, require
 from cmg.errors import UserError
 from cmg.extract.backbones import Choice
 from cmg.figures.style import save
@@ -54,6 +56,7 @@ class Task:
             self.path = checkpoint.file_of(options["checkpoint"])
             self.pretrained = checkpoint.read(self.path)
             model = checkpoint.build_model(self.pretrained, self.device)
+            require(model, ("codes",), self.path)
             for flag in ("source", "target"):
                 if options[flag] not in model.modalities:
                     raise UserError(f"--{flag} {options[flag]}: --checkpoint has only {', '.join(model.modalities)}")
@@ -66,8 +69,8 @@ class Task:
 
     def _exclude_pretrained(self):
         """Leave out test clips from videos that the checkpoint was pretrained on."""
-        pretrained = {video_of(name) for name in self.pretrained["pretrain_ids"]}
-        kept = [clip for clip in self.clips["test"] if video_of(clip.name) not in pretrained]
+        seen = from_videos([clip.name for clip in self.clips["test"]], self.pretrained["pretrain_ids"])
+        kept = [clip for clip, known in zip(self.clips["test"], seen) if not known]
         self.n_excluded = len(self.clips["test"]) - len(kept)
         if not kept:
             raise UserError(f"--checkpoint: all {self.n_excluded} test clips were pretrained on; nothing to test")
@@ -132,6 +135,7 @@ class Task:
         options, protocol = self.options, self.options["protocol"]
         source, target = options["source"], options["target"]
         figures = {name: getattr(score, protocol)() for name, score in scores.items()}
+        origin = known_features(self.reader.model, self.path) if self.pretrained else None
         names = ("none", "none") if options["query"] == "none" else (source, target)
         return [{
             "task": "avs", "source": names[0], "target": names[1], "protocol": protocol, "metric": metric,
@@ -143,6 +147,7 @@ class Task:
             "val": content["best"][protocol], "f_half": figures[target].f_half,
             "checkpoint": str(self.path) if self.pretrained else None,
             "pretrain_seed": self.pretrained["args"].get("seed") if self.pretrained else None, "commit": git_commit(),
+            "features": origin,
         } for metric in ("miou", "f_measure")]
 
     @torch.no_grad()

@@ -1,0 +1,221 @@
+"""From tokens to rows of `results.json`: what every task that probes frozen tokens has in common.
+
+A task is a subclass of `ProbeTask` that says which clips play which role; tokens, protocols, figures and rows are the
+same for all.
+
+    class Sides(ProbeTask):
+        name, title = "sides", "Sides"
+
+        def __init__(self, features, annotations, pairs, **how):
+            super().__init__(["left", "right"], pairs, **how)
+            for m in self.modalities:
+                for role, clips in annotations.items():
+                    self.splits.add(role, m, features, clips, lambda clips, steps: {ClipProbes: labels_of(clips)})
+            self.settle()
+
+    rows = Sides(features, annotations, [("video", "audio")]).run(model)
+
+`cmg.downstream.task` has the command around it. Protocols, for any kind of probe and any figures:
+
+strict : fit on "fit", learning rate and epoch chosen on "val" of the source modality, so that the probe never sees a
+    label of the target; test once.
+paper : what the public scripts do. Fit on "fit", figures on "test" after every epoch, and of each probe those of the
+    epoch at which one of them is best; learning rate 4e-4, gradient norm 0.5. A fit, not a test.
+"""
+
+import torch
+
+from cmg.downstream.probe import (
+    ClipProbes,
+    ProbeData,
+    Probes,
+    SegmentProbes,
+    constant_accuracy,
+    data_of_present,
+    fit,
+    fit_selected,
+)
+from cmg.downstream.results import mean, result, rounded
+from cmg.downstream.splits import Splits
+from cmg.downstream.task import CLIP_NORM, STRICT, Settings
+from cmg.downstream.tokens import TokenSet, codebook_sharing, encode_set
+from cmg.modalities import modality
+
+
+class Encoded:
+    """One model's tokens of the splits, each split encoded when it is first asked for."""
+
+    def __init__(self, model, splits: Splits, device="cpu"):
+        self.model, self.splits, self.device, self._cache = model, splits, device, {}
+
+    def tokens(self, role: str, modality: str) -> TokenSet:
+        split = self.splits[role, modality]
+        if id(split) not in self._cache:
+            self._cache[id(split)] = encode_set(self.model, split.features, split.modality, rows=split.rows,
+                                                device=self.device)
+        return self._cache[id(split)]
+
+
+class ProbeTask:
+    """A benchmark on given features: which clips, which directions, which protocol.
+
+    A subclass sets `name` (the task's in results.json) and `title` (in print), fills `self.splits` for the modalities
+    and calls `settle`. What it may override: the kinds of probes, how their answers are measured and what more a row
+    says.
+
+    Parameters
+    ----------
+    classes : the K classes
+    pairs : list of (source, target)
+    settings : how probes are trained
+    pretrain_ids : ids of the clips that the checkpoint was pretrained on; strict leaves them out of "test"
+
+    Attributes
+    ----------
+    modalities : those of the pairs
+    splits : (role, modality) -> Split
+    """
+
+    name: str
+    title: str
+    kinds: tuple[type[Probes], ...] = (ClipProbes,)
+
+    def __init__(self, classes, pairs, settings: Settings = STRICT, pretrain_ids=(), device="cpu"):
+        self.classes, self.pairs, self.settings, self.device = list(classes), list(pairs), settings, device
+        self.modalities = list(dict.fromkeys(m for pair in self.pairs for m in pair))
+        self.strict = settings.protocol == "strict"
+        self.splits = Splits(pretrain_ids if self.strict else ())
+
+    @property
+    def sources(self):
+        return list(dict.fromkeys(source for source, _ in self.pairs))
+
+    def n_excluded(self, target: str) -> int:
+        """Clips left out of a test because the checkpoint was pretrained on them."""
+        return self.splits["test", target].n_excluded
+
+    def settle(self):
+        """To be called when all splits are there: what cannot be tested is left out, and told."""
+        self.pairs = self.splits.testable(self.pairs)
+
+    def targets(self, source: str, kind: type[Probes] = ClipProbes) -> list[str]:
+        """Modalities that this source's probe is tested on; only what has seconds has labels for each of them."""
+        own = [target for s, target in self.pairs if s == source]
+        if issubclass(kind, SegmentProbes):
+            own = [m for m in own if modality(source).timed and modality(m).timed]
+        return own
+
+    def outputs(self, kind: type[Probes]) -> int:
+        return len(self.classes) + kind.background
+
+    def data(self, encoded: Encoded, role: str, modality: str, kind: type[Probes]) -> ProbeData | None:
+        """What probes see of a split, None of an empty one; clips without a step of the modality are left out."""
+        split = self.splits[role, modality]
+        return data_of_present(encoded.tokens(role, modality), split.labels[kind]) if len(split) else None
+
+    def measure(self, probes: Probes, data: ProbeData) -> dict[str, torch.Tensor]:
+        """Figures of P probes, dict metric -> Tensor[P]; the paper protocol takes its epoch by the first."""
+        return {probes.metric: probes.score(data).accuracy}
+
+    def chance(self, kind: type[Probes], train: ProbeData, test: ProbeData) -> dict[str, float]:
+        """The same figures of an answer that knows `train`'s labels alone."""
+        return {kind.metric: constant_accuracy(train, test)}
+
+    def run(self, model) -> list[dict]:
+        """Fit and test all probes on one frozen model -> rows of `results.json` less checkpoint and commit."""
+        encoded = Encoded(model, self.splits, self.device)
+        return [found for source in self.sources for kind in self.kinds if self.targets(source, kind)
+                for found in self.rows(Probing(self, kind, source, encoded))]
+
+    def rows(self, probing: "Probing") -> list[dict]:
+        """A row for every target and metric."""
+        own, found = probing.figures(probing.source), []
+        for target in probing.targets:
+            test, figures = probing.data("test", target), probing.figures(target)
+            chance = self.chance(probing.kind, probing.train, test)
+            sharing = self.sharing(probing.encoded, probing.source, target)
+            for metric in self.reported(figures):
+                found.append(result(
+                    self.name, probing.source, target, self.settings, metric, figures[metric], own and own[metric],
+                    chance[metric], len(probing.train.labels), len(test.labels),
+                    **self.about(probing.kind, target), **self.extra(probing, target, metric, figures), **sharing))
+            self.tested(probing, target)
+        return found
+
+    def reported(self, figures) -> list[str]:
+        """Which metrics get rows; the others are there for `extra`."""
+        return list(figures)
+
+    def about(self, kind: type[Probes], target: str) -> dict:
+        """What a row says of the benchmark."""
+        return {"chance_uniform": round(100 / self.outputs(kind), 4), "n_excluded": self.n_excluded(target),
+                "n_missing": len(self.splits.missing), "probe_seeds": self.settings.probe_seeds}
+
+    def extra(self, probing: "Probing", target: str, metric: str, figures) -> dict:
+        """What a row says of the probes."""
+        return probing.chosen
+
+    def sharing(self, encoded: Encoded, source: str, target: str) -> dict:
+        """What a row says of the codes, where the same clips are tested in both modalities."""
+        if self.splits["test", source].names != self.splits["test", target].names:
+            return {}
+        return rounded(codebook_sharing(encoded.tokens("test", source), encoded.tokens("test", target)))
+
+    def tested(self, probing: "Probing", target: str):
+        """Called when a direction has its rows: to keep what `draw` needs."""
+
+    def draw(self, rows: list[dict], folder) -> list:
+        """Draw the results into a folder -> paths of the pictures."""
+        return []
+
+
+class Probing:
+    """Probes of one kind that learn from one modality of a task, under its protocol.
+
+    Attributes
+    ----------
+    probes : as they were chosen (strict) or after the last epoch (paper)
+    chosen : what rows say of the choice; empty in paper
+    """
+
+    def __init__(self, task: ProbeTask, kind: type[Probes], source: str, encoded: Encoded):
+        self.task, self.kind, self.source, self.encoded = task, kind, source, encoded
+        self.targets, self.chosen, self._data = task.targets(source, kind), {}, {}
+        self.train = self.data("fit", source)
+        outputs, arguments = task.outputs(kind), task.settings.fit_arguments()
+        if task.strict:
+            selected = fit_selected(kind, self.train, self.data("val", source), outputs, **arguments)
+            self.probes = selected.probes
+            self.chosen = {"probe_lr": selected.lr, "probe_epoch": selected.epochs,
+                           "source_val": mean(selected.val.accuracy)}
+            return
+        judged = {m: self.data("test", m) for m in (source, *self.targets)}
+        self.curves = {m: {} for m in judged}
+        for _, probes in fit(kind, self.train, outputs, clip_norm=CLIP_NORM, **arguments):
+            for m, data in judged.items():
+                for metric, value in task.measure(probes, data).items():
+                    self.curves[m].setdefault(metric, []).append(value)
+        self.probes = probes
+
+    def data(self, role: str, modality: str) -> ProbeData | None:
+        if (role, modality) not in self._data:
+            self._data[role, modality] = self.task.data(self.encoded, role, modality, self.kind)
+        return self._data[role, modality]
+
+    def figures(self, modality: str, role="test") -> dict[str, torch.Tensor] | None:
+        """Figures by probe seed, dict metric -> Tensor[S]; None of an empty split. The paper protocol has only
+        "test"."""
+        if not self.task.strict:
+            return best_epochs(self.curves[modality], self.task.settings.probe_seeds)
+        data = self.data(role, modality)
+        return None if data is None else self.task.measure(self.probes, data)
+
+
+def best_epochs(curves: dict[str, list], seeds: int, by=None) -> dict[str, torch.Tensor]:
+    """All figures of each seed at the epoch and learning rate at which one of them, by default the first, is best.
+
+    curves : dict metric -> list over epochs of Tensor[P], P = learning rates × seeds -> dict metric -> Tensor[S]
+    """
+    runs = {metric: torch.stack(curve).view(-1, seeds) for metric, curve in curves.items()}  # (E·learning rates, S)
+    best = runs[by or next(iter(runs))].argmax(0, keepdim=True)
+    return {metric: x.gather(0, best)[0] for metric, x in runs.items()}
