@@ -225,3 +225,12 @@ class OneHotModel(Pretrained):
     def encode_modality(self, modality, features, valid=None):
         codes = (features[..., : self.size].argmax(-1) + self.shift.get(modality, 0)) % self.size
         return Tokens(codes, self.book[codes], features)
+
+
+class VectorModel(OneHotModel):
+    """The same without a codebook: its vectors are what the other has for codes."""
+
+    offers = ("vectors",)
+
+    def encode_modality(self, modality, features, valid=None):
+        return Tokens(None, None, super().encode_modality(modality, features, valid).quantized)

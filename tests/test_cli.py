@@ -14,11 +14,11 @@ import torch
 
 from cmg import cli, pretrain
 from cmg.cli import command, number, whole
+from cmg.downstream.registry import MODULES
 from support import CODE, ROOT
 
 COMMANDS = ["pretrain", "tables.__main__", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
-            "data.pool", "extract.__main__", "released.checkpoints", *(f"downstream.{task}" for task in (
-                "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval", "codebook"))]
+            "data.pool", "extract.__main__", "released.checkpoints", *(f"downstream.{task}" for task in MODULES)]
 
 
 def refused(capsys, name, *argv):

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from cmg.data.features import FeatureFile
+from cmg.downstream.registry import MODULES as TASK_MODULES
+from cmg.downstream.registry import TASKS
 from support import ROOT, untrained
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIGURES = (ROOT / "figs" / "README.md").read_text(encoding="utf-8")
 MODULES = ["pretrain", "bench", "bench_loading", "gpu_check", "data.convert",
-           *(f"downstream.{task}" for task in (
-               "ave", "avvp", "ave_avvp", "ucf_vggsound", "avs", "retrieval", "codebook"))]
+           *(f"downstream.{task}" for task in TASK_MODULES)]
 MAINS = {f"cmg.{name}": importlib.import_module(f"cmg.{name}").main for name in MODULES}
 MAINS |= {f"cmg.{name}": importlib.import_module(f"cmg.{name}.__main__").main for name in ("extract", "tables")}
 
@@ -66,6 +67,20 @@ def test_flags_that_the_text_names_exist():
     prose = re.sub(r"```.*?```", "", README + FIGURES, flags=re.S)
     for flag in re.findall(r"`(--[a-z][a-z-]+)", prose):
         assert flag in known, flag
+
+
+def test_the_table_of_tasks_is_that_of_the_registry():
+    table = re.search(r"\| task \| command \| measures .*\n\|[:|-]+\n((?:\|.*\n)+)", README)[1]
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in table.splitlines()]
+    assert rows == [[entry.title, ", ".join(f"`scripts/{call}`" for call in entry.calls), entry.measures]
+                    for entry in TASKS.values()]
+
+
+def test_help_of_a_task_begins_with_its_line_of_the_registry(capsys):
+    for module in TASK_MODULES:
+        with pytest.raises(SystemExit):
+            MAINS[f"cmg.downstream.{module}"](["--help"])
+        assert TASKS[module].about in " ".join(capsys.readouterr().out.split())
 
 
 def test_links_and_files_exist():

@@ -17,6 +17,7 @@ from cmg.downstream.results import find_checkpoints, markdown_table, write_resul
 from cmg.downstream.task import Settings
 from cmg.downstream.tokens import TokenSet, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
+from cmg.modalities import Modality, declare
 from cmg.training import checkpoint
 from support import untrained
 
@@ -112,6 +113,47 @@ def test_text_takes_part_in_clip_accuracy_only(tmp_path, clips):
     assert rows["text", "audio", "accuracy"]["value"] == 100.0
     assert rows["text", "audio", "accuracy"]["match_rate"] is None
     assert rows["video", "audio", "accuracy"]["match_rate"] == 100.0
+
+
+def test_a_model_without_a_codebook(features, clips):
+    """The very figures of the codes' vectors, and nothing about codes."""
+    class Vectors(OneHotModel, support.VectorModel):
+        offers, encode_modality = support.VectorModel.offers, support.VectorModel.encode_modality
+
+    codes = ("match_rate", "code_overlap", "shared_codes", "used_codes")
+    for settings in (FAST, FAST._replace(protocol="paper")):
+        with_codes, without = (by_key(evaluate(model(audio=1), features, annotations_of(clips), settings=settings))
+                               for model in (OneHotModel, Vectors))
+        for key, row in without.items():
+            assert [row[name] for name in codes] == [None] * 4
+            for name in ("value", "source_value", "std", "chance", "n_test"):
+                assert row[name] == with_codes[key][name]
+
+
+@pytest.mark.parametrize("step", ["second", "word"])
+def test_a_fourth_modality(tmp_path, clips, step):
+    """One that has seconds takes part in both figures, one that has none in clip top-1."""
+    declare(Modality(f"depth{step}", "depth", ("vectors",), step), "a test")
+
+    class Four(OneHotModel):
+        shapes = {m: (T, CODES) for m in ("video", "audio", "text", f"depth{step}")}
+
+        def __init__(self):
+            super().__init__()
+            self.modalities = tuple(self.shapes)
+
+    modalities = tuple(Four.shapes)
+    with FeatureWriter(tmp_path / "four.h5", Four.shapes, {"seconds_per_step": 1.0}) as writer:
+        listed = [clip for split in clips.values() for clip in split]
+        codes = np.full((len(listed), T), 3)
+        for row, clip in zip(codes, listed):
+            row[clip.onset:clip.offset] = CLASSES.index(clip.category)
+        writer.append([clip.id for clip in listed], dict.fromkeys(modalities, np.eye(CODES, dtype="float32")[codes]))
+    rows = by_key(evaluate(Four(), FeatureSet(tmp_path / "four.h5"), annotations_of(clips), settings=FAST))
+    timed = [m for m in modalities if m != "text" and (m != "depthword")]
+    assert set(rows) == {(a, b, "accuracy") for a in modalities for b in modalities if a != b} | {
+        (a, b, "segment_accuracy") for a in timed for b in timed if a != b}
+    assert {row["value"] for row in rows.values()} == {100.0}
 
 
 def test_pretraining_clips_leave_the_test(features, clips):

@@ -14,7 +14,7 @@ from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
 from cmg.figures.lines import Panel
 from cmg.models.unified import Tokens
-from support import untrained
+from support import VectorModel, untrained
 
 SHAPES = {"audio": (4, 6), "text": (4, 5)}
 
@@ -91,3 +91,12 @@ def test_command(tmp_path, capsys):
         codebook.main(["--checkpoint", str(tmp_path / "run"), "--data", str(tmp_path / "f.h5"), "--modalities", "video",
                        "audio"])
     assert "--modalities video: --checkpoint has only audio, text" in capsys.readouterr().err
+
+
+def test_a_model_without_a_codebook_is_refused(tmp_path, monkeypatch, capsys):
+    untrained(tmp_path / "best.pt", SHAPES, dim=8, codes=7)
+    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device: VectorModel())
+    with pytest.raises(SystemExit) as stop:
+        codebook.main(["--checkpoint", str(tmp_path / "best.pt"), "--data", "none.h5", "--device", "cpu"])
+    assert stop.value.code == 2 and capsys.readouterr().err.splitlines() == [
+        f"cmg.downstream.codebook: error: --checkpoint {tmp_path / 'best.pt'}: offers vectors; this task needs codes"]

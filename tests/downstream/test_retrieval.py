@@ -185,6 +185,20 @@ def test_zero_shot_ranks_codes_and_semantics(tmp_path):
     assert {(row["n_test"], row["n_gallery"], row["n_missing"]) for row in rows} == {(16, 16, 0)}
 
 
+def test_a_model_without_a_codebook_ranks_its_vectors(tmp_path):
+    class Vectors(OneHotModel, support.VectorModel):
+        offers, encode_modality = support.VectorModel.offers, support.VectorModel.encode_modality
+
+    ids = [f"c{n}" for n in range(16)]
+    features = FeatureSet(write_features(tmp_path / "a.h5", ids, ["video", "audio"], scale=0.05))
+    rows = zero_shot(Vectors(), Collection(features), [("video", "audio")], FAST)
+    # Its vectors are the other's code vectors: two clips share each.
+    assert {row["metric"]: row["value"] for row in rows} == {
+        "semantic_r1": 0.0, "semantic_r5": 100.0, "semantic_r10": 100.0, "semantic_median_rank": 1.5}
+    assert retrieval.draw(rows, tmp_path / "r.png").exists()
+    assert "| video → audio | semantic | 0.0 | 100.0 | 100.0 |" in " ".join(retrieval.table(rows).split())
+
+
 def test_the_order_of_equal_codes_breaks_no_tie(tmp_path):
     """24 clips, the 24 orders of the same four codes: all are equal, whatever order a sum is taken in. Video has other
     codes than audio, for next to a cosine of 1 a small difference is lost."""

@@ -7,21 +7,34 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """title : what it is. measures : what it reports. script : how it is called, in scripts/."""
+    """module : of cmg.downstream. title : what it is. measures : what it reports. calls : how, in scripts/."""
 
+    module: str
     title: str
     measures: str
-    script: str
+    calls: tuple[str, ...]
+
+    @property
+    def about(self) -> str:
+        """One sentence, for the help of its command."""
+        return f"{self.title}. Measures {self.measures}."
 
 
-TASKS = {  # module of cmg.downstream -> its entry
-    "ave": Entry("AVE event classification; chooses the checkpoint", "clip top-1, 29-way segment accuracy", "ave.sh"),
-    "avvp": Entry("AVVP event localization", "official segment and event F, pooled micro-F1; public micro precision",
-                  "avvp.sh"),
-    "ave_avvp": Entry("AVE → AVVP", "the same as AVVP, across data sets, over 12 shared classes", "ave_avvp.sh"),
-    "ucf_vggsound": Entry("UCF101 (video) ↔ VGGSound (audio)", "top-1 across modality and data set", "ucf_vggsound.sh"),
-    "avs": Entry("AVS-S4 segmentation, A2T / T2A", "mIoU, F with β² = 0.3", "avs_train.sh"),
-    "retrieval": Entry("retrieval, zero-shot or with a head", "R@1/5/10, median rank, on codes and semantics",
-                       "retrieval.sh"),
-    "codebook": Entry("how the codebook is shared, the paper's Fig. 4", "use of every code by modality", "fig4.sh"),
+TASKS = {  # name in results.json -> its entry
+    "ave": Entry("ave", "AVE event classification; chooses the checkpoint", "clip top-1, 29-way segment accuracy",
+                 ("ave.sh",)),
+    "avvp": Entry("avvp", "AVVP event localization",
+                  "official segment and event F, pooled micro-F1; public micro precision", ("avvp.sh",)),
+    "ave_avvp": Entry("ave_avvp", "AVE → AVVP", "AVVP's figures, across data sets, over 12 shared classes",
+                      ("ave_avvp.sh",)),
+    "ucf_vggsound": Entry("ucf_vggsound", "UCF101 (video) ↔ VGGSound (audio)", "top-1 across modality and data set",
+                          ("ucf_vggsound.sh",)),
+    "avs": Entry("avs", "AVS-S4 segmentation, A2T / T2A", "mIoU, F with β² = 0.3", ("avs_train.sh", "avs_test.sh")),
+    "retrieval": Entry("retrieval", "retrieval, zero-shot", "R@1/5/10, median rank, on codes and semantics",
+                       ("retrieval.sh",)),
+    "retrieval_head": Entry("retrieval", "retrieval with a head, V2T / T2V (Table 5)", "R@1/5/10, on codes",
+                            ("retrieval.sh --gallery audio",)),
+    "codebook": Entry("codebook", "how the codebook is shared (Fig. 4)", "each code's use by modality",
+                      ("fig4.sh",)),
 }
+MODULES = tuple(dict.fromkeys(entry.module for entry in TASKS.values()))

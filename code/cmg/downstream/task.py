@@ -59,8 +59,7 @@ STRICT = Settings()
 def task_parser(name: str, about: str = "", checkpoint="a .pt file, or a run folder: its best.pt") -> Parser:
     """A parser with --checkpoint. What a task of `cmg.downstream` is about stands in the registry."""
     known = TASKS.get(name)
-    p = Parser(prog=f"cmg.downstream.{name}" if known else name,
-               description=about or f"{known.title}. Measures: {known.measures}.")
+    p = Parser(prog=f"cmg.downstream.{name}" if known else name, description=about or known.about)
     p.add_argument("--checkpoint", required=True, help=checkpoint)
     return p
 

@@ -51,7 +51,7 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-from cmg.downstream.registry import TASKS
+from cmg.downstream.registry import MODULES
 from cmg.errors import UserError
 from cmg.files import read_text
 
@@ -218,9 +218,9 @@ def _module(task: str, folder: Path, place: str) -> str:
             raise UserError(f"{place}: task: {path}: no such file; expected a .py file, or a task of cmg.downstream")
         return str(path)
     name = task.removeprefix("cmg.downstream.")
-    if name not in TASKS:
-        raise UserError(f"{place}: task: there is no {task!r}; {_nearest(name, sorted(TASKS))}")
-    return f"cmg.downstream.{TASKS[name].module}"
+    if name not in MODULES:
+        raise UserError(f"{place}: task: there is no {task!r}; {_nearest(name, sorted(MODULES))}")
+    return f"cmg.downstream.{name}"
 
 
 def _nearest(name: str, known) -> str:

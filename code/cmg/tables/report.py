@@ -12,6 +12,7 @@ from cmg.figures import bars, lines
 from cmg.figures.names import arrow_of, axis_label, figure_name
 from cmg.figures.style import save
 from cmg.files import write_atomically
+from cmg.modalities import TABLE
 from cmg.tables.paper import compare, markdown_comparison
 from cmg.tables.sweep import markdown_sweep, spoken
 
@@ -31,7 +32,7 @@ def summarise(cells) -> list[dict]:
     for cell in cells:
         for task, rows in cell.results().items():
             for row in rows:
-                direction = f"{row['source'][0]}2{row['target'][0]}"
+                direction = direction_of(row)
                 groups.setdefault((cell.name, task, direction, row["metric"]), []).append((cell.seed, row))
     lines = []
     for (name, task, direction, metric), found in groups.items():
@@ -48,6 +49,12 @@ def summarise(cells) -> list[dict]:
         line["commits"] = sorted({row["commit"] for row in rows})
         lines.append(line)
     return lines
+
+
+def direction_of(row) -> str:
+    """The key of a row's direction, as `cmg.modalities.direction` has it; of modalities that only the row's own feature
+    files declare, and of no modality, the whole names."""
+    return "2".join(TABLE[m].key if m in TABLE else m for m in (row["source"], row["target"]))
 
 
 def common_chance(summary, column):

@@ -7,6 +7,7 @@ from cmg.cli import Parser, number, require_folder, whole
 from cmg.data.avs import SECONDS
 from cmg.downstream.avs.backbones import BACKBONES
 from cmg.downstream.avs.checkpoints import BEST, read
+from cmg.downstream.registry import TASKS
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES as FEATURES
 
@@ -29,8 +30,7 @@ FREE = {"stage", "annotations", "data", "checkpoint", "out", "resume", "protocol
 
 
 def parser() -> argparse.ArgumentParser:
-    p = Parser(prog="cmg.downstream.avs", description="AVS-S4: a network trained to segment by one modality's codes, "
-               "asked with another's.")
+    p = Parser(prog="cmg.downstream.avs", description=TASKS["avs"].about)
     p.add_argument("--stage", choices=("train", "test", "both"), default="both", help="what to do; test takes the "
                    "flags that the network in --out was trained with")
     p.add_argument("--annotations", help="folder of AVSBench S4: s4_meta_data.csv and s4_data/")
