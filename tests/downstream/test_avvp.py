@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -337,6 +338,14 @@ def test_command_writes_results_and_pictures(run, capsys, monkeypatch):
         assert len(clips) == 6 and all(np.array_equal(p, t) and t.any() for _, p, t in clips)
     paper = call(run, "--protocol", "paper", "--source", "video")
     assert len(paper) == 1 and len(json.loads((run / "run" / "results.json").read_text())) == 7
+
+
+def test_events_are_annotated_in_two_modalities(tmp_path, clips):
+    with FeatureWriter(tmp_path / "three.h5", {m: (T, 4) for m in ("video", "audio", "text")}, {}) as writer:
+        writer.append(["t00"], {m: np.zeros((1, T, 4), "float32") for m in ("video", "audio", "text")}, None)
+    asked = SimpleNamespace(args=SimpleNamespace(source=None, target="text"))
+    with pytest.raises(UserError, match="^--target text: the events are annotated in audio and video only$"):
+        events.annotated_directions(asked, tmp_path / "three.h5", clips[1])
 
 
 @pytest.mark.parametrize(("flags", "said"), [

@@ -29,9 +29,9 @@ from cmg.data.ave import AveAnnotations, read_ave
 from cmg.data.avvp import AvvpAnnotations, Event, event_labels, read_avvp
 from cmg.data.features import FeatureSet
 from cmg.data.videos import video_of
-from cmg.downstream.events import EventTask, annotated_directions, print_account, require_annotated
+from cmg.downstream.events import EventTask, annotated_directions, print_account
 from cmg.downstream.probe import EventProbes
-from cmg.downstream.splits import match
+from cmg.downstream.splits import match, require_seconds
 from cmg.downstream.task import STRICT, add_probe_flags, open_run, task_parser
 from cmg.errors import UserError
 
@@ -86,8 +86,8 @@ class AveAvvpTask(EventTask):
                  mapping: dict[str, str], pairs, settings=STRICT, pretrain_ids=(), device="cpu"):
         super().__init__(dict.fromkeys(mapping.values()), pairs, settings, pretrain_ids, device)
         (ave, of_ave), (avvp, of_avvp) = ave, avvp
-        require_annotated(ave, self.modalities, of_avvp)
-        require_annotated(avvp, self.modalities, of_avvp, "--avvp-data")
+        require_seconds(ave, "events are")
+        require_seconds(avvp, "events are", "--avvp-data")
         clips = {split: [clip for clip in own if clip.category in mapping] for split, own in of_ave.splits.items()}
         roles = {"fit": ("train",), "val": ("val",)} if self.strict else {"fit": ("train", "val", "test")}
         fresh = self.tested_videos(clips, avvp, of_avvp) if self.strict else None

@@ -27,8 +27,9 @@ direction (`avvp_strict_video_audio.png` and `.pdf`).
 from cmg.cli import Parser, command
 from cmg.data.avvp import AvvpAnnotations, event_labels, read_avvp
 from cmg.data.features import FeatureSet
-from cmg.downstream.events import EventTask, annotated_directions, print_account, require_annotated
+from cmg.downstream.events import EventTask, annotated_directions, print_account
 from cmg.downstream.probe import EventProbes
+from cmg.downstream.splits import require_seconds
 from cmg.downstream.task import STRICT, add_probe_flags, open_run, task_parser
 from cmg.errors import UserError
 
@@ -48,7 +49,7 @@ class AvvpTask(EventTask):
     def __init__(self, features: FeatureSet, annotations: AvvpAnnotations, pairs, settings=STRICT, pretrain_ids=(),
                  device="cpu"):
         super().__init__(annotations.classes, pairs, settings, pretrain_ids, device)
-        require_annotated(features, self.modalities, annotations)
+        require_seconds(features, "events are")
         self.n_dropped = len(annotations.skipped)
         for split in ("val", "test") if self.strict else ():
             if not annotations.splits.get(split):

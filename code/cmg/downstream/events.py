@@ -5,11 +5,10 @@ import sys
 import torch
 
 from cmg.data.avvp import AvvpAnnotations
-from cmg.data.features import FeatureFile, FeatureSet
+from cmg.data.features import FeatureFile
 from cmg.downstream.probe import EventProbes, ProbeData, probe_data
 from cmg.downstream.probing import ProbeTask, best_epochs
 from cmg.downstream.results import mean
-from cmg.downstream.splits import require_seconds
 from cmg.downstream.task import STRICT, Run
 from cmg.errors import UserError
 from cmg.figures import timeline
@@ -130,15 +129,11 @@ class EventTask(ProbeTask):
 def annotated_directions(run: Run, path, annotations: AvvpAnnotations) -> list[tuple[str, str]]:
     """Directions between the modalities that are annotated, audio and video, as far as checkpoint and data have them.
     """
-    return run.directions([m for m in FeatureFile(path).modalities if m in annotations.events])
-
-
-def require_annotated(features: FeatureSet, modalities, annotations: AvvpAnnotations, flag="--data"):
-    """`UserError` unless the events are annotated in these modalities, and a step of the features is a second."""
-    for m in modalities:
-        if m not in annotations.events:
-            raise UserError(f"--source/--target {m}: the events are annotated in audio and video only")
-    require_seconds(features, "events are", flag)
+    present = FeatureFile(path).modalities
+    for flag, m in (("--source", run.args.source), ("--target", run.args.target)):
+        if m in present and m not in annotations.events:
+            raise UserError(f"{flag} {m}: the events are annotated in {' and '.join(annotations.events)} only")
+    return run.directions([m for m in present if m in annotations.events])
 
 
 def print_account(annotations: AvvpAnnotations):

@@ -1,5 +1,7 @@
 """What the figures of `results.json` are called in print, and their axes. Unknown names are shown as they are."""
 
+from cmg.modalities import TABLE
+
 TASKS = {
     "ave": "AVE", "avvp": "AVVP", "ave_avvp": "AVE→AVVP", "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
@@ -20,7 +22,6 @@ METRICS = {  # name, label of the axis
        for kind, spoken in REPRESENTATIONS.items()},
     **{f"{kind}_median_rank": (f"median rank of {spoken}", "rank") for kind, spoken in REPRESENTATIONS.items()},
 }
-LETTERS = {"audio": "A", "video": "V", "text": "T"}
 
 
 def letter(modality: str) -> str:
@@ -29,7 +30,9 @@ def letter(modality: str) -> str:
     >>> [letter(m) for m in ("video", "a", "depth")]
     ['V', 'A', 'depth']
     """
-    return LETTERS.get(modality) or (modality.upper() if modality.upper() in LETTERS.values() else modality)
+    row = TABLE.get(modality)
+    known = row.letter if row else modality if modality in {one.letter for one in TABLE.values()} else ""
+    return known.upper() or modality
 
 
 def arrow(source: str, target: str) -> str:
@@ -52,13 +55,13 @@ def arrow_of(key: str) -> str:
 
 
 def pair(key: str) -> str:
-    """An unordered pair `av`.
+    """An unordered pair by its key.
 
-    >>> pair("av"), pair("all")
-    ('A–V', 'all')
+    >>> pair("av"), pair("a_depth"), pair("all")
+    ('A–V', 'A–depth', 'all')
     """
-    letters = [letter(one) for one in key]
-    return "–".join(letters) if len(key) == 2 and {*letters} <= {*LETTERS.values()} else key
+    ends = key.split("_") if "_" in key else [*key]
+    return "–".join(map(letter, ends)) if len(ends) == 2 else key
 
 
 def together(modalities) -> str:
@@ -67,8 +70,8 @@ def together(modalities) -> str:
     >>> together(["video", "audio"]), together(["depth", "video"])
     ('AV', 'V+depth')
     """
-    known = "".join(LETTERS[m] for m in LETTERS if m in modalities)
-    return "+".join(filter(None, [known, *(m for m in modalities if m not in LETTERS)]))
+    printed = sorted(map(letter, modalities), key="AVT".find)
+    return "+".join(filter(None, ["".join(x for x in printed if len(x) == 1), *(x for x in printed if len(x) > 1)]))
 
 
 def figure_name(task: str, metric: str, direction: str = "", protocol: str = "strict") -> str:

@@ -63,6 +63,8 @@ class Task:
             if options["protocol"] == "strict":
                 self._exclude_pretrained()
         features = FeatureSet(options["data"], ["audio"]) if options["data"] else None
+        if features and model:
+            model.check(features)
         backbones = {m: Choice(m, options[f"{m}_backbone"], tuple(options[f"{m}_weights"])) for m in ("audio", "text")}
         self.reader = QueryReader(self.folder, options["query"], model, features, backbones, options["prompt"],
                                   self.device)
