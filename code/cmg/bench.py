@@ -178,8 +178,8 @@ def eager(trainer):
 
 @contextmanager
 def forward_flops(method, counter, into):
-    """Fill a dict with the GFLOP of the forward pass by module: every Φ, Ψ and term of the codebook family, the children
-    of any other method."""
+    """Fill a dict with the GFLOP of the forward pass by module: every Φ, Ψ and term of the codebook family, or the
+    children of any other method."""
     spoken = {"model.semantic": "Φ", "specific": "Ψ", "terms": "term"}
     dicts = {name: module for name, module in method.named_modules() if isinstance(module, nn.ModuleDict)}
     outer = {name: found for name, found in dicts.items() if not any(name.startswith(f"{one}.") for one in dicts)}
