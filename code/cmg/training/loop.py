@@ -12,6 +12,7 @@ from cmg.distributed import average_gradients, gather, mean_over_ranks, seed_sha
 from cmg.errors import UserError
 from cmg.metrics import codebook as codebook_metrics
 from cmg.training import checkpoint
+from cmg.training.compiler import compiled
 from cmg.training.feed import BLOCKS, epoch_order, feed
 from cmg.training.graph import StepGraph, load_optimizer, set_rate
 
@@ -56,19 +57,13 @@ class Trainer:
             optimizers = [self.optimizer, *method.inner_optimizers().values()]
             self.optimise = StepGraph(self.optimise, optimizers, device)
 
-    def compile(self):
-        """`torch.compile` the three phases of a step and the objectives of the terms' own steps, each of which is a
-        single graph on one GPU.
-
-        On a CPU graphs break at LSTMs, and with several processes at `gather`: the compiler supports neither.
-        """
-        alone = self.device.type == "cuda" and self.size == 1
-        torch._dynamo.config.allow_rnn = alone
+    def compile(self, backend="inductor"):
+        """`torch.compile` the three phases of a step and the objectives of the terms' own steps, a graph each."""
         self.encode, self.losses, self.update = (
-            torch.compile(phase, fullgraph=alone) for phase in (self.encode, self.losses, self.update)
+            compiled(phase, backend) for phase in (self.encode, self.losses, self.update)
         )
         for term in self.method.fitted():
-            term.objective = torch.compile(term.objective, fullgraph=alone)
+            term.objective = compiled(term.objective, backend)
 
     # -- one step ------------------------------------------------------------------------------------------------
 
