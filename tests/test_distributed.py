@@ -4,7 +4,6 @@ import csv
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from cmg.methods.registry import build
 from cmg.models.codebook import Codebook
 from cmg.pretrain import main, parse
 from cmg.training.loop import Trainer
-from support import CODE, SMALL, without_dropout, write_clips
+from support import CODE, SMALL, environment, free_port, without_dropout, write_clips
 
 STEPS = 20
 SETTINGS = {
@@ -34,17 +33,6 @@ SETTINGS = {
     "parts": ["--preset", "paper", "--accumulate", "2"],
     "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn"],
 }
-
-
-def port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def environment(rank, size, port_number):
-    """What torchrun would tell a process."""
-    return {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port_number)}
 
 
 def curve(path, flags, rank=0, size=1):
@@ -148,7 +136,7 @@ def shared_memory(process):
 def both_ranks(clips, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("ranks") / "found")
     write_clips(f"{out}.h5", n=600)  # more than two blocks of reading
-    mp.spawn(rank_of_two, (2, port(), clips, out), nprocs=2)
+    mp.spawn(rank_of_two, (2, free_port(), clips, out), nprocs=2)
     return out
 
 
@@ -172,7 +160,7 @@ def test_two_ranks_equal_one(clips, both_ranks, name):
 def test_a_lost_process_ends_the_run_and_another_number_resumes_it(clips, tmp_path):
     out = tmp_path / "run"
     argv = ["--data", clips, "--out", str(out), *SMALL, "--epochs", "40", "--save-every", "3"]
-    command, number = [sys.executable, "-m", "cmg.pretrain", *argv], port()
+    command, number = [sys.executable, "-m", "cmg.pretrain", *argv], free_port()
     ranks = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(CODE), **environment(rank, 2, number)},
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
     deadline = time.monotonic() + 120

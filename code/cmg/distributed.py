@@ -24,6 +24,10 @@ from cmg.errors import UserError
 
 PATIENCE = timedelta(minutes=10)  # a rank may write a checkpoint meanwhile, not more
 
+# Of an operator: torch.compile keeps every call, in the order of the program. Without it, it makes one draw of two of
+# the same length, and may start collectives in an order of its own.
+ORDERED = torch.library.EffectType.ORDERED
+
 _shared = {}  # "cpu" or "cuda" -> torch.Generator; a process uses one card
 
 
@@ -97,8 +101,7 @@ def _(n, device):
     return torch.empty(n, dtype=torch.float64, device=device)
 
 
-# torch.compile takes two calls with the same arguments for one, unless it is told that each has an effect.
-_shared_rand.register_effect(torch.library.EffectType.ORDERED)
+_shared_rand.register_effect(ORDERED)
 
 
 def shared_rand(n, device):
@@ -151,6 +154,8 @@ def _(x):
     return x.new_empty(x.shape[0] // dist.get_world_size(), *x.shape[1:])
 
 
+for operator in (_all_gather, _reduce_scatter):
+    operator.register_effect(ORDERED)
 _all_gather.register_autograd(lambda ctx, gradient: _reduce_scatter(gradient))
 
 
@@ -176,6 +181,7 @@ def _(x):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+_all_reduce.register_effect(ORDERED)
 _all_reduce.register_autograd(lambda ctx, gradient: _all_reduce(gradient))
 
 
@@ -212,6 +218,9 @@ def _broadcast(x: torch.Tensor) -> torch.Tensor:
 @_broadcast.register_fake
 def _(x):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+_broadcast.register_effect(ORDERED)
 
 
 @torch.no_grad()
