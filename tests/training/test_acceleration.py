@@ -22,7 +22,7 @@ from cmg.training.loop import Trainer
 from support import SMALL, environment, free_port, refused, without_dropout, write_clips
 
 FLAGS = [*SMALL, "--preset", "paper", "--modalities", "video", "audio", "--layers", "1", "--w-rec", "0", "--workers",
-         "1", "--club-steps", "1", "--reset-after", "1"]
+         "0", "--club-steps", "1", "--reset-after", "1"]
 WAYS = {"eager": [], "compile": ["--compile"], "cuda-graph": ["--cuda-graph"]}
 SETTINGS = {(parts, precision): ["--accumulate", str(parts), "--precision", precision]
             for parts in (1, 2) for precision in ("fp32", "bf16")}
