@@ -15,9 +15,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cmg.data.features import FeatureFile, FeatureSet
-from cmg.distributed import average_gradients, finish, from_all, gather, share, total
+from cmg.distributed import average_gradients, broadcast, finish, from_all, gather, share, total
 from cmg.errors import UserError
 from cmg.methods.registry import build
 from cmg.models.codebook import Codebook
@@ -88,6 +89,14 @@ def collectives():
     torch.testing.assert_close(x.grad.flatten(), expected)
     assert share(torch.tensor(float(rank))).item() == 0.5  # one valid entry on two ranks
     assert share(torch.tensor(0.0)).item() == 0.5  # none at all: a sum of 0 over any denominator is 0
+    assert broadcast(x.detach()).flatten().tolist() == [1, 2]
+    transposed = torch.ones(1, 2, requires_grad=True)
+    slope = torch.arange(4.0).view(2, 2) + rank
+    (gather(transposed).t() * slope).sum().backward()  # a gradient that comes in column by column
+    assert transposed.grad.tolist() == [[[1, 5], [3, 7]][rank]]
+    with FakeTensorMode():  # as where a graph is traced: the shapes, and no other process is asked
+        fake = torch.empty(3, 2)
+        assert gather(fake).shape == (6, 2) and total(fake).shape == broadcast(fake).shape == (3, 2)
 
 
 @pytest.fixture(scope="module")
