@@ -88,7 +88,6 @@ class AveTask(ProbeTask):
         for m in self.modalities:
             for role, split in zip(("fit", "val", "test"), SPLITS) if self.strict else [("fit", "train")]:
                 self.splits.add(role, m, features, annotations.splits[split], labels, called=split)
-            self.splits.setdefault(("test", m), self.splits["fit", m])  # in paper
         self.settle()
 
     def validate(self, model) -> Validation:

@@ -90,6 +90,7 @@ class AveAvvpTask(EventTask):
         require_seconds(avvp, "events are", "--avvp-data")
         clips = {split: [clip for clip in own if clip.category in mapping] for split, own in of_ave.splits.items()}
         roles = {"fit": ("train",), "val": ("val",)} if self.strict else {"fit": ("train", "val", "test")}
+        self.n_in_ave = 0
         fresh = self.tested_videos(clips, avvp, of_avvp) if self.strict else None
 
         def labels_of_ave(clips, seconds):
@@ -124,9 +125,9 @@ class AveAvvpTask(EventTask):
             print(f"warning: {len(shared)} test clips are cut from videos of AVE and are left out", file=sys.stderr)
         return [name for name in names if name not in shared]
 
-    def benchmark(self):
-        return {"n_in_ave": self.n_in_ave if self.strict else 0, "n_missing": len(self.splits.missing),
-                "n_classes": len(self.classes)}
+    def about(self, kind, target):
+        return {"probe_seeds": self.settings.probe_seeds, "n_excluded": self.n_excluded(target),
+                "n_in_ave": self.n_in_ave, "n_missing": len(self.splits.missing), "n_classes": len(self.classes)}
 
 
 def parser() -> Parser:

@@ -60,7 +60,6 @@ class AvvpTask(EventTask):
 
             for role, names in self.roles(annotations, m).items():
                 self.splits.add(role, m, features, names, labels)
-            self.splits.setdefault(("test", m), self.splits["fit", m])  # in paper
         self.settle()
 
     def roles(self, annotations: AvvpAnnotations, modality: str) -> dict[str, list[str]]:
@@ -71,8 +70,9 @@ class AvvpTask(EventTask):
         return {"fit": [name for n, name in enumerate(known, 1) if n % FIFTH], "val": known[FIFTH - 1::FIFTH],
                 "test": annotations.splits["test"]}
 
-    def benchmark(self):
-        return {"n_missing": len(self.splits.missing), "n_dropped_rows": self.n_dropped}
+    def about(self, kind, target):
+        return {"probe_seeds": self.settings.probe_seeds, "n_excluded": self.n_excluded(target),
+                "n_missing": len(self.splits.missing), "n_dropped_rows": self.n_dropped}
 
 
 def parser() -> Parser:

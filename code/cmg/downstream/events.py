@@ -77,14 +77,6 @@ class EventTask(ProbeTask):
     def reported(self, figures):
         return REPORTED if self.strict else (self.chosen_by,)
 
-    def about(self, kind, target):
-        return {"probe_seeds": self.settings.probe_seeds, "n_excluded": self.n_excluded(target),
-                **self.benchmark()}
-
-    def benchmark(self) -> dict:
-        """What rows say of the benchmark's clips and classes."""
-        raise NotImplementedError
-
     def extra(self, probing, target, metric, figures):
         if not self.strict:
             return self._vanishing(probing, target, figures)

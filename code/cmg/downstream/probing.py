@@ -1,21 +1,7 @@
 """From tokens to rows of `results.json`: what every task that probes frozen tokens has in common.
 
 A task is a subclass of `ProbeTask` that says which clips play which role; tokens, protocols, figures and rows are the
-same for all.
-
-    class Sides(ProbeTask):
-        name, title = "sides", "Sides"
-
-        def __init__(self, features, annotations, pairs, **how):
-            super().__init__(["left", "right"], pairs, **how)
-            for m in self.modalities:
-                for role, clips in annotations.items():
-                    self.splits.add(role, m, features, clips, lambda clips, steps: {ClipProbes: labels_of(clips)})
-            self.settle()
-
-    rows = Sides(features, annotations, [("video", "audio")]).run(model)
-
-`cmg.downstream.task` has the command around it. Protocols, for any kind of probe and any figures:
+same for all. Protocols, for any kind of probe and any figures:
 
 strict : fit on "fit", learning rate and epoch chosen on "val" of the source modality, so that the probe never sees a
     label of the target; test once.
@@ -95,7 +81,10 @@ class ProbeTask:
         return self.splits["test", target].n_excluded
 
     def settle(self):
-        """To be called when all splits are there: what cannot be tested is left out, and told."""
+        """To be called when all splits are there: what cannot be tested is left out, and told. Where there is none to
+        test on, paper reports on "fit"."""
+        for m in self.modalities if not self.strict else ():
+            self.splits.setdefault(("test", m), self.splits["fit", m])
         self.pairs = self.splits.testable(self.pairs)
 
     def targets(self, source: str, kind: type[Probes] = ClipProbes) -> list[str]:

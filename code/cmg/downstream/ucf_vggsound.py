@@ -68,7 +68,6 @@ class PairTask(ProbeTask):
             for role, split in zip(("fit", "val", "test"), SPLITS) if self.strict else [("fit", "all")]:
                 self.splits.add(role, m, features[m], [item for item in items if split in ("all", item.split)], labels,
                                 called=split, of=DATA_SET[m], flag=f"--{m}-data")
-            self.splits.setdefault(("test", m), self.splits["fit", m])  # in paper
         self.settle()
 
     def about(self, kind, target):
