@@ -197,7 +197,7 @@ def test_strict_figures_of_shared_codes(clips):
     constant[..., 0] = True
     assert rows["video", "audio", "micro_f1"]["chance"] == pytest.approx(
         localisation(constant[None], truth)["micro_f1"].item(), abs=1e-4)
-    name, prediction, true = task.pictures["video", "audio"][1]
+    name, prediction, true = task.kept["video", "audio"][1]
     assert name == "t01" and np.array_equal(prediction, true) and prediction.sum() == 5
 
 

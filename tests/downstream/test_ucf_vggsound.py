@@ -94,7 +94,7 @@ def test_shared_codes_cross_modality_and_data_set(sets):
     rows = by_pair(task.run(OneHotModel()))
     assert [(rows[p]["value"], rows[p]["source_value"], rows[p]["chance"]) for p in PAIRS] == [(100.0, 100.0, 50.0)] * 2
     assert [(rows[p]["n_train"], rows[p]["n_test"], rows[p]["n_classes"]) for p in PAIRS] == [(30, 4, 2), (12, 14, 2)]
-    assert task.confusions["video", "audio"].tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert task.kept["video", "audio"].tolist() == [[1.0, 0.0], [0.0, 1.0]]
     split = by_pair(PairTask(*sets, PAIRS, FAST).run(OneHotModel(audio=8)))
     assert split["video", "audio"]["source_value"] == 100.0 and split["video", "audio"]["value"] <= 50.0
     assert split["video", "audio"]["code_overlap"] == 0.0

@@ -9,11 +9,9 @@ from cmg.data.features import FeatureFile
 from cmg.downstream.probe import EventProbes, ProbeData, probe_data
 from cmg.downstream.probing import ProbeTask, best_epochs
 from cmg.downstream.results import mean
-from cmg.downstream.task import STRICT, Run
+from cmg.downstream.task import Run
 from cmg.errors import UserError
 from cmg.figures import timeline
-from cmg.figures.names import TASKS, arrow
-from cmg.figures.style import save
 from cmg.metrics.localization import (
     COLUMNS,
     LEVELS,
@@ -38,15 +36,11 @@ class EventTask(ProbeTask):
     Attributes
     ----------
     chosen_by : "precision" or "f1", what the paper protocol takes its epoch by
-    pictures : dict (source, target) -> (name, prediction [T, K], truth [T, K]) of the first test clips, after `run`.
+    kept : dict (source, target) -> (name, prediction [T, K], truth [T, K]) of the first test clips, after `run`
     """
 
     kinds = (EventProbes,)
     chosen_by = "precision"
-
-    def __init__(self, classes, pairs, settings=STRICT, pretrain_ids=(), device="cpu"):
-        super().__init__(classes, pairs, settings, pretrain_ids, device)
-        self.pictures = {}
 
     def data(self, encoded, role, modality, kind):
         """Every annotated second counts, also one that the features lack."""
@@ -108,14 +102,10 @@ class EventTask(ProbeTask):
     def tested(self, probing, target):
         data, names = probing.data("test", target), self.splits["test", target].names
         fired = fires(probing.probes, data)[0, :SHOWN, :, :-1].cpu().numpy()
-        self.pictures[probing.source, target] = list(zip(names, fired, data.labels[:SHOWN, :, :-1].cpu().numpy()))
+        self.kept[probing.source, target] = list(zip(names, fired, data.labels[:SHOWN, :, :-1].cpu().numpy()))
 
-    def draw(self, rows, folder):
-        """One picture for every direction that was tested."""
-        protocol = self.settings.protocol
-        return [save(timeline.draw(clips, self.classes, f"{TASKS[self.name]}, {arrow(source, target)}, {protocol}"),
-                     folder / f"{self.name}_{protocol}_{source}_{target}.png")
-                for (source, target), clips in self.pictures.items()]
+    def picture(self, kept, title):
+        return timeline.draw(kept, self.classes, title)
 
 
 def annotated_directions(run: Run, path, annotations: AvvpAnnotations) -> list[tuple[str, str]]:

@@ -25,6 +25,8 @@ from cmg.downstream.results import mean, result, rounded
 from cmg.downstream.splits import Splits
 from cmg.downstream.task import CLIP_NORM, STRICT, Settings
 from cmg.downstream.tokens import TokenSet, codebook_sharing, encode_set
+from cmg.figures.names import TASKS, arrow
+from cmg.figures.style import save
 from cmg.modalities import modality
 
 
@@ -60,6 +62,7 @@ class ProbeTask:
     ----------
     modalities : those of the pairs
     splits : (role, modality) -> Split
+    kept : (source, target) -> what `tested` keeps
     """
 
     name: str
@@ -70,7 +73,7 @@ class ProbeTask:
         self.classes, self.pairs, self.settings, self.device = list(classes), list(pairs), settings, device
         self.modalities = list(dict.fromkeys(m for pair in self.pairs for m in pair))
         self.strict = settings.protocol == "strict"
-        self.splits = Splits(pretrain_ids if self.strict else ())
+        self.splits, self.kept = Splits(pretrain_ids if self.strict else ()), {}
 
     @property
     def sources(self):
@@ -151,11 +154,18 @@ class ProbeTask:
         return rounded(codebook_sharing(encoded.tokens("test", source), encoded.tokens("test", target)))
 
     def tested(self, probing: "Probing", target: str):
-        """Called when a direction has its rows: to keep what `draw` needs."""
+        """Called when a direction has its rows: to put into `kept` what `picture` needs."""
+
+    def picture(self, kept, title: str) -> list:
+        """Figures of what was kept of a direction."""
+        raise NotImplementedError
 
     def draw(self, rows: list[dict], folder) -> list:
-        """Draw the results into a folder -> paths of the pictures."""
-        return []
+        """Draw the results into a folder, by default a picture for every direction of `kept` -> paths."""
+        protocol = self.settings.protocol
+        return [save(self.picture(kept, f"{TASKS.get(self.name, self.title)}, {arrow(source, target)}, {protocol}"),
+                     folder / f"{self.name}_{protocol}_{source}_{target}.png")
+                for (source, target), kept in self.kept.items()]
 
 
 class Probing:

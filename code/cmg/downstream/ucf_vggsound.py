@@ -34,8 +34,6 @@ from cmg.downstream.results import rounded
 from cmg.downstream.task import STRICT, add_probe_flags, open_run, task_parser
 from cmg.downstream.tokens import codebook_sharing
 from cmg.figures import confusion
-from cmg.figures.names import TASKS, arrow
-from cmg.figures.style import save
 
 DATA_SET = {"video": "UCF101", "audio": "VGGSound"}
 
@@ -50,7 +48,7 @@ class PairTask(ProbeTask):
 
     Attributes
     ----------
-    confusions : dict (source, target) -> ndarray [K, K] of shares, rows true, after `run`
+    kept : dict (source, target) -> ndarray [K, K] of shares, rows true, after `run`
     """
 
     name, title = "ucf_vggsound", "UCF101 ↔ VGGSound"
@@ -59,7 +57,6 @@ class PairTask(ProbeTask):
                  device="cpu"):
         self.lists = lists.overlapping() if settings.protocol == "strict" else lists
         super().__init__(self.lists.classes["video"], pairs, settings, pretrain_ids, device)
-        self.confusions = {}
 
         def labels(items, seconds):
             return {ClipProbes: torch.tensor([item.label for item in items], dtype=torch.int64)}
@@ -81,16 +78,12 @@ class PairTask(ProbeTask):
 
     def tested(self, probing, target):
         data = probing.data("test", target)
-        self.confusions[probing.source, target] = confusion_matrix(
+        self.kept[probing.source, target] = confusion_matrix(
             data.labels.cpu(), probing.probes.logits(data)[0].argmax(-1).cpu(), labels=range(len(self.classes)),
             normalize="true")
 
-    def draw(self, rows, folder):
-        """The confusions of every direction."""
-        protocol = self.settings.protocol
-        return [save(confusion.draw(matrix, self.classes, f"{TASKS[self.name]}, {arrow(source, target)}, {protocol}"),
-                     folder / f"{self.name}_{protocol}_{source}_{target}.png")
-                for (source, target), matrix in self.confusions.items()]
+    def picture(self, kept, title):
+        return confusion.draw(kept, self.classes, title)
 
 
 def parser() -> Parser:
