@@ -13,6 +13,7 @@ from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.errors import UserError
 from cmg.extract.backbones import load_backbone
 from cmg.files import held, replacing
+from cmg.modalities import modality
 
 SHARD = 64  # finished clips per shard, and
 PATIENCE = 60  # seconds until a smaller one is written: no more than these is lost when the run is killed
@@ -32,15 +33,7 @@ class Parts:
         self.folder = self.out.with_name(self.out.name + ".parts")
         backbones = [load_backbone(choice, precision=recipe.precision) for choice in recipe.backbones]
         self.shapes = {b.modality: (recipe.steps(b.modality), *b.shape) for b in backbones}
-        self.attrs = {
-            **{f"backbone/{b.modality}": b.name for b in backbones},
-            **{f"sha256/{b.modality}": b.sha256 for b in backbones},
-            "seconds_per_step": 1.0,
-            "precision": recipe.precision,
-            **attrs,
-        }
-        if "video" in self.shapes:
-            self.attrs["frames_per_second"] = recipe.frames
+        self.attrs = {name: value for b in backbones for name, value in _origin(b, recipe).items()} | attrs
         with contextlib.ExitStack() as stack:
             self._settle(overwrite, stack)
             self._hold = stack.pop_all()
@@ -122,3 +115,14 @@ class Parts:
     def discard(self):
         """Remove the folder."""
         shutil.rmtree(self.folder)
+
+
+def _origin(backbone, recipe):
+    """What a feature file says of where a modality comes from, see `cmg.data.provenance`; what has no say is not
+    said."""
+    row = modality(backbone.modality)
+    said = {"backbone": backbone.name, "sha256": backbone.sha256}
+    said |= {"seconds_per_step": 1.0} if row.timed else {}
+    said |= {"frames_per_second": recipe.frames} if row.source == "frames" else {}
+    said |= {"precision": recipe.precision} if backbone.expects else {}
+    return {f"{name}/{row.name}": value for name, value in said.items()}
