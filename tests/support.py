@@ -170,7 +170,7 @@ def refused(capsys, *argv):
 
 
 def install(folder, monkeypatch, module, text, group, entries):
-    """Put a module on the path as an installed package would be, whose entry points are `entries`: name -> attribute."""
+    """Put a module on the path as an installed package is; `entries` : dict name -> attribute, its entry points."""
     info = folder / "site" / f"{module}-1.0.dist-info"
     info.mkdir(parents=True)
     (folder / "site" / f"{module}.py").write_text(text)

@@ -1,7 +1,8 @@
-"""Backbones that this project does not bring along: a file of one's own, an installed package; modalities of one's own."""
+"""Backbones of a file of one's own and of an installed package, and a modality of one's own."""
 
 import numpy as np
 import pytest
+from support_media import levels, rows_of, tone, write_video, write_wav
 
 from cmg import modalities
 from cmg.data.features import FeatureFile, FeatureSet
@@ -9,7 +10,6 @@ from cmg.errors import UserError
 from cmg.extract.__main__ import main
 from cmg.extract.backbones import Choice, load_backbone
 from cmg.modalities import Modality
-from extract.test_extract import levels, rows_of, tone, write_video, write_wav
 from support import install
 
 LOUDNESS = """
@@ -49,9 +49,8 @@ def refused(capsys, *argv):
 @pytest.fixture
 def depth(monkeypatch):
     """One more row in the table of modalities."""
-    table = {**modalities.TABLE, "depth": Modality("depth", "depth map", ("grids",), source="frames")}
-    monkeypatch.setattr(modalities, "TABLE", table)
-    monkeypatch.setattr("cmg.extract.__main__.TABLE", table)
+    row = Modality("depth", "depth map", ("grids",), source="frames")
+    monkeypatch.setattr(modalities, "TABLE", {**modalities.TABLE, "depth": row})
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_one_of_several_in_a_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(LOUDNESS + "\n\nclass Louder(Loudness):\n    name = 'louder'\n")
     assert load_backbone(Choice("audio", f"{path}:Louder")).name == "louder"
-    with pytest.raises(UserError, match=r"holds several \(Loudness, Louder\); expected --audio-backbone .*mine.py:NAME"):
+    with pytest.raises(UserError, match=r"several \(Loudness, Louder\); expected --audio-backbone .*mine.py:NAME"):
         load_backbone(Choice("audio", str(path)))
     with pytest.raises(UserError, match="--video-backbone .*mine.py: holds none of its kind"):
         load_backbone(Choice("video", str(path)))
@@ -103,8 +102,8 @@ def test_a_row_of_the_table_is_extracted_like_the_others(depth, tmp_path, capsys
     (tmp_path / "clips").mkdir()
     (tmp_path / "mine.py").write_text(DEPTH)
     write_video(tmp_path / "clips" / "a.mkv", levels(10), fps=4)  # seconds of mean level 1.5, 5.5 and 8.5
-    call = ["--videos", tmp_path / "clips", "--modalities", "depth", "video", "--seconds", 4, "--frames", 8, "--workers",
-            0, "--out", tmp_path / "a.h5"]
+    call = ["--videos", tmp_path / "clips", "--modalities", "depth", "video", "--seconds", 4, "--frames", 8,
+            "--workers", 0, "--out", tmp_path / "a.h5"]
     assert refused(capsys, *call).startswith("cmg.extract: error: --depth-backbone is needed to extract depth")
     assert "--depth-backbone pixels: expected a file" in refused(capsys, *call, "--depth-backbone", "pixels")
     call += ["--depth-backbone", tmp_path / "mine.py"]

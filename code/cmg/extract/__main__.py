@@ -18,6 +18,7 @@ import os
 import sys
 from pathlib import Path
 
+from cmg import modalities
 from cmg.cli import Parser, command, whole
 from cmg.distributed import choose_device
 from cmg.errors import UserError
@@ -29,7 +30,6 @@ from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
 from cmg.extract.workers import Job, Recipe, extract_all
 from cmg.files import replacing
-from cmg.modalities import TABLE, modality, ordered
 
 
 def parse(argv):
@@ -38,12 +38,12 @@ def parse(argv):
     parser.add_argument("--videos", help="folder of media files (searched recursively), or a text file that lists them")
     parser.add_argument("--captions", help="CSV with the columns id and caption; needed for text")
     parser.add_argument("--prompts", help="CSV with the columns label and prompt; --captions then has id and category")
-    readable = [m for m, row in TABLE.items() if row.source]
+    readable = [m for m, row in modalities.TABLE.items() if row.source]
     parser.add_argument("--modalities", nargs="+", choices=readable, default=["video", "audio"], help="to extract")
     for m in readable:
-        known = BACKBONES.get(m, {})
+        known, called = BACKBONES.get(m, {}), modalities.modality(m).called
         parser.add_argument(f"--{m}-backbone", default=next(iter(known), None), metavar="NAME|mine.py",
-                            help=f"encoder of {modality(m).called}: {', '.join([*known, 'or a file of your own'])}")
+                            help=f"encoder of {called}: {', '.join([*known, 'or a file of your own'])}")
         parser.add_argument(f"--{m}-weights", nargs="+", default=(), metavar="PATH|NAME|random:SEED",
                             help="of the encoder: a file, a transformers folder or hub name, or a random start")
     parser.add_argument("--device", nargs="+", default=["auto"], metavar="DEVICE",
@@ -58,8 +58,8 @@ def parse(argv):
     parser.add_argument("--workers", type=whole(0), default=workers, help="processes; 0: work in this one")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, and an unfinished run of other settings")
     args = parser.parse_args(argv)
-    args.modalities = ordered(args.modalities)
-    args.captioned = [m for m in args.modalities if modality(m).source == "words"]
+    args.modalities = modalities.ordered(args.modalities)
+    args.captioned = [m for m in args.modalities if modalities.modality(m).source == "words"]
     args.played = [m for m in args.modalities if m not in args.captioned]
     if args.captioned and args.captions is None:
         parser.error(f"--captions is needed to extract {args.captioned[0]}: a CSV with the columns id and caption")
