@@ -74,11 +74,7 @@ def load_file(path, flag):
 
     What is run is what `digest` says of the file, not bytecode that Python kept of an earlier text of it.
     """
-    path = Path(path).resolve()
-    try:
-        text = path.read_bytes()
-    except OSError:
-        raise UserError(f"{flag} {path}: no such file") from None
+    path, text = Path(path).resolve(), read(path, flag)
     name = f"cmg_file_{hashlib.sha256(bytes(path) + text).hexdigest()[:12]}"  # importable by nobody else
     if name not in sys.modules:
         module = sys.modules[name] = types.ModuleType(name)
@@ -91,6 +87,15 @@ def load_file(path, flag):
     return sys.modules[name]
 
 
-def digest(path) -> str:
+def read(path, flag) -> bytes:
+    """What a file holds; `UserError` names the flag that asks for it."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{flag} {path}: no such file" if isinstance(error, FileNotFoundError) else
+                        f"{flag} {path}: cannot be read ({error.strerror})") from None
+
+
+def digest(path, flag) -> str:
     """sha256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(read(path, flag)).hexdigest()

@@ -152,12 +152,13 @@ def prepare_folder(settings):
 def refuse_other_flags(settings, content, latest):
     """A run goes on with the settings that it began with. A checkpoint may be older than a setting: it was trained with
     what is the default today."""
-    kind, before = checkpoint.method_of(content, latest, settings.flags["method"])
+    method, origin = settings.flags["method"], checkpoint.origin_of(content)
+    if not registry.same(registry.origin(method), origin):
+        trained = "another text of this file" if origin["name"] == method else origin["name"]
+        raise UserError(f"--method {method}: {latest} was trained with {trained}; expected the same, or another --out")
+    kind, before = checkpoint.method_of(content, latest, method)
     recipe = registry.recipe_of(kind, settings.flags["preset"])
     before = flat(recipe.optimiser) | content["args"] | flat(before)
-    if kind is not settings.kind or content["args"].get("method", "unicode") != settings.flags["method"]:
-        raise UserError(f"--method {settings.flags['method']}: {latest} was trained with "
-                        f"{content['args'].get('method')}; expected the same, or another --out")
     for name, value in settings.flags.items():
         unset = name == "modalities" and value is None  # the data decided, and still does
         if name not in FREE_ON_RESUME and not unset and before.get(name, value) != value:
