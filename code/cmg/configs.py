@@ -50,7 +50,7 @@ class Config:
 def _checked(one, value):
     """The value of a field, brought to its type; `UserError` names the flag."""
     check, choices = one.metadata.get("check"), one.metadata.get("choices")
-    if value is None or value == one.default or isinstance(value, Config | dict):
+    if value is None or isinstance(value, Config | dict) or value == one.default and type(value) is type(one.default):
         return value
     try:
         if one.metadata.get("several"):

@@ -103,11 +103,11 @@ def parse(argv=None) -> Settings:
 
 
 def read_config(path) -> dict:
-    """The flags of an `args.json`, or of a JSON object that holds nothing else."""
+    """The flags of an `args.json`, or of a JSON object that holds nothing else; whether that run was resumed says
+    nothing of another."""
     try:
         content = json.loads(read_text(path, "args.json of a run"))
-        flags = content.get("flags", content)
-        return dict(flags.items())
+        return {name: value for name, value in content.get("flags", content).items() if name != "resume"}
     except (ValueError, AttributeError):
         raise UserError(f"--config {path}: not the args.json of a run; expected a JSON object of flags") from None
 
