@@ -178,7 +178,8 @@ def test_wrong_flags_are_one_line(capsys, argv, line):
 @pytest.mark.parametrize("name, known, found", [
     ("codebook_size", {"codes": "M, size of the codebook", "codebook_init": "where codes start"}, "codes"),
     ("--batchsize", ["--batch-size", "--size"], "--batch-size"),
-    ("epoch", ["epochs", "steps"], "epochs"),
+    ("epoch", {"epochs": "passes", "checkpoint_epochs": "epochs between epoch_XXX.pt files"}, "epochs"),
+    ("learning_rate", {"warmup": "steps in which the learning rate rises", "lr": "learning rate, highest"}, "lr"),
     ("colour", ["epochs", "steps"], None),
     ("x", [], None),
     ("x", {"y": None}, None),
