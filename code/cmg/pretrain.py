@@ -80,8 +80,8 @@ def parse(argv=None) -> Settings:
     add_recipe_flags(early)  # read by themselves, so that --help knows the flags of a method and their defaults
     first = early.parse_known_args(argv)[0]
     given = read_config(first.config) if first.config else {}
-    if first.preset != given.get("preset", first.preset) and first.preset is not None:
-        raise UserError(f"--preset {first.preset}: --config {first.config} sets all that a preset sets; expected one of "
+    if first.preset not in (None, given.get("preset", first.preset)):
+        raise UserError(f"--preset {first.preset}: --config {first.config} says what a preset says; expected one of "
                         "the two")
     early.set_defaults(**{name: given[name] for name in ("method", "preset") if name in given})
     first = early.parse_known_args(argv)[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmg import plugins
 from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.errors import UserError
 from cmg.extract.backbones import load_backbone
@@ -34,6 +35,8 @@ class Parts:
         backbones = [load_backbone(choice, precision=recipe.precision) for choice in recipe.backbones]
         self.shapes = {b.modality: (recipe.steps(b.modality), *b.shape) for b in backbones}
         self.attrs = {name: value for b in backbones for name, value in _origin(b, recipe).items()} | attrs
+        self.own = {c.name: plugins.digest(plugins.file_of(c.name), f"--{c.modality}-backbone")
+                    for c in recipe.backbones if plugins.is_file(c.name)}
         with contextlib.ExitStack() as stack:
             self._settle(overwrite, stack)
             self._hold = stack.pop_all()
@@ -44,7 +47,8 @@ class Parts:
     def _settle(self, overwrite, stack):
         """Make the folder, or make sure that what is in it was made with the same settings; hold it."""
         settings = self.folder / "settings.json"
-        wanted = json.dumps({"shapes": self.shapes, "attrs": self.attrs}, indent=1) + "\n"
+        wanted = {"shapes": self.shapes, "attrs": self.attrs} | ({"files": self.own} if self.own else {})
+        wanted = json.dumps(wanted, indent=1) + "\n"
         if self.folder.exists() and any(self.folder.iterdir()):
             if not settings.is_file():
                 raise UserError(f"{self.folder}: in the way, it was not made by cmg.extract; remove it")
