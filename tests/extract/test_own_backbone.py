@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from support_media import levels, rows_of, tone, write_video, write_wav
 
 from cmg import modalities
 from cmg.data.features import FeatureFile, FeatureSet
@@ -13,6 +12,7 @@ from cmg.extract.shards import Parts
 from cmg.extract.workers import Recipe
 from cmg.modalities import Modality
 from support import install
+from support_media import levels, rows_of, tone, write_video, write_wav
 
 LOUDNESS = """
 import numpy as np
