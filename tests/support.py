@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+import socket
 import wave
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,6 +207,17 @@ def interrupt_after(clips, out, stop, flags):
         pass
     finally:
         Trainer.train_step = original
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def environment(rank, size, port_number):
+    """What torchrun would tell a process."""
+    return {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port_number)}
 
 
 def without_dropout(module):

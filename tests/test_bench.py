@@ -42,7 +42,7 @@ def test_records_and_picture(tmp_path, capsys):
     assert {"Φ audio", "Ψ video", "term rec"} <= set(parts)
     # Ψ audio is one product of [4 clips × 2 seconds, 12] with [12, 16]
     assert parts["Ψ audio"] == pytest.approx(2 * 4 * 2 * 12 * 16 / 1e9)
-    assert set(small["phase_ms"]) >= {"losses", "codebook", "optimiser"}
+    assert set(small["phase_ms"]) >= {"losses", "update (codebook)", "optimiser"}
     printed = capsys.readouterr().out
     assert printed.count("matrix product ceiling") == 2 and "epoch of 20 clips" in printed
     assert "AVT 8 fp32" in out.with_suffix(".svg").read_text() and out.with_suffix(".pdf").exists()

@@ -4,7 +4,6 @@ import csv
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,13 +15,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cmg.data.features import FeatureFile, FeatureSet
-from cmg.distributed import average_gradients, finish, from_all, gather, share, total
+from cmg.distributed import average_gradients, broadcast, finish, from_all, gather, share, total
 from cmg.errors import UserError
 from cmg.models.codebook import Codebook
 from cmg.pretrain import main
-from support import CODE, SMALL, trainer_of, write_clips
+from support import CODE, SMALL, environment, free_port, same_weights, trainer_of, write_clips
 
 STEPS = 20
 SETTINGS = {
@@ -32,17 +32,6 @@ SETTINGS = {
     "parts": ["--preset", "paper", "--accumulate", "2"],
     "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn"],
 }
-
-
-def port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def environment(rank, size, port_number):
-    """What torchrun would tell a process."""
-    return {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port_number)}
 
 
 def curve(path, flags, rank=0, size=1):
@@ -97,6 +86,14 @@ def collectives():
     torch.testing.assert_close(x.grad.flatten(), expected)
     assert share(torch.tensor(float(rank))).item() == 0.5  # one valid entry on two ranks
     assert share(torch.tensor(0.0)).item() == 0.5  # none at all: a sum of 0 over any denominator is 0
+    assert broadcast(x.detach()).flatten().tolist() == [1, 2]
+    transposed = torch.ones(1, 2, requires_grad=True)
+    slope = torch.arange(4.0).view(2, 2) + rank
+    (gather(transposed).t() * slope).sum().backward()  # a gradient that comes in column by column
+    assert transposed.grad.tolist() == [[[1, 5], [3, 7]][rank]]
+    with FakeTensorMode():  # as where a graph is traced: the shapes, and no other process is asked
+        fake = torch.empty(3, 2)
+        assert gather(fake).shape == (6, 2) and total(fake).shape == broadcast(fake).shape == (3, 2)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +142,7 @@ def shared_memory(process):
 def both_ranks(clips, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("ranks") / "found")
     write_clips(f"{out}.h5", n=600)  # more than two blocks of reading
-    mp.spawn(rank_of_two, (2, port(), clips, out), nprocs=2)
+    mp.spawn(rank_of_two, (2, free_port(), clips, out), nprocs=2)
     return out
 
 
@@ -169,7 +166,7 @@ def test_two_ranks_equal_one(clips, both_ranks, name):
 def test_a_lost_process_ends_the_run_and_another_number_resumes_it(clips, tmp_path):
     out = tmp_path / "run"
     argv = ["--data", clips, "--out", str(out), *SMALL, "--epochs", "40", "--save-every", "3"]
-    command, number = [sys.executable, "-m", "cmg.pretrain", *argv], port()
+    command, number = [sys.executable, "-m", "cmg.pretrain", *argv], free_port()
     ranks = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(CODE), **environment(rank, 2, number)},
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
     deadline = time.monotonic() + 120
@@ -192,3 +189,21 @@ def test_a_lost_process_ends_the_run_and_another_number_resumes_it(clips, tmp_pa
     assert content["position"]["step"] == stopped + 4 and len(content["streams"]["cpu"]) == 1
     with open(out / "metrics.csv", newline="") as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(stopped + 4))
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_to_the_same_bits_as_two(clips, tmp_path):
+    """Dropout included: every process takes up its own random stream."""
+    def run(out, *flags):
+        argv = ["--data", clips, "--out", str(out), *SMALL, "--schedule", "constant", *flags]
+        command, number = [sys.executable, "-m", "cmg.pretrain", *argv], free_port()
+        ranks = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(CODE), **environment(rank, 2, number)},
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
+        said = [process.communicate(timeout=120)[1] for process in ranks]
+        assert [process.returncode for process in ranks] == [0, 0], said
+        return out
+
+    whole, part = run(tmp_path / "whole"), run(tmp_path / "part", "--max-steps", "7")
+    same_weights(whole, run(part, "--resume", "auto"))
+    streams = [torch.load(out / "latest.pt", weights_only=True)["streams"]["cpu"] for out in (whole, part)]
+    assert torch.equal(*streams) and not torch.equal(*streams[0])

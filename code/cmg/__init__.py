@@ -3,14 +3,15 @@
 What is where. A module imports only from its own line and from the lines above it:
 
     errors, modalities, configs, files, distributed, cli, plugins
-    data, losses, models, metrics, optimisation    feature files and annotations; objectives; networks; measures
-    methods                            what the loop needs of a method, and the methods: Uni-Code and its rivals
-    training                           the loop and its checkpoints
-    released                           the released code's arithmetic in the place of the paper's, and its checkpoints
-    extract                            from media files to feature files
-    figures                            every picture, drawn with Matplotlib
-    downstream                         the tasks that a checkpoint is tested on
+    data, losses, models, metrics, optimisation
+    methods
+    training
+    released
+    extract, figures
+    downstream
     pretrain, bench, gpu_check, tables
+
+Every package says in its docstring what it is for; figs/house.svg shows all rooms and the walk of a batch through them.
 """
 
 __version__ = "0.1.0"

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,7 +35,7 @@ from cmg.files import write_atomically
 from cmg.methods import registry
 from cmg.modalities import BUILT_IN
 from cmg.training.graph import WARM_UP
-from cmg.training.host import keep_freed_memory
+from cmg.training.host import choose_convolutions, keep_freed_memory
 from cmg.training.loop import Trainer
 from cmg.training.run_config import RunConfig
 
@@ -129,6 +130,8 @@ def make_trainer(args, device, batch_size, clips):
     method = kind(shapes, with_values(recipe.method, asked)).to(device).train()
     run = RunConfig(epochs=1, precision=args.precision, compile=args.compile, cuda_graph=args.cuda_graph, workers=0)
     optimiser = with_values(recipe.optimiser, {"batch_size": batch_size})
+    if device.type == "cpu":
+        choose_convolutions(args.toom_cook, method, shapes, batch_size)
     return Trainer(method, RandomFeatures(shapes, clips, device), run, optimiser, ".", device)
 
 
@@ -143,15 +146,15 @@ def by_phase(trainer, batch, device, steps):
                 return call(*args, **kwargs)
         return run
 
-    places = {"encode (Φ, Ψ, codes)": (trainer, "encode"), "fit (vCLUB's steps)": (trainer.method, "fit"),
-              "losses": (trainer, "losses"), "optimiser": (trainer.optimizer, "step"), "codebook": (trainer, "update"),
-              "step": (trainer, "train_step")}
-    kept = {name: getattr(owner, call) for name, (owner, call) in places.items()}
-    for name, (owner, call) in places.items():
+    phases = {"encode (Φ, Ψ, codes)": (trainer, "encode"), "fit (the method's own steps)": (trainer.method, "fit"),
+              "losses": (trainer, "losses"), "optimiser": (trainer.optimizer, "step"),
+              "update (codebook)": (trainer, "update"), "step": (trainer, "train_step")}
+    kept = {name: getattr(owner, call) for name, (owner, call) in phases.items()}
+    for name, (owner, call) in phases.items():
         setattr(owner, call, watched(name, kept[name]))
     for _ in range(steps):
         trainer.train_step(batch)
-    for name, (owner, call) in places.items():
+    for name, (owner, call) in phases.items():
         setattr(owner, call, kept[name])
     trainer.optimise = recorded
     found = {name: 1e3 * statistics.median(times) for name, times in spent.items()}
@@ -163,30 +166,34 @@ def by_phase(trainer, batch, device, steps):
 def eager(trainer):
     """Within: the step operator by operator, to be counted, neither compiled nor a graph."""
     method, kept = trainer.method, (trainer.encode, trainer.losses, trainer.update, trainer.optimise)
-    objectives = {term: term.__dict__.pop("objective", None) for term in method.fitted()}
+    compiled = [(owner, name, owner.__dict__.pop(name)) for owner, name in method.compiled_functions()
+                if name in owner.__dict__]
     trainer.encode, trainer.losses, trainer.update = method.encode, method.losses, method.update
     trainer.optimise = partial(Trainer.optimise, trainer)
     yield
     trainer.encode, trainer.losses, trainer.update, trainer.optimise = kept
-    for term, objective in objectives.items():
-        if objective:
-            term.objective = objective
+    for owner, name, function in compiled:
+        setattr(owner, name, function)
 
 
 @contextmanager
 def forward_flops(method, counter, into):
-    """Fill a dict with the GFLOP of the forward pass by part: every Φ, Ψ and term of a method."""
-    groups = {"Φ": method.model.semantic, "Ψ": method.specific or {}, "term": method.terms}
-    parts = {f"{group} {name}": part for group, found in groups.items() for name, part in found.items()}
+    """Fill a dict with the GFLOP of the forward pass by module: every Φ, Ψ and term of the codebook family, or the
+    children of any other method."""
+    spoken = {"model.semantic": "Φ", "specific": "Ψ", "terms": "term"}
+    dicts = {name: module for name, module in method.named_modules() if isinstance(module, nn.ModuleDict)}
+    outer = {name: found for name, found in dicts.items() if not any(name.startswith(f"{one}.") for one in dicts)}
+    counted = {f"{spoken.get(name, name)} {key}": module for name, found in outer.items()
+               for key, module in found.items()} or dict(method.named_children())
     handles, began = [], {}
-    for name, part in parts.items():
+    for name, module in counted.items():
         def before(module, args, name=name):
             began[name] = counter.get_total_flops()
 
         def after(module, args, output, name=name):
             into[name] = into.get(name, 0.0) + (counter.get_total_flops() - began[name]) / 1e9
 
-        handles += [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
+        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     yield
     for handle in handles:
         handle.remove()
@@ -314,6 +321,7 @@ def main(argv=None):
     p.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="as in cmg.pretrain")
     p.add_argument("--compile", action="store_true", help="torch.compile the step")
     p.add_argument("--cuda-graph", action="store_true", help="as in cmg.pretrain")
+    p.add_argument("--toom-cook", choices=("auto", "on", "off"), default="auto", help="as in cmg.pretrain")
     p.add_argument("--out", help="JSON file, a list of records; the picture goes beside it as .svg and .pdf")
     args = p.parse_args(argv)
     if args.epoch is not None and args.epoch < 2 * max(args.batch_size):

@@ -54,7 +54,7 @@ def _checked(one, value):
         return value
     try:
         if one.metadata.get("several"):
-            if isinstance(value, str):
+            if not isinstance(value, list | tuple):
                 raise argparse.ArgumentTypeError(f"'{value}' is not a list")
             return [check(each) if check else each for each in value]
         if check:

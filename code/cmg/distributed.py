@@ -19,11 +19,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as differentiable
 
 from cmg.errors import UserError
 
 PATIENCE = timedelta(minutes=10)  # a rank may write a checkpoint meanwhile, not more
+
+# Of an operator: torch.compile keeps every call, in the order of the program. Without it, it makes one draw of two of
+# the same length, and may start collectives in an order of its own.
+ORDERED = torch.library.EffectType.ORDERED
 
 _shared = {}  # "cpu" or "cuda" -> torch.Generator; a process uses one card
 
@@ -98,6 +101,9 @@ def _(n, device):
     return torch.empty(n, dtype=torch.float64, device=device)
 
 
+_shared_rand.register_effect(ORDERED)
+
+
 def shared_rand(n, device):
     """n uniform numbers in [0, 1), float64 Tensor[n], the same on every rank as long as all of them draw alike."""
     return _shared_rand(n, device)
@@ -114,31 +120,43 @@ def seed_shared(seed, step, device="cpu"):
 
 
 # -- collectives -----------------------------------------------------------------------------------------------------
+# Where there are several processes each is an operator. torch.compile would look into calls of torch.distributed, and
+# trace them without their gradients; an operator it calls as it stands.
 
 
 def gather(x):
     """Tensor[B, …] of every rank, one below the other: Tensor[size · B, …], with gradient."""
-    return Gather.apply(x) if several() else x
+    return _all_gather(x) if several() else x
 
 
-class Gather(torch.autograd.Function):
-    """All ranks' rows forward, the sum of all ranks' gradients of this rank's rows backward.
+@torch.library.custom_op("cmg::all_gather", mutates_args=())
+def _all_gather(x: torch.Tensor) -> torch.Tensor:
+    everyone = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
+    dist.all_gather_into_tensor(everyone, x.contiguous())  # gloo takes the memory as it lies, whatever the strides
+    return everyone
 
-    `torch.distributed.nn.functional.all_gather` does the same, but gives wrong gradients on gloo where they come in
-    with transposed strides.
-    """
 
-    @staticmethod
-    def forward(ctx, x):
-        everyone = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
-        dist.all_gather_into_tensor(everyone, x.contiguous())
-        return everyone
+@torch.library.custom_op("cmg::reduce_scatter", mutates_args=())
+def _reduce_scatter(x: torch.Tensor) -> torch.Tensor:
+    """The sum over ranks of this rank's rows of Tensor[size · B, …]: Tensor[B, …]."""
+    mine = x.new_empty(len(x) // dist.get_world_size(), *x.shape[1:])
+    dist.reduce_scatter_tensor(mine, x.contiguous())
+    return mine
 
-    @staticmethod
-    def backward(ctx, gradient):
-        mine = gradient.new_empty(len(gradient) // dist.get_world_size(), *gradient.shape[1:])
-        dist.reduce_scatter_tensor(mine, gradient.contiguous())
-        return mine
+
+@_all_gather.register_fake
+def _(x):
+    return x.new_empty(dist.get_world_size() * x.shape[0], *x.shape[1:])
+
+
+@_reduce_scatter.register_fake
+def _(x):
+    return x.new_empty(x.shape[0] // dist.get_world_size(), *x.shape[1:])
+
+
+for operator in (_all_gather, _reduce_scatter):
+    operator.register_effect(ORDERED)
+_all_gather.register_autograd(lambda ctx, gradient: _reduce_scatter(gradient))
 
 
 def first_row(x):
@@ -147,8 +165,24 @@ def first_row(x):
 
 
 def total(x):
-    """Sum over all ranks, with gradient; the argument stays as it is."""
-    return differentiable.all_reduce(x) if several() else x
+    """Sum over all ranks, with gradient; the argument stays as it is. Every rank must call it, always."""
+    return _all_reduce(x) if several() else x
+
+
+@torch.library.custom_op("cmg::all_reduce", mutates_args=())
+def _all_reduce(x: torch.Tensor) -> torch.Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x)
+    return x
+
+
+@_all_reduce.register_fake
+def _(x):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+_all_reduce.register_effect(ORDERED)
+_all_reduce.register_autograd(lambda ctx, gradient: _all_reduce(gradient))
 
 
 def share(count):
@@ -156,33 +190,57 @@ def share(count):
 
     That is the count of all ranks / number of ranks. It is at least what one entry gives, so an empty batch has mean 0.
     """
-    if not several():
-        return count.clamp_min(1)
-    count = count.clone()
-    dist.all_reduce(count)
-    return count.clamp_min(1) / dist.get_world_size()
-
-
-def all_reduce_sum(tensor):
-    """Sum over all processes, in place where there are several. Every rank must call it, always."""
-    if several():
-        dist.all_reduce(tensor)
-    return tensor
+    count = total(count).clamp_min(1)
+    return count / dist.get_world_size() if several() else count
 
 
 def mean_over_ranks(values):
     """0-d tensors by name -> their means over ranks, without gradient, in one collective."""
+    values = {name: value.detach() for name, value in values.items()}
     if not several():
-        return {name: value.detach() for name, value in values.items()}
-    stacked = all_reduce_sum(torch.stack([value.detach() for value in values.values()]))
-    return dict(zip(values, (stacked / dist.get_world_size()).unbind()))
+        return values
+    means = total(torch.stack(list(values.values()))) / dist.get_world_size()
+    return dict(zip(values, means.unbind()))
 
 
 def broadcast(tensor):
-    """Rank 0's tensor on every rank."""
+    """Rank 0's tensor on every rank, without gradient."""
+    return _broadcast(tensor) if several() else tensor
+
+
+@torch.library.custom_op("cmg::broadcast", mutates_args=())
+def _broadcast(x: torch.Tensor) -> torch.Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.broadcast(x, 0)
+    return x
+
+
+@_broadcast.register_fake
+def _(x):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+_broadcast.register_effect(ORDERED)
+
+
+@torch.no_grad()
+def average_gradients(parameters):
+    """Mean of the gradients over processes, in one flat collective.
+
+    All ranks run the same program: a parameter that has no gradient here has none anywhere, and is left alone, as an
+    optimiser would.
+    """
     if several():
-        dist.broadcast(tensor, 0)
-    return tensor
+        _average([p.grad for p in parameters if p.grad is not None])
+
+
+@torch.library.custom_op("cmg::average", mutates_args={"tensors"})
+def _average(tensors: list[torch.Tensor]) -> None:
+    flat = torch._utils._flatten_dense_tensors(tensors)
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for x, mean in zip(tensors, torch._utils._unflatten_dense_tensors(flat, tensors)):
+        x.copy_(mean)
 
 
 def from_all(thing):
@@ -198,23 +256,6 @@ def from_all(thing):
         rank, size = world()
         raise UserError(f"process {rank} of {size}: another one was lost while data were opened") from None
     return said
-
-
-@torch.no_grad()
-def average_gradients(parameters):
-    """Mean of the gradients over processes, in one flat collective.
-
-    All ranks run the same program: a parameter that has no gradient here has none anywhere, and is left alone, as an
-    optimiser would.
-    """
-    if not several():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch._utils._flatten_dense_tensors(gradients)
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for g, mean in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients)):
-        g.copy_(mean)
 
 
 # -- memory that the processes of a machine share --------------------------------------------------------------------

@@ -12,6 +12,7 @@ Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--re
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +30,14 @@ from cmg.methods import registry
 from cmg.methods.contract import Method
 from cmg.optimisation import OptimiserConfig
 from cmg.training import checkpoint
-from cmg.training.host import keep_freed_memory
+from cmg.training.host import choose_convolutions, keep_freed_memory
 from cmg.training.loop import Trainer
 from cmg.training.recorder import Recorder
 from cmg.training.run_config import RunConfig
 
 # Flags that a resumed run may change; all others must be as they were.
 FREE_ON_RESUME = {"epochs", "max_steps", "workers", "cache", "device", "log_every", "checkpoint_epochs", "save_every",
-                  "resume", "out", "data", "compile", "cuda_graph", "method"}
+                  "resume", "out", "data", "compile", "cuda_graph", "toom_cook", "method"}
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,6 @@ def main(argv=None):
     rank, size = distributed.start(device.type)
     if run.precision == "tf32":
         torch.set_float32_matmul_precision("high")
-    if device.type == "cpu":
-        keep_freed_memory()
     if run.cuda_graph and (device.type != "cuda" or size > 1):
         raise UserError(f"--cuda-graph: on {device.type}, {size} process{'es' * (size > 1)}; expected a card and one "
                         "process")
@@ -201,6 +200,15 @@ def main(argv=None):
     torch.manual_seed(run.seed)  # stage one: every process builds the same weights
     method = settings.kind(features.shapes, settings.method).to(device)
     torch.manual_seed(run.seed + 1 + rank)  # stage two: dropout and negatives differ between processes
+    if device.type == "cpu":
+        keep_freed_memory()
+        # to the same bits: as it was, where the run goes on
+        wanted = content["args"].get("toom_cook", "on") if content and run.toom_cook == "auto" else run.toom_cook
+        clips = settings.optimiser.batch_size // settings.optimiser.accumulate // size
+        flags["toom_cook"], needed = choose_convolutions(wanted, method, features.shapes, clips)
+        if needed:
+            print(f"Toom-Cook convolutions are {flags['toom_cook']}: {needed / 2**30:.1f} GiB of memory for a third of "
+                  "the products (--toom-cook)", file=sys.stderr)
     trainer = Trainer(method, features, run, settings.optimiser, out, device, flags)
     if content:
         trainer.restore(content, source)

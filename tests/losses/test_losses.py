@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
-from cmg.methods.base import State
-from cmg.methods.baseline import Commitment
-from cmg.methods.unicode import Alignment
 from torch.testing import assert_close
 
 from cmg.losses.club import CLUB
 from cmg.losses.cross_cpc import CrossCPC
 from cmg.losses.masked import masked_mean, mse
 from cmg.losses.matching import CodeMatching
+from cmg.methods.codebook.baseline import Commitment
+from cmg.methods.codebook.method import State
+from cmg.methods.codebook.unicode import Alignment
 from cmg.models.codebook import Codebook
 from cmg.models.specific import constant_map
 

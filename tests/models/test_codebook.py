@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from cmg.errors import UserError
 from cmg.metrics.codebook import match_rate, overlap, perplexity
 from cmg.models.codebook import Codebook, cross_attention
+from cmg.released.networks import ReleasedCodebook
 
 AV = ("audio", "video")
 
@@ -167,7 +168,7 @@ def test_which_codes_are_reset(reset, expected):
 
 
 def test_a_released_reset_lands_beside_a_living_code():
-    book = Codebook(("audio",), 3, 2, equations="released", mm_ema="off", reset="any", reset_after=2)
+    book = ReleasedCodebook(("audio",), 3, 2, mm_ema="off", reset="any", reset_after=2)
     book.embedding.copy_(torch.tensor([[0.0, 0.0], [4.0, 0.0], [90.0, 90.0]]))
     book.weight.copy_(book.embedding)
     book.count.fill_(1)
@@ -220,7 +221,7 @@ def test_precision_is_kept():
     """A bf16 EMA stalls at 75 on its way from 100 to 50: the codebook refuses to be cast."""
     book = Codebook(AV, 4, 8).to(torch.bfloat16)
     assert book.embedding.dtype == torch.float32
-    assert Codebook(AV, 4, 8, equations="released").float().embedding.dtype == torch.float64
+    assert ReleasedCodebook(AV, 4, 8).float().embedding.dtype == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
         assert book.distances(torch.randn(2, 3, 8).bfloat16()).dtype == torch.float32
 

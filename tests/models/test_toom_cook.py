@@ -5,9 +5,11 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from cmg.methods import registry
 from cmg.models import toom_cook as module
 from cmg.models.specific import Conv1, GridDecoder, GridSpecific
 from cmg.models.toom_cook import conv3, conv_transpose3, toom_cook
+from cmg.training import host
 
 # Rows, columns, transposed, padding: what Ψ and its decoder run on a 7×7 grid, and grids that are not square
 CASES = [(7, 7, False, 0), (5, 5, False, 0), (3, 3, False, 1), (5, 5, False, 1), (5, 7, False, 0),
@@ -57,6 +59,8 @@ def test_rounding_is_as_documented(rows, columns, transposed, padding):
 def test_wide_maps_take_the_faster_way_and_others_torchs(monkeypatch):
     x, weight = example(5, 5, False, 130, torch.float32)
     bias = torch.randn(128)
+    assert torch.equal(conv3(x, weight, bias), F.conv2d(x, weight, bias))  # off, as long as nobody asked
+    monkeypatch.setattr(module, "_used", True)
     calls = []
     monkeypatch.setattr(module, "toom_cook", lambda *args, **flags: calls.append(args) or toom_cook(*args, **flags))
     assert_close(conv3(x, weight, bias), F.conv2d(x, weight, bias), rtol=1e-3, atol=1e-3)
@@ -78,7 +82,7 @@ def test_conv1():
 
 def test_specific_encoder_and_decoder_do_not_depend_on_the_way(monkeypatch):
     torch.manual_seed(0)
-    encoder, decoder = GridSpecific(8, 6, head=False).double(), GridDecoder(4, 6, 8).double()
+    encoder, decoder = GridSpecific(8, 6).double(), GridDecoder(4, 6, 8).double()
     video, code = torch.randn(2, 3, 7, 7, 8, dtype=torch.float64), torch.randn(2, 3, 4, dtype=torch.float64)
     parameters = [*encoder.parameters(), *decoder.parameters()]
 
@@ -88,8 +92,41 @@ def test_specific_encoder_and_decoder_do_not_depend_on_the_way(monkeypatch):
 
     expected, gradients = run()
     monkeypatch.setattr(module, "CHANNELS", 1)
+    monkeypatch.setattr(module, "_used", True)
     actual, others = run()
     assert actual.shape == video.shape
     assert_close(actual, expected, rtol=0, atol=1e-11)
     for got, wanted in zip(others, gradients):
         assert_close(got, wanted, rtol=1e-9, atol=1e-10)
+
+
+@pytest.fixture
+def off():
+    yield
+    module.use(False)
+
+
+@pytest.mark.parametrize("wanted, available, expected", [
+    ("auto", 5, "on"), ("auto", 3.9, "off"), ("on", 0, "on"), ("off", 99, "off")])
+def test_a_run_uses_it_where_its_memory_is_a_quarter_of_what_there_is(monkeypatch, off, wanted, available, expected):
+    method = registry.build("unicode", {"video": (3, 7, 7, 128), "audio": (3, 8)}, "paper", dim=8, specific_dim=160)
+    shapes = {"video": (3, 7, 7, 128), "audio": (3, 8)}
+    products = [*method.specific["video"].products(7), *method.terms["rec"].decoders["video"].products(7)]
+    assert [points for points, *_ in products] == [49, 25, 25, 25, 49, 49]
+    needed = module.memory(products, 2 * 3)
+    monkeypatch.setattr(host, "available_memory", lambda: available * needed)
+    assert host.choose_convolutions(wanted, method, shapes, clips=2) == (expected, needed)
+    assert module._used == (expected == "on")
+
+
+def test_the_memory_is_what_the_points_take():
+    """Against what autograd keeps for the way back of one convolution, beside its input and kernel."""
+    x, weight = example(7, 7, False, 130, torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        toom_cook(x, weight)
+    sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    points = sum(sizes.values()) - sum(t.untyped_storage().nbytes() for t in (x, weight)
+                                       if t.untyped_storage().data_ptr() in sizes)
+    # what is kept are values and kernels at the points; their products are there for a moment as well
+    assert module.memory([(49, 130, 128)], 4) == pytest.approx(points + 4 * 49 * 4 * 128, rel=0.05)

@@ -29,19 +29,11 @@ def clips(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["official", "small"])  # every branch of the three
 def test_no_graph_breaks_and_no_recompiles(clips, preset):
-    """As on a card, but with a backend that runs what was traced: nothing has to be generated."""
-    def trace(trainer):
-        torch._dynamo.config.allow_rnn = True
-        trainer.encode, trainer.losses, trainer.update = (
-            torch.compile(phase, backend="eager", fullgraph=True)
-            for phase in (trainer.encode, trainer.losses, trainer.update)
-        )
-        for term, name in trainer.method.compiled_functions():
-            setattr(term, name, torch.compile(getattr(term, name), backend="eager", fullgraph=True))
-
+    """As on a card, but with a backend that runs what was traced: nothing has to be generated. Draws of equal length
+    stay apart."""
     flags = ["--preset", preset]
-    torch.testing.assert_close(losses_of(clips, flags, trace), losses_of(clips, flags, lambda trainer: None),
-                               rtol=1e-5, atol=1e-6)
+    traced = losses_of(clips, flags, lambda trainer: trainer.compile("aot_eager"))
+    torch.testing.assert_close(traced, losses_of(clips, flags, lambda trainer: None), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

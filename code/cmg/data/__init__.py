@@ -1,0 +1,1 @@
+"""Feature files, their origins, and annotation files."""

@@ -29,6 +29,7 @@ from cmg.cli import number, whole
 from cmg.data.features import FeatureWriter
 from cmg.errors import UserError
 from cmg.files import write_atomically
+from cmg.modalities import BUILT_IN, Modality, declare
 
 RECIPE = 1  # raise it when the same settings give other arrays, so that old caches are not mistaken for new ones
 SPLITS = ("train", "val", "test")
@@ -58,6 +59,7 @@ class SyntheticSpec:
     difficulty : factor on nuisance and noise
     misalign : probability that audio and video differ by a second at one end of an event
     second_event : share of pretraining clips with a second event of another class
+    grids : names of further modalities, which see what video sees, in a world of their own
     """
 
     seed: int = 0
@@ -72,8 +74,14 @@ class SyntheticSpec:
     difficulty: float = 1.0
     misalign: float = 0.3
     second_event: float = 0.3
+    grids: tuple[str, ...] = ()
 
     def __post_init__(self):
+        for name in self.grids:
+            if name in BUILT_IN:
+                raise UserError(f"--synthetic-grids {name}: the set has {', '.join(BUILT_IN)} already; expected "
+                                "another name")
+            declare(Modality(name, name, ("grids", "vectors")), "--synthetic-grids")
         if self.clips < 1:
             raise UserError(f"--synthetic-clips is {self.clips}, expected at least 1")
         if self.classes < 2:
@@ -117,12 +125,15 @@ def add_synthetic_flags(parser):
     group.add_argument(
         "--synthetic-difficulty", type=number(least=0), default=spec.difficulty, help="factor on nuisance and noise"
     )
+    group.add_argument("--synthetic-grids", nargs="+", default=[], metavar="NAME",
+                       help="further modalities of these names, depth say, that see what video sees")
 
 
 def synthetic_spec(args):
     """The `SyntheticSpec` that parsed flags ask for."""
     return SyntheticSpec(
-        clips=args.synthetic_clips, classes=args.synthetic_classes, difficulty=args.synthetic_difficulty
+        clips=args.synthetic_clips, classes=args.synthetic_classes, difficulty=args.synthetic_difficulty,
+        grids=tuple(getattr(args, "synthetic_grids", ())),  # a checkpoint may be older
     )
 
 
@@ -157,7 +168,7 @@ def synthetic_files(root=None, spec=SyntheticSpec()):
         write_atomically(path, rows[split])
     write_atomically(everything, "".join(rows.values()))
     write_atomically(categories, "".join(f"{_class_name(k)}\n" for k in range(spec.classes)))
-    write_atomically(done, json.dumps(asdict(spec), indent=2) + "\n")
+    write_atomically(done, json.dumps(_settings(spec), indent=2) + "\n")
     return files
 
 
@@ -194,7 +205,8 @@ def draw_events(spec, split):
 def make_world(spec):
     """The fixed random maps of every modality: dict modality -> World, float32."""
     world = {}
-    for m, dim in (("video", spec.video_shape[-1]), ("audio", spec.audio_dim), ("text", spec.text_dim)):
+    widths = {"video": spec.video_shape[-1], "audio": spec.audio_dim, "text": spec.text_dim}
+    for m, dim in (widths | {m: spec.video_shape[-1] for m in spec.grids}).items():
         rng = _rng(spec, "world", m)
         parts = (
             rng.standard_normal((spec.classes, LATENT)),
@@ -215,8 +227,8 @@ def render_audio(world, label, spans, spec, rng):
     return _features(world, h)
 
 
-def render_video(world, label, spans, spec, rng):
-    """Video features float32 [n, T, H, W, C] of events `label` int [n, 2] with `spans` int [n, 2, 2]."""
+def render_grid(world, label, spans, spec, rng):
+    """Features of video, or of another grid, float32 [n, T, H, W, C] of `label` int [n, 2], `spans` int [n, 2, 2]."""
     n, T, (H, W, C) = len(label), spec.seconds, spec.video_shape
     # The event lights up the cells around its own place, one cell wide (standard deviation).
     place = rng.random((n, 2, 2)) * (H - 1, W - 1)
@@ -276,8 +288,9 @@ def _write_features(path, spec, world, splits):
         "video": (spec.seconds, *spec.video_shape),
         "audio": (spec.seconds, spec.audio_dim),
         "text": (spec.words, spec.text_dim),
+        **{m: (spec.seconds, *spec.video_shape) for m in spec.grids},
     }
-    attrs = {"seconds_per_step": 1.0, "source": f"synthetic, recipe {RECIPE}, {json.dumps(asdict(spec))}"}
+    attrs = {"seconds_per_step": 1.0, "source": f"synthetic, recipe {RECIPE}, {json.dumps(_settings(spec))}"}
     for m, maps in world.items():
         # The world is to this set what an encoder's weights are to a real one: features of two worlds do not mix.
         attrs[f"backbone/{m}"] = "synthetic"
@@ -290,12 +303,11 @@ def _write_features(path, spec, world, splits):
                 real = np.ones((len(block.label), spec.seconds), bool)
                 text, words = render_text(world["text"], block.label, spec, rng["text"])
                 features = {
-                    "video": render_video(world["video"], block.label, block.video, spec, rng["video"]),
                     "audio": render_audio(world["audio"], block.label, block.audio, spec, rng["audio"]),
                     "text": text,
-                }
+                } | {m: render_grid(world[m], block.label, block.video, spec, rng[m]) for m in ("video", *spec.grids)}
                 ids = [_clip_id(split, start + i) for i in range(len(block.label))]
-                writer.append(ids, features, {"video": real, "audio": real, "text": words})
+                writer.append(ids, features, {m: words if m == "text" else real for m in shapes})
 
 
 def _annotation_rows(split, events):
@@ -323,8 +335,13 @@ def _rng(spec, *names):
     return np.random.default_rng([spec.seed, zlib.crc32("/".join(names).encode())])
 
 
+def _settings(spec):
+    """What is written of a spec, without `grids` where there are none: so older sets are known again."""
+    return {name: value for name, value in asdict(spec).items() if name != "grids" or value}
+
+
 def _digest(spec):
-    return hashlib.sha256(json.dumps([RECIPE, asdict(spec)]).encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps([RECIPE, _settings(spec)]).encode()).hexdigest()[:10]
 
 
 def _data_folder():

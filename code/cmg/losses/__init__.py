@@ -1,0 +1,1 @@
+"""The objectives of the papers, one file each, on plain tensors."""

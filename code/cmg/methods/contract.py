@@ -48,6 +48,7 @@ class Method(nn.Module):
 
     Attributes
     ----------
+    name : as messages call it; by default that of the class
     Config : class of the method's settings, a frozen dataclass (`cmg.configs`)
     recipes : dict preset -> Recipe; the first one is the default. None: one with the settings' own defaults.
     kinds : of `cmg.modalities.KINDS`, which arrays it can read
@@ -55,6 +56,7 @@ class Method(nn.Module):
     starts_from_data : whether `begin` is called
     """
 
+    name = ""
     Config = NoSettings
     recipes = None
     kinds = ("vectors", "grids")
@@ -133,16 +135,16 @@ class Method(nn.Module):
     @classmethod
     def refuse(cls, config, features):
         """`UserError` for features that this method cannot learn from. `features` : a FeatureSet."""
+        method = f"--method {cls.name or cls.__name__}"
         for m, kind in features.kinds.items():
             if kind not in cls.kinds:
-                raise UserError(f"--data: {m} holds {kind}; --method {cls.__name__} reads {', '.join(cls.kinds)}")
+                raise UserError(f"--data: {m} holds {kind}; {method} reads {', '.join(cls.kinds)}")
         if len(features.modalities) < cls.least_modalities:
-            raise UserError(f"--modalities {' '.join(features.modalities)}: --method {cls.__name__} needs at least "
+            raise UserError(f"--modalities {' '.join(features.modalities)}: {method} needs at least "
                             f"{cls.least_modalities}")
         for m, shape in features.shapes.items():
             if shape[0] < cls.least_steps:
-                raise UserError(f"--data: {m} clips have {shape[0]} steps; --method {cls.__name__} needs at least "
-                                f"{cls.least_steps}")
+                raise UserError(f"--data: {m} clips have {shape[0]} steps; {method} needs at least {cls.least_steps}")
 
 
 def detached(tree):

@@ -1,0 +1,1 @@
+"""Figures of the benchmarks: localization, segmentation, retrieval, use of codes."""

@@ -6,7 +6,7 @@ figure here is per modality or per pair.
 
 import torch
 
-from cmg.distributed import all_reduce_sum
+from cmg.distributed import total
 from cmg.modalities import modality, pairs
 
 
@@ -27,7 +27,7 @@ def overlap(a, b):
 
 def match_rate(a, b, valid):
     """Share of steps, 0-100, in which two modalities pick the same code. a, b, valid : [B, T], over all processes."""
-    same, steps = all_reduce_sum(torch.stack([((a == b) & valid).sum(), valid.sum()]))
+    same, steps = total(torch.stack([((a == b) & valid).sum(), valid.sum()]))
     return 100 * same / steps.clamp_min(1)
 
 

@@ -1,0 +1,1 @@
+"""Networks: encoders, decoders, the codebook, and what pretraining leaves behind."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from cmg.cli import number, whole
 from cmg.configs import Config, setting
-from cmg.distributed import all_reduce_sum, broadcast, gather, shared_permutation, shared_rand
+from cmg.distributed import broadcast, gather, shared_permutation, shared_rand, total
 from cmg.errors import UserError
 
 
@@ -165,7 +165,7 @@ class Codebook(nn.Module):
             # A padded step has weight 0, but 0 · nan is nan: the statistics must be finite over all steps.
             sums.append(one_hot.t() @ target.flatten(0, 1))  # (M, D)
             counts.append(one_hot.sum(0))
-        sums, counts = all_reduce_sum(torch.stack(sums)), all_reduce_sum(torch.stack(counts))  # (m, M, D), (m, M)
+        sums, counts = total(torch.stack(sums)), total(torch.stack(counts))  # (m, M, D), (m, M)
 
         finite = sums.isfinite().all()
         new = self.moved(sums, counts)

@@ -81,6 +81,13 @@ class GridSpecific(nn.Module):
         maps = maps.permute(0, 2, 3, 1)  # (B·T, H-4, W-4, S)
         return maps.unflatten(0, x.shape[:2]), pooled.unflatten(0, x.shape[:2])
 
+    def products(self, side):
+        """(points, channels in, channels out) of 3×3 convolutions on a grid of this side, see `toom_cook.memory`."""
+        first, second, residual = self.convs[0], self.convs[2], self.convs[-1].conv3
+        return [(side**2, first.in_channels, first.out_channels),
+                ((side - 2) ** 2, second.in_channels, second.out_channels),
+                ((side - 2) ** 2, residual.in_channels, residual.out_channels)]
+
     def pool(self, maps):
         """What vCLUB reads of maps [n, S, h, w]."""
         return maps.mean((2, 3))
@@ -109,6 +116,12 @@ class GridDecoder(nn.Module):
         self.residual = ResidualBlock(width // 2)
         self.up2 = nn.ConvTranspose2d(width // 2, channels, 3)
         self.out = nn.ConvTranspose2d(channels, channels, 1)
+
+    def products(self, side):
+        """As of `GridSpecific`."""
+        width, channels = self.up2.in_channels, self.up2.out_channels
+        return [((side - 2) ** 2, self.up1.in_channels - self.code.out_features, width), (side**2, width, width),
+                (side**2, width, channels)]
 
     def forward(self, code, specific):
         B, T, h, w, S = specific.shape

@@ -1,0 +1,1 @@
+"""The released code's arithmetic in the place of the paper's, and its checkpoints."""

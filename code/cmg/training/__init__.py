@@ -1,0 +1,1 @@
+"""The loop, its batches, and its checkpoints."""

@@ -13,6 +13,7 @@ from cmg.methods import registry
 from cmg.optimisation import set_rate
 from cmg.training import checkpoint
 from cmg.training.batches import BLOCKS, epoch_order, on_device
+from cmg.training.compiler import compiled
 from cmg.training.graph import StepGraph, load_optimizer
 
 
@@ -50,19 +51,13 @@ class Trainer:
             optimizers = [self.optimizer, *method.inner_optimizers().values()]
             self.optimise = StepGraph(self.optimise, optimizers, device)
 
-    def compile(self):
-        """`torch.compile` the three phases of a step and what the method's own steps lower, each of which is a single
-        graph on one GPU.
-
-        On a CPU graphs break at LSTMs, and with several processes at `gather`: the compiler supports neither.
-        """
-        alone = self.device.type == "cuda" and self.size == 1
-        torch._dynamo.config.allow_rnn = alone
+    def compile(self, backend="inductor"):
+        """`torch.compile` the three phases of a step and what the method's own steps lower, a graph each."""
         self.encode, self.losses, self.update = (
-            torch.compile(phase, fullgraph=alone) for phase in (self.encode, self.losses, self.update)
+            compiled(phase, backend) for phase in (self.encode, self.losses, self.update)
         )
         for owner, name in self.method.compiled_functions():
-            setattr(owner, name, torch.compile(getattr(owner, name), fullgraph=alone))
+            setattr(owner, name, compiled(getattr(owner, name), backend))
 
     # -- one step ------------------------------------------------------------------------------------------------
 

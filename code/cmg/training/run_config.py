@@ -23,6 +23,7 @@ class RunConfig(Config):
     precision : arithmetic of the networks; a codebook stays in fp32
     compile : torch.compile the step
     cuda_graph : record the step once and replay it, on one card
+    toom_cook : wide 3×3 convolutions on a CPU with a third of the products, for more memory; auto: if it is there
     resume : auto: continue --out if it holds latest.pt; or the path of a latest.pt
     workers : loader processes with --cache disk
     cache : features on the card, in memory, or read in blocks; auto: the first that has room
@@ -41,6 +42,7 @@ class RunConfig(Config):
     precision: str = setting("fp32", choices=("fp32", "tf32", "bf16"))
     compile: bool = setting(False)
     cuda_graph: bool = setting(False)
+    toom_cook: str = setting("auto", choices=("auto", "on", "off"))
     resume: str | None = setting(None)
     workers: int = setting(2, whole())
     cache: str = setting("auto", choices=CACHES)
