@@ -138,12 +138,15 @@ def test_kill_9_and_resume_are_bit_identical(clips, tmp_path):
     assert [row["loss/total"] for row in rows(whole)] == [row["loss/total"] for row in rows(out)]
 
 
-def curve(clips, *flags):
-    """Losses and gradient norms of 20 steps in float64 without dropout, and the weights after them."""
+def curve(clips, *flags, backend=None):
+    """Losses and gradient norms of 20 steps in float64 without dropout, and the weights after them; `backend` compiles
+    the steps."""
     settings, features = parse(argv(clips, "x", "--epochs", "4", *flags)), FeatureSet(clips)
     torch.manual_seed(0)
     method = without_dropout(settings.kind(features.shapes, settings.method)).double().train()
     trainer = Trainer(method, features, settings.run, settings.optimiser, ".", torch.device("cpu"), settings.flags)
+    if backend:
+        trainer.compile(backend)
     step = trainer.train_step
     trainer.train_step = lambda batch: step({k: v.double() if v.is_floating_point() else v for k, v in batch.items()})
     found = [torch.stack([*losses.values(), norm]) for losses, _, norm in steps_of(trainer, 20)]
@@ -169,6 +172,16 @@ def test_two_ranks_equal_one(clips, tmp_path):
             torch.testing.assert_close(losses, expected, rtol=1e-9, atol=1e-9)
             for name, value in state.items():
                 torch.testing.assert_close(value, alone[name], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_a_traced_step_is_the_step(clips):
+    """Every modality hides the steps that it hides in eager mode: draws keep their order."""
+    try:
+        torch.testing.assert_close(curve(clips, backend="aot_eager"), curve(clips), rtol=1e-9, atol=1e-9)
+    finally:
+        torch._dynamo.config.allow_rnn = False
+        torch.compiler.reset()
 
 
 @pytest.mark.xfail(strict=True, reason="tasks ask for codes")
