@@ -170,6 +170,17 @@ def refused(capsys, *argv):
     return lines[0]
 
 
+def install(folder, monkeypatch, module, text, group, entries):
+    """Put a module on the path as an installed package is; `entries` : dict name -> attribute, its entry points."""
+    info = folder / "site" / f"{module}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "site" / f"{module}.py").write_text(text)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    lines = [f"{name} = {module}:{attribute}" for name, attribute in entries.items()]
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
+    monkeypatch.syspath_prepend(folder / "site")
+
+
 def same_weights(a, b):
     a, b = (torch.load(Path(p) / "latest.pt", weights_only=True) for p in (a, b))
     assert a["position"] == b["position"]

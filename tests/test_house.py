@@ -15,7 +15,8 @@ from cmg.data.features import FeatureFile
 from cmg.pretrain import parse
 from support import ROOT
 
-TOP = {"code", "data", "checkpoint", "figs", "scripts", "tests", "requirements.txt", "README.md", "setup.py"}
+TOP = {"code", "data", "checkpoint", "examples", "figs", "scripts", "tests", "requirements.txt", "README.md",
+       "setup.py"}
 SCRIPTS = sorted([*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"])
 
 
@@ -31,7 +32,7 @@ def test_top_level_is_what_the_readme_shows():
 
 
 def test_code_stays_the_module_of_the_standard_library():
-    for folder in ("code", "data", "checkpoint", "figs", "scripts", "tests"):
+    for folder in ("code", "data", "checkpoint", "examples", "figs", "scripts", "tests"):
         assert not (ROOT / folder / "__init__.py").exists()
     call = [sys.executable, "-c", "import code, pdb, cmg; print(code.__file__, cmg.__file__, sep=chr(10))"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "code")}

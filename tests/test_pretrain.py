@@ -17,6 +17,7 @@ from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.errors import UserError
 from cmg.methods.registry import available
 from cmg.optimisation import OptimiserConfig, rate_factor
+from cmg.pretrain import main, parse
 from cmg.training.batches import epoch_order
 from cmg.training.loop import Trainer
 from support import (
@@ -342,3 +343,48 @@ def test_a_diverging_loss_names_its_term_and_spares_the_checkpoint(clips, tmp_pa
     assert "cpc/a2v" in line and "step 7" in line and "latest.pt" in line and "rec/" not in line
     assert (out / "latest.pt").read_bytes() == before
     assert torch.load(out / "latest.pt", weights_only=True)["model"]["codebook.embedding"].isfinite().all()
+
+
+# -- settings given back ---------------------------------------------------------------------------------------------
+
+
+def test_args_json_gives_a_run_back_and_flags_win(clips, tmp_path, capsys):
+    out = run(clips, tmp_path / "a", "--method", "dcid", "--modalities", "audio", "video", "--lr", "2e-3")
+    config, again = str(out / "args.json"), tmp_path / "b"
+    main(["--config", config, "--out", str(again)])
+    same_weights(out, again)
+    flags = [json.loads((folder / "args.json").read_text())["flags"] for folder in (out, again)]
+    assert flags[1] == flags[0] | {"out": str(again)} and flags[0]["preset"] == "small" and flags[0]["dim"] == 16
+    assert "not empty" in refused(capsys, "--config", config)  # its own folder is --out
+
+    settings = parse(["--config", config, "--out", "x", "--dim", "32", "--batch_size", "4", "--epochs=1"])
+    assert settings.flags == flags[0] | {"out": "x", "dim": 32, "batch_size": 4, "epochs": 1, "resume": None}
+    assert settings.method.encoder.dim == 32 and settings.optimiser.batch_size == 4 and settings.run.epochs == 1
+    assert "belongs to dcid" in refused(capsys, "--config", config, "--out", "x", "--method", "baseline")
+    assert "--preset paper: --config" in refused(capsys, "--config", config, "--out", "x", "--preset", "paper")
+
+
+@pytest.mark.parametrize("flags, line", [
+    ({"codebook_size": 3}, "'codebook_size' is no setting of --method unicode; did you mean codes?"),
+    ({"epoch": 3}, "'epoch' is no setting of --method unicode; did you mean epochs?"),
+    ({"colour": "red"}, "'colour' is no setting of --method unicode"),
+    ({"dim": 30}, "--dim: '30' is not a multiple of 4 of at least 4 and below 2^31"),
+    ({"epochs": 1.5}, "--epochs: '1.5' is not a whole number of at least 1 and below 2^31"),
+    ({"method": "none"}, "--method none: expected one of"),
+    ([1], "not the args.json of a run; expected a JSON object of flags"),
+])
+def test_a_config_of_unknown_settings_is_one_line(clips, tmp_path, capsys, flags, line):
+    path = tmp_path / "args.json"
+    path.write_text(json.dumps({"flags": flags} if isinstance(flags, dict) else flags))
+    assert line in refused(capsys, "--config", str(path), "--data", clips, "--out", str(tmp_path / "x"))
+    assert "absent.json" in refused(capsys, "--config", "absent.json", "--data", clips, "--out", str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("flags, line", [
+    (["--codebook-size", "3"], "unrecognized arguments: --codebook-size 3; did you mean --codes?"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch 3; did you mean --epochs?"),
+    (["--learning_rate=1"], "unrecognized arguments: --learning-rate=1; did you mean --lr?"),
+])
+def test_a_mistyped_flag_names_the_nearest(clips, tmp_path, capsys, flags, line):
+    assert f"cmg.pretrain: error: {line} " in refused(capsys, "--data", clips, "--out", str(tmp_path / "x"), *flags)

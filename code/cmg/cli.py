@@ -98,7 +98,7 @@ def _checked(kind, fine, expected):
             value = kind(text)
         except (TypeError, ValueError):
             value = math.nan
-        if not fine(value) or isinstance(text, bool | float) and value != text:
+        if not fine(value) or isinstance(text, bool) or isinstance(text, float) and value != text:
             raise argparse.ArgumentTypeError(f"'{text}' is not {expected}")
         return value
 

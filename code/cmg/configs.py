@@ -50,7 +50,7 @@ class Config:
 def _checked(one, value):
     """The value of a field, brought to its type; `UserError` names the flag."""
     check, choices = one.metadata.get("check"), one.metadata.get("choices")
-    if value is None or value == one.default or isinstance(value, Config | dict):
+    if value is None or isinstance(value, Config | dict) or value == one.default and type(value) is type(one.default):
         return value
     try:
         if one.metadata.get("several"):
@@ -165,10 +165,11 @@ def nearest(name, known) -> str:
     def words(text):
         return set(re.findall(r"[a-z]+", text.lower()))
 
-    def score(other):
-        shared = words(name) & words(f"{other} {told[other] or ''}")
+    def score(other):  # a slip of the pen counts before words that say the same, and few words before many
+        said = words(f"{other} {told[other] or ''}")
+        shared = len(words(name) & said)
         near = difflib.SequenceMatcher(None, name, other).ratio()
-        return max(len(shared) / max(1, len(words(name))), near), near
+        return max(0.9 * shared / max(1, len(words(name))), near), shared / max(1, len(said))
 
     best = max(told, key=score, default=None)
     return f"; did you mean {best}?" if best is not None and score(best)[0] >= 0.6 else ""

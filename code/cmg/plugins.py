@@ -1,4 +1,4 @@
-"""What may come from outside: methods, backbones and tasks by a name of ours, of an installed package, or by a file.
+"""What may come from outside: methods, backbones, readers by a name of ours, of an installed package, or by a file.
 
     dcid                     a name of the table that the caller has
     path/to/mine.py          a Python file; path/to/mine.py:Name one of several in it
@@ -10,8 +10,8 @@ A file is run: it is named by the user, never by data.
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import sys
+import types
 from pathlib import Path
 
 from cmg.configs import nearest
@@ -35,9 +35,9 @@ def find(name, table, kind, flag, wanted):
     Parameters
     ----------
     table : dict name -> "module:attribute", what this package brings along
-    kind : "methods", "backbones" or "tasks", for the group of entry points
+    kind : "methods", "backbones" or "readers", for the group of entry points
     flag : for messages
-    wanted : function that says whether something of a file is what is looked for
+    wanted : function that says whether something of a file or package is what is looked for
 
     Raises
     ------
@@ -49,10 +49,10 @@ def find(name, table, kind, flag, wanted):
         module, _, attribute = table[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
     for entry in importlib.metadata.entry_points(group=f"cmg.{kind}"):
-        if entry.name == name:
-            return entry.load()
-    raise UserError(f"{flag} {name}: expected one of {', '.join(table)}, or a file of one's own (mine.py)"
-                    f"{nearest(name, list(table))}")
+        if entry.name == name and wanted(thing := entry.load()):
+            return thing
+    ours = f"one of {', '.join(table)}, or " if table else ""
+    raise UserError(f"{flag} {name}: expected {ours}a file of one's own (mine.py){nearest(name, list(table))}")
 
 
 def of_file(name, flag, wanted):
@@ -70,22 +70,32 @@ def of_file(name, flag, wanted):
 
 
 def load_file(path, flag):
-    """A Python file as a module, loaded once; what goes wrong in it is the author's to see, with its traceback."""
-    path = Path(path).resolve()
-    if not path.is_file():
-        raise UserError(f"{flag} {path}: no such file")
-    name = f"cmg_file_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"  # importable by nobody else
+    """A Python file as a module, loaded once; what goes wrong in it is the author's to see, with its traceback.
+
+    What is run is what `digest` says of the file, not bytecode that Python kept of an earlier text of it.
+    """
+    path, text = Path(path).resolve(), read(path, flag)
+    name = f"cmg_file_{hashlib.sha256(bytes(path) + text).hexdigest()[:12]}"  # importable by nobody else
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        module = sys.modules[name] = types.ModuleType(name)
+        module.__file__ = str(path)
         try:
-            spec.loader.exec_module(module)
+            exec(compile(text, str(path), "exec"), vars(module))
         except BaseException:
             del sys.modules[name]
             raise
     return sys.modules[name]
 
 
-def digest(path) -> str:
+def read(path, flag) -> bytes:
+    """What a file holds; `UserError` names the flag that asks for it."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{flag} {path}: no such file" if isinstance(error, FileNotFoundError) else
+                        f"{flag} {path}: cannot be read ({error.strerror})") from None
+
+
+def digest(path, flag) -> str:
     """sha256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(read(path, flag)).hexdigest()

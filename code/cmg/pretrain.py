@@ -81,6 +81,9 @@ def parse(argv=None) -> Settings:
     add_recipe_flags(early)  # read by themselves, so that --help knows the flags of a method and their defaults
     first = early.parse_known_args(argv)[0]
     given = read_config(first.config) if first.config else {}
+    if first.preset not in (None, given.get("preset", first.preset)):
+        raise UserError(f"--preset {first.preset}: --config {first.config} says what a preset says; expected one of "
+                        "the two")
     early.set_defaults(**{name: given[name] for name in ("method", "preset") if name in given})
     first = early.parse_known_args(argv)[0]
     kind = registry.find(first.method)
@@ -104,11 +107,11 @@ def parse(argv=None) -> Settings:
 
 
 def read_config(path) -> dict:
-    """The flags of an `args.json`, or of a JSON object that holds nothing else."""
+    """The flags of an `args.json`, or of a JSON object that holds nothing else; whether that run was resumed says
+    nothing of another."""
     try:
         content = json.loads(read_text(path, "args.json of a run"))
-        flags = content.get("flags", content)
-        return dict(flags.items())
+        return {name: value for name, value in content.get("flags", content).items() if name != "resume"}
     except (ValueError, AttributeError):
         raise UserError(f"--config {path}: not the args.json of a run; expected a JSON object of flags") from None
 
@@ -153,12 +156,13 @@ def prepare_folder(settings):
 def refuse_other_flags(settings, content, latest):
     """A run goes on with the settings that it began with. A checkpoint may be older than a setting: it was trained with
     what is the default today."""
-    kind, before = checkpoint.method_of(content, latest, settings.flags["method"])
+    method, origin = settings.flags["method"], checkpoint.origin_of(content)
+    if not registry.same(registry.origin(method), origin):
+        trained = "another text of this file" if origin["name"] == method else origin["name"]
+        raise UserError(f"--method {method}: {latest} was trained with {trained}; expected the same, or another --out")
+    kind, before = checkpoint.method_of(content, latest, method)
     recipe = registry.recipe_of(kind, settings.flags["preset"])
     before = flat(recipe.optimiser) | content["args"] | flat(before)
-    if kind is not settings.kind or content["args"].get("method", "unicode") != settings.flags["method"]:
-        raise UserError(f"--method {settings.flags['method']}: {latest} was trained with "
-                        f"{content['args'].get('method')}; expected the same, or another --out")
     for name, value in settings.flags.items():
         unset = name == "modalities" and value is None  # the data decided, and still does
         if name not in FREE_ON_RESUME and not unset and before.get(name, value) != value:

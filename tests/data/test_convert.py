@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from cmg.data import pickles
-from cmg.data.convert import fit, main
+from cmg.data.convert import main
 from cmg.data.features import FeatureFile
 from cmg.data.pickles import BadPickle, array_in_zip, array_of
+from cmg.data.readers.contract import fit
+from support import install
 
 RNG = np.random.default_rng(0)
 
@@ -223,3 +225,75 @@ def test_ave_release(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*call, "--overwrite"])
     assert "expected 4 rows" in capsys.readouterr().err and FeatureFile(out).ids == ["-a", "b", "c"]
+
+
+# -- a reader of one's own -------------------------------------------------------------------------------------------
+
+OWN = '''
+import json
+from pathlib import Path
+
+import numpy as np
+
+from cmg.data.readers import contract
+from cmg.data.readers.contract import clip
+
+
+class Reader(contract.Reader):
+    """Rows of JSON, two a second."""
+
+    backbones, seconds_per_step = {"audio": "scale", "text": "words"}, 0.5
+
+    @staticmethod
+    def add_flags(parser):
+        parser.add_argument("--rows", required=True, help="file of JSON objects, one a line")
+
+    def __init__(self, flags):
+        self.source, self.rows = flags.rows, [json.loads(line) for line in Path(flags.rows).read_text().splitlines()]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        for row in self.rows:
+            yield clip(row["id"], {m: np.array(row[m], float) for m in self.backbones}, steps=3)
+'''
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_layout_of_one_s_own(tmp_path, capsys, monkeypatch, installed):
+    name = str(tmp_path / "mine.py")
+    (tmp_path / "mine.py").write_text(OWN)
+    if installed:
+        install(tmp_path, monkeypatch, "cmg_rows", OWN, "cmg.readers", {"rows": "Reader"})
+        name = "rows"
+    clips = {"a": ([[0.1]] * 4, [[1.0]]), "b": ([[1e9]], [[1.0]]), "c": ([[1.0, 2.0]], [[1.0]]), "d": ([1.0], [[1.0]])}
+    lines = [f'{{"id": "{k}", "audio": {audio}, "text": {text}}}\n' for k, (audio, text) in clips.items()]
+    (tmp_path / "rows.json").write_text("".join(lines))
+    out = tmp_path / "a.h5"
+    main([name, "--rows", str(tmp_path / "rows.json"), "--audio-sha256", "0" * 64, "--out", str(out)])
+    printed = capsys.readouterr()
+    assert f"{out}: 1 clips, 3 left out" in printed.out
+    assert f"audio: largest error {abs(0.1 - float(np.float16(0.1))):.2g}" in printed.out
+    assert [line for line in printed.err.splitlines() if line.startswith("left out")] == [
+        "left out b: audio: not finite in float16", "left out c: shapes differ from those of 'a'",
+        "left out d: audio: shape (1,), expected one row a second"]
+    file = FeatureFile(out)
+    assert file.attrs == {"schema": 1, "source": str(tmp_path / "rows.json"), "backbone/audio": "scale",
+                          "sha256/audio": "0" * 64, "seconds_per_step/audio": 0.5, "backbone/text": "words",
+                          "sha256/text": ""}
+    assert file.read("text", [0])[1].tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["zip"], "layout zip: expected one of ave, zips, or a file of one's own (mine.py); did you mean zips?"),
+    (["gone.py"], "gone.py: no such file"),
+    ([], "the following arguments are required: {ave,zips,mine.py}"),
+    (["zips", "--out", "x.h5"], "--video or --audio is needed: a folder of <id>.zip files"),
+    (["zips", "--audio", "x", "--out", "x.h5", "--audio-sha256", "A"], "--audio-sha256: expected 64 hexadecimal"),
+])
+def test_wrong_calls_are_one_line(capsys, argv, message):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and message in line

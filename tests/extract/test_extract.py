@@ -6,13 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import wave
 
 import av
 import h5py
 import numpy as np
 import pytest
 import torch
+from support_media import levels, rows_of, tone, write_video, write_wav
 
 from cmg.data.features import FeatureFile
 from cmg.extract import shards, workers
@@ -27,52 +27,9 @@ from cmg.files import held
 from support import CODE
 
 
-def write_video(path, frames, fps, start=0, sound=None):
-    """Lossless RGB video (FFV1 in Matroska), optionally with 16 kHz mono sound; `start` delays it by frames."""
-    with av.open(str(path), "w") as box:
-        video = box.add_stream("ffv1", rate=fps)
-        video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "bgr0"
-        track = box.add_stream("pcm_s16le", rate=16000, layout="mono") if sound is not None else None
-        if track is not None:
-            block = av.AudioFrame.from_ndarray(sound[None].astype(np.int16), format="s16", layout="mono")
-            block.sample_rate, block.pts = 16000, 0
-            box.mux(track.encode(block) + track.encode())
-        for number, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0")
-            picture.pts = number + start
-            box.mux(video.encode(picture))
-        box.mux(video.encode())
-
-
-def write_wav(path, sound, rate):
-    """16-bit sound; float Tensor or array [n] or [n, channels] in [-1, 1]."""
-    samples = np.asarray(sound)[:, None] if np.ndim(sound) == 1 else np.asarray(sound)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(samples.shape[1])
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((samples * 32767).round().astype("<i2").tobytes())
-
-
-def levels(n, size=(28, 28)):
-    """n grey frames, frame k of level k."""
-    return np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, *size, 3)).copy()
-
-
 def level_of(second):
     """The levels of the frames of one second."""
     return second[:, 0, 0, 0].tolist()
-
-
-def tone(hertz, seconds, rate):
-    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
-
-
-def rows_of(path):
-    """A feature file as id -> modality -> (features, valid)."""
-    file = FeatureFile(path)
-    parts = {m: file.read(m, range(len(file.ids))) for m in file.modalities}
-    return {name: {m: (x[i], valid[i]) for m, (x, valid) in parts.items()} for i, name in enumerate(file.ids)}
 
 
 def same_content(first, second):
@@ -415,9 +372,11 @@ def test_values_padding_and_bad_clips(clips, tmp_path, capsys):
     text, real = rows["d"]["text"]  # five words, four fit
     assert real.all()
     np.testing.assert_array_equal(text, HashedWords()(["one", "two", "three", "four"]).astype(np.float16))
-    attrs = FeatureFile(out).attrs
-    assert attrs["backbone/video"] == "pixels" and attrs["backbone/text"] == "hash" and attrs["sha256/audio"] == ""
-    assert attrs["seconds_per_step"] == 1.0 and attrs["source"] == f"{clips[0]} {clips[1]}"
+    assert FeatureFile(out).attrs == {  # a word is no second, and backbones without weights have no precision
+        "schema": 1, "source": f"{clips[0]} {clips[1]}",
+        "backbone/video": "pixels", "sha256/video": "", "seconds_per_step/video": 1.0, "frames_per_second/video": 16,
+        "backbone/audio": "logmel", "sha256/audio": "", "seconds_per_step/audio": 1.0,
+        "backbone/text": "hash", "sha256/text": ""}
     assert failures(out) == {
         "e": (str(clips[0] / "deep" / "e.mkv"), "text: no caption"),
         "f": (str(clips[0] / "f.wav"), "video: no video track"),
@@ -604,7 +563,7 @@ def test_a_dying_decoder_costs_one_clip():
         (["--out", "{clips}/f.wav/set.h5"], r"cannot write \(Not a directory\)"),
         (["--seconds", "0"], "--seconds: '0' is not a whole number of at least 1"),
         (["--workers", "-1"], "--workers"),
-        (["--video-backbone", "vgg"], "--video-backbone: invalid choice: 'vgg'"),
+        (["--video-backbone", "vgg"], r"--video-backbone vgg: expected one of .*mine.py\); did you mean vgg19\?"),
         (["--video-backbone", "vgg19"], "--video-weights: 0 given, vgg19 expects torchvision's"),
         (["--audio-weights", "a.pth"], "--audio-weights: 1 given, logmel expects none: it has no weights"),
         (["--video-backbone", "vgg19", "--video-weights", "gone.pth"], "gone.pth: no such"),

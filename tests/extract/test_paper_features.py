@@ -26,9 +26,9 @@ def test_from_media_to_transfer(digit_media, tmp_path, capsys):
     file = FeatureFile(tmp_path / "pretrain.h5")
     assert file.shapes == {"video": (2, 7, 7, 512), "audio": (2, 128)} and len(file.ids) == 3
     assert {key: file.attrs[key] for key in ("backbone/video", "sha256/video", "backbone/audio", "sha256/audio",
-                                             "frames_per_second", "precision")} == {
+                                             "frames_per_second/video", "precision/video", "precision/audio")} == {
         "backbone/video": "vgg19", "sha256/video": "random:0", "backbone/audio": "vggish",
-        "sha256/audio": "random:0", "frames_per_second": 1, "precision": "fp32"}
+        "sha256/audio": "random:0", "frames_per_second/video": 1, "precision/video": "fp32", "precision/audio": "fp32"}
     for m in ("video", "audio"):
         x, valid = file.read(m, range(3))
         assert valid.all() and x.min() == 0 and 0.05 < (x > 0).mean() < 0.95  # after a ReLU, neither dead nor full

@@ -2,37 +2,32 @@
 
     python -m cmg.data.convert ave --features AVE/ --annotations AVE/ --out ave.h5
     python -m cmg.data.convert zips --video vggsound/video/ --audio vggsound/audio/ --workers 8 --out pretrain.h5
+    python -m cmg.data.convert path/to/mine.py --folder features/ --out mine.h5
 
-`ave` reads `visual_feature.h5` and `audio_feature.h5` (dataset `avadataset`, one row per row of Annotations.txt) and,
-if it is there, compares `labels.h5` with the annotations. The split files stay where they are: the tasks read them.
-`zips` reads folders of `<id>.zip`, each one pickled array [seconds, …], as VGGSound-AVEL, AVVP, UCF and AVSBench
-features come; an id must be in every folder given. Longer clips are cut, shorter ones repeat their last second and are
-marked as shorter. Pickles are read without running what is in them.
+Each layout has a reader in `cmg/data/readers/`; one of one's own is a file (`cmg/data/readers/contract.py` says what is
+in it), or what an installed package declares under the entry point group cmg.readers.
 
 Released features do not say which weights made them, so `sha256/<modality>` stays empty, and such a file joins no file
 of `cmg.extract`: their weights may differ. If you know the weights, give --video-sha256 and --audio-sha256.
 """
 
-import multiprocessing
-import os
 import re
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
-from cmg.cli import Parser, command, whole
-from cmg.data.ave import SECONDS, read_rows, segment_labels
+from cmg import plugins
+from cmg.cli import Parser, command
 from cmg.data.features import FeatureWriter
-from cmg.data.pickles import BadPickle, array_in_zip
+from cmg.data.readers.contract import Reader
 from cmg.errors import UserError
+from cmg.modalities import modality
 
-BLOCK = 32  # clips converted and written together
-AVE_FILES = {"video": "visual_feature.h5", "audio": "audio_feature.h5"}
+READERS = {name: f"cmg.data.readers.{name}:Reader" for name in ("ave", "zips")}
+BLOCK = 32  # clips written together
 JOINED = "only files of the same weights are joined"
 
 
@@ -42,229 +37,105 @@ class Rounding:
     def __init__(self):
         self.largest, self.total, self.count = {}, {}, {}
 
-    def add(self, modality, x, half):
-        error = np.abs(x.astype(np.float64) - half.astype(np.float64))
-        self.merge(modality, error.max(initial=0.0), error.sum(), error.size)
-
-    def merge(self, modality, largest, total, count):
-        self.largest[modality] = max(self.largest.get(modality, 0.0), float(largest))
-        self.total[modality] = self.total.get(modality, 0.0) + float(total)
-        self.count[modality] = self.count.get(modality, 0) + count
+    def add(self, errors):
+        """errors : dict modality -> (largest, sum, count) of a clip."""
+        for m, (largest, total, count) in errors.items():
+            self.largest[m] = max(self.largest.get(m, 0.0), largest)
+            self.total[m] = self.total.get(m, 0.0) + total
+            self.count[m] = self.count.get(m, 0) + count
 
     def __str__(self):
         return "; ".join(f"{m}: largest error {self.largest[m]:.2g}, mean {self.total[m] / self.count[m]:.2g}"
                          for m in self.largest)
 
 
-class Clip(NamedTuple):
-    """A converted clip, or a bad one with the reason."""
+def convert(reader, out, origin):
+    """Write what a reader reads. Returns the number of clips, the bad ones as (id, reason), and the Rounding.
 
-    id: str
-    features: dict  # modality -> float16 ndarray [T, …]
-    valid: dict  # modality -> bool ndarray [T]
-    errors: dict  # modality -> (largest, sum, count)
-    reason: str
-
-
-def fit(x, seconds):
-    """[t, …] -> [seconds, …] and valid [seconds]: cut, or padded with the last second as the public loaders do."""
-    n = min(len(x), seconds)
-    return np.concatenate([x[:n], np.repeat(x[n - 1 : n], seconds - n, axis=0)]), np.arange(seconds) < n
-
-
-def convert_zip(job):
-    """One clip of `zips`: job = (id, dict modality -> path, seconds)."""
-    name, paths, seconds = job
-    features, valid, errors = {}, {}, {}
-    for m, path in paths.items():
-        try:
-            x = array_in_zip(path)
-        except BadPickle as bad:
-            return Clip(name, {}, {}, {}, f"{m}: {bad}")
-        if x.ndim not in ((2, 4) if m == "video" else (2,)) or 0 in x.shape:
-            return Clip(name, {}, {}, {}, f"{m}: shape {x.shape}, expected one row a second")
-        x, valid[m] = fit(x, seconds)
-        with np.errstate(over="ignore"):  # to inf, which is caught here
-            features[m] = x.astype(np.float16)
-        if not np.isfinite(features[m]).all():
-            return Clip(name, {}, {}, {}, f"{m}: not finite in float16")
-        rounding = Rounding()
-        rounding.add(m, x, features[m])
-        errors[m] = rounding.largest[m], rounding.total[m], rounding.count[m]
-    return Clip(name, features, valid, errors, "")
-
-
-def converted(jobs, workers):
-    """Every job's clip, in the order of the jobs."""
-    if workers == 0:
-        yield from map(convert_zip, jobs)
-        return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-        yield from pool.imap(convert_zip, jobs, chunksize=4)
-
-
-def convert_zips(folders, seconds, workers, out, attrs):
-    """Convert folders of `<id>.zip`: dict modality -> folder. Returns (clips, bad clips, Rounding, bytes read)."""
-    found = {}
-    for m, folder in folders.items():
-        if not Path(folder).is_dir():
-            raise UserError(f"--{m} {folder}: no such folder; expected one with <id>.zip files")
-        for path in Path(folder).glob("*.zip"):
-            found.setdefault(path.stem, {})[m] = path
-    if not found:
-        raise UserError(f"--{' --'.join(folders)}: no .zip files there")
-    size = sum(path.stat().st_size for paths in found.values() for path in paths.values())
-    jobs, bad = [], []
-    for name, paths in sorted(found.items()):
-        lacking = [m for m in folders if m not in paths]
-        if lacking:
-            bad.append((name, f"no {' or '.join(lacking)} file"))
-        else:
-            jobs.append((name, paths, seconds))
-    if not jobs:
-        raise UserError(f"--{' --'.join(folders)}: no id is in every folder")
-
-    rounding, held, good = Rounding(), [], 0
-    clips = converted(jobs, workers)
-    first = next(_good(clips, bad), None)
+    origin : dict modality -> what is known of its encoder, see `cmg.data.provenance`.
+    """
+    rounding, left_out, waiting, number = Rounding(), [], [], 0
+    clips = good_ones(reader, left_out)
+    first = next(clips, None)
     if first is None:
-        raise UserError(f"none of the {len(found)} clips could be read; {bad[0][0]}: {bad[0][1]}")
+        reason = "; {}: {}".format(*left_out[0]) if left_out else ""
+        raise UserError(f"none of the {len(reader)} clips could be read{reason}")
     shapes = {m: x.shape for m, x in first.features.items()}
-    with FeatureWriter(out, shapes, attrs) as writer:
-        bar = tqdm(total=len(jobs), unit="clip", disable=None)
-        for clip in chain([first], _good(clips, bad)):
-            bar.update()
-            if any(clip.features[m].shape != shapes[m] for m in shapes):
-                bad.append((clip.id, f"shapes differ from those of '{first.id}'"))
+    attrs = {f"{name}/{m}": value for m in shapes for name, value in origin[m].items()}
+    with FeatureWriter(out, shapes, attrs | {"source": reader.source}) as writer:
+        for clip in chain([first], clips):
+            if {m: x.shape for m, x in clip.features.items()} != shapes:
+                left_out.append((clip.id, f"shapes differ from those of '{first.id}'"))
                 continue
-            for m, error in clip.errors.items():
-                rounding.merge(m, *error)
-            held.append(clip)
-            good += 1
-            if len(held) == BLOCK:
-                _write(writer, held)
-                held = []
-        bar.close()
-        if held:
-            _write(writer, held)
-    return good, bad, rounding, size
+            rounding.add(clip.errors)
+            waiting.append(clip)
+            number += 1
+            if len(waiting) == BLOCK:
+                write(writer, waiting)
+                waiting = []
+        if waiting:
+            write(writer, waiting)
+    return number, left_out, rounding
 
 
-def _good(clips, bad):
-    """The clips that could be read; the others are added to `bad`."""
-    for clip in clips:
+def good_ones(reader, left_out):
+    """The clips that could be read; the others are added to `left_out`."""
+    for clip in tqdm(reader, unit="clip", disable=None):
         if clip.reason:
-            bad.append((clip.id, clip.reason))
+            left_out.append((clip.id, clip.reason))
         else:
             yield clip
 
 
-def _write(writer, clips):
+def write(writer, clips):
     stack = [{m: np.stack([getattr(clip, part)[m] for clip in clips]) for m in clips[0].features}
              for part in ("features", "valid")]
     writer.append([clip.id for clip in clips], *stack)
 
 
-def convert_ave(folder, annotations, out, attrs):
-    """Convert the AVE release. Returns (clips, rows left out, Rounding, bytes read)."""
-    folder = Path(folder)
-    rows = [clip for _, clip in read_rows(Path(annotations) / "Annotations.txt")]
-    sets = {}
-    for m, name in AVE_FILES.items():
-        try:
-            sets[m] = h5py.File(folder / name)["avadataset"]
-        except (OSError, KeyError):
-            sets[m] = None
-        if not isinstance(sets[m], h5py.Dataset) or sets[m].dtype.kind not in "fiu":
-            raise UserError(f"{folder / name}: expected an HDF5 file with a dataset `avadataset` of numbers")
-        if sets[m].shape[:2] != (len(rows), SECONDS) or sets[m].ndim not in ((3, 5) if m == "video" else (3,)):
-            raise UserError(f"{folder / name}: shape {sets[m].shape}, expected {len(rows)} rows (Annotations.txt) of "
-                            f"{SECONDS} seconds")
-    _compare_labels(folder / "labels.h5", rows)
-    seen, keep, bad = set(), [], []
-    for row, clip in enumerate(rows):
-        if clip.id in seen:
-            bad.append((clip.id, f"row {row} of Annotations.txt: the same video again, its first row is kept"))
-        else:
-            seen.add(clip.id)
-            keep.append(row)
-    rounding = Rounding()
-    with FeatureWriter(out, {m: x.shape[1:] for m, x in sets.items()}, attrs) as writer:
-        for start in tqdm(range(0, len(keep), BLOCK), disable=None):
-            block = keep[start : start + BLOCK]
-            full = {m: x[block] for m, x in sets.items()}
-            with np.errstate(over="ignore"):  # reported by the writer, with the clip's name
-                half = {m: x.astype(np.float16) for m, x in full.items()}
-            for m in sets:
-                rounding.add(m, full[m], half[m])
-            writer.append([rows[row].id for row in block], half)
-    return len(keep), bad, rounding, sum((folder / name).stat().st_size for name in AVE_FILES.values())
-
-
-def _compare_labels(path, rows):
-    """Say for how many rows the released labels and the annotations differ: a sign of files that do not belong."""
-    if not path.exists():
-        return
-    try:
-        with h5py.File(path) as file:
-            labels = file["avadataset"][:]
-    except (OSError, KeyError):
-        raise UserError(f"{path}: expected an HDF5 file with a dataset `avadataset`") from None
-    classes = list(dict.fromkeys(clip.category for clip in rows))
-    expected = (segment_labels(rows, classes) < len(classes)).numpy()
-    if labels.shape[:2] != expected.shape or labels.ndim != 3:
-        raise UserError(f"{path}: shape {labels.shape}, expected {expected.shape} and the classes")
-    # Which column is which class differs between copies, but the background is always one column, the last.
-    differ = int(((labels[:, :, -1] == 0) != expected).any(1).sum())
-    print(f"{path.name}: event seconds of {len(rows) - differ} of {len(rows)} rows agree with Annotations.txt")
+def reader_of(name) -> type[Reader]:
+    """The class of a layout, by name or file."""
+    return plugins.find(name, READERS, "readers", "layout", lambda thing: isinstance(thing, type)
+                        and issubclass(thing, Reader))
 
 
 def parse(argv):
-    """The command line, checked."""
+    """The class of the reader and the command line, checked."""
+    words = [str(word) for word in (sys.argv[1:] if argv is None else argv)]
+    given = [word for word in words[:1] if not word.startswith("-") and word not in READERS]
+    readers = {name: reader_of(name) for name in (*READERS, *given)}
     parser = Parser(prog="cmg.data.convert", description=__doc__.splitlines()[0])
-    kinds = parser.add_subparsers(dest="kind", required=True, parser_class=Parser)
-    ave = kinds.add_parser("ave", help="the AVE release: visual_feature.h5 and audio_feature.h5")
-    ave.add_argument("--features", required=True, help="folder with the two files, and labels.h5 if there is one")
-    ave.add_argument("--annotations", required=True, help="folder with Annotations.txt")
-    zips = kinds.add_parser("zips", help="folders of <id>.zip, each with one pickled array")
-    zips.add_argument("--video", help="folder of video features")
-    zips.add_argument("--audio", help="folder of audio features")
-    zips.add_argument("--seconds", type=whole(1), default=SECONDS, help="steps per clip (T)")
-    zips.add_argument("--workers", type=whole(), default=os.cpu_count(), help="processes; 0: work in this one")
-    for kind in (ave, zips):
-        kind.add_argument("--video-backbone", default="vgg19", help="name to note in the file")
-        kind.add_argument("--audio-backbone", default="vggish", help="name to note in the file")
-        for m in AVE_FILES:
-            kind.add_argument(f"--{m}-sha256", default="", help="of the weights that made them, if you know: " + JOINED)
-        kind.add_argument("--out", required=True, help="feature file to write (.h5)")
-        kind.add_argument("--overwrite", action="store_true", help="replace OUT")
+    layouts = parser.add_subparsers(dest="layout", required=True, parser_class=Parser,
+                                    metavar=f"{{{','.join(READERS)},mine.py}}")
+    for name, kind in readers.items():
+        layout = layouts.add_parser(name, help=(kind.__doc__ or name).strip().splitlines()[0].rstrip("."))
+        kind.add_flags(layout)
+        for m, backbone in kind.backbones.items():
+            layout.add_argument(f"--{m}-backbone", default=backbone, help="name to note in the file")
+            layout.add_argument(f"--{m}-sha256", default="", help=f"of the weights, if you know them: {JOINED}")
+        layout.add_argument("--out", required=True, help="feature file to write (.h5)")
+        layout.add_argument("--overwrite", action="store_true", help="replace OUT")
     args = parser.parse_args(argv)
-    if args.kind == "zips" and not (args.video or args.audio):
-        zips.error("--video or --audio is needed: a folder of <id>.zip files")
-    for m in AVE_FILES:
+    for m in readers[args.layout].backbones:
         if not re.fullmatch(r"|[0-9a-f]{64}", getattr(args, f"{m}_sha256")):
-            kinds.choices[args.kind].error(f"--{m}-sha256: expected 64 hexadecimal digits, lower case")
-    return args
+            layouts.choices[args.layout].error(f"--{m}-sha256: expected 64 hexadecimal digits, lower case")
+    return readers[args.layout], args
 
 
 @command
 def main(argv=None):
-    args = parse(argv)
+    kind, args = parse(argv)
     out = Path(args.out)
     if out.exists() and not args.overwrite:
         raise UserError(f"--out {out}: exists already; pass --overwrite to replace it")
-    folders = {m: getattr(args, m) for m in ("video", "audio") if args.kind == "zips" and getattr(args, m)}
-    attrs = {"seconds_per_step": 1.0, "source": args.features if args.kind == "ave" else " ".join(folders.values())}
-    for m in folders or AVE_FILES:
-        attrs |= {f"backbone/{m}": getattr(args, f"{m}_backbone"), f"sha256/{m}": getattr(args, f"{m}_sha256")}
-    if args.kind == "ave":
-        good, bad, rounding, size = convert_ave(args.features, args.annotations, out, attrs)
-    else:
-        good, bad, rounding, size = convert_zips(folders, args.seconds, args.workers, out, attrs)
-    for name, reason in bad:
+    origin = {m: {"backbone": getattr(args, f"{m}_backbone"), "sha256": getattr(args, f"{m}_sha256")}
+              | ({"seconds_per_step": kind.seconds_per_step} if modality(m).timed else {}) for m in kind.backbones}
+    reader = kind(args)
+    number, left_out, rounding = convert(reader, out, origin)
+    for name, reason in left_out:
         print(f"left out {name}: {reason}", file=sys.stderr)
-    sizes = f"{size / 1e6:.1f} MB before, {out.stat().st_size / 1e6:.1f} MB after"
-    print(f"{out}: {good} clips, {len(bad)} left out, {sizes}")
+    sizes = f"{reader.size / 1e6:.1f} MB before, {out.stat().st_size / 1e6:.1f} MB after"
+    print(f"{out}: {number} clips, {len(left_out)} left out, {sizes}")
     print(f"float16 {rounding}")
 
 

@@ -7,7 +7,8 @@
 A clip's id is its file's name without suffix; captions are a CSV with the columns id and caption. Clips longer than
 --seconds are cut, shorter ones padded and marked so. A killed run goes on where it was when started again. Bad files
 are listed in OUT.failed.csv and do not stop the run. Backbones without weights need no download; weights of the others
-come from the file, folder or hub name given, and their sha256 is kept with the features.
+come from the file, folder or hub name given, and their sha256 is kept with the features. A backbone of one's own is a
+file: `--audio-backbone path/to/mine.py` (cmg/extract/backbones.py says what is in it).
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import os
 import sys
 from pathlib import Path
 
+from cmg import modalities
 from cmg.cli import Parser, command, whole
 from cmg.distributed import choose_device
 from cmg.errors import UserError
@@ -28,7 +30,6 @@ from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
 from cmg.extract.workers import Job, Recipe, extract_all
 from cmg.files import replacing
-from cmg.modalities import BUILT_IN as MODALITIES
 
 
 def parse(argv):
@@ -37,10 +38,12 @@ def parse(argv):
     parser.add_argument("--videos", help="folder of media files (searched recursively), or a text file that lists them")
     parser.add_argument("--captions", help="CSV with the columns id and caption; needed for text")
     parser.add_argument("--prompts", help="CSV with the columns label and prompt; --captions then has id and category")
-    parser.add_argument("--modalities", nargs="+", choices=MODALITIES, default=["video", "audio"], help="to extract")
-    for m in MODALITIES:
-        default = next(iter(BACKBONES[m]))
-        parser.add_argument(f"--{m}-backbone", choices=sorted(BACKBONES[m]), default=default, help=f"encoder of {m}")
+    readable = [m for m, row in modalities.TABLE.items() if row.source]
+    parser.add_argument("--modalities", nargs="+", choices=readable, default=["video", "audio"], help="to extract")
+    for m in readable:
+        known, called = BACKBONES.get(m, {}), modalities.modality(m).called
+        parser.add_argument(f"--{m}-backbone", default=next(iter(known), None), metavar="NAME|mine.py",
+                            help=f"encoder of {called}: {', '.join([*known, 'or a file of your own'])}")
         parser.add_argument(f"--{m}-weights", nargs="+", default=(), metavar="PATH|NAME|random:SEED",
                             help="of the encoder: a file, a transformers folder or hub name, or a random start")
     parser.add_argument("--device", nargs="+", default=["auto"], metavar="DEVICE",
@@ -55,16 +58,21 @@ def parse(argv):
     parser.add_argument("--workers", type=whole(0), default=workers, help="processes; 0: work in this one")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, and an unfinished run of other settings")
     args = parser.parse_args(argv)
-    args.modalities = [m for m in MODALITIES if m in args.modalities]
-    if "text" in args.modalities and args.captions is None:
-        parser.error("--captions is needed to extract text: a CSV with the columns id and caption")
-    for m in MODALITIES:
+    args.modalities = modalities.ordered(args.modalities)
+    args.captioned = [m for m in args.modalities if modalities.modality(m).source == "words"]
+    args.played = [m for m in args.modalities if m not in args.captioned]
+    if args.captioned and args.captions is None:
+        parser.error(f"--captions is needed to extract {args.captioned[0]}: a CSV with the columns id and caption")
+    for m in readable:
         if getattr(args, f"{m}_weights") and m not in args.modalities:
             parser.error(f"--{m}-weights: {m} is not in --modalities")
-    if args.prompts and "text" not in args.modalities:
+        if m in args.modalities and getattr(args, f"{m}_backbone") is None:
+            parser.error(f"--{m}-backbone is needed to extract {m}: a file of one's own (mine.py), for there is none")
+    if args.prompts and not args.captioned:
         parser.error("--prompts: text is not in --modalities")
-    if args.modalities != ["text"] and args.videos is None:
-        parser.error("--videos is needed to extract video or audio: a folder, or a text file that lists media files")
+    if args.played and args.videos is None:
+        parser.error(f"--videos is needed to extract {' or '.join(args.played)}: a folder, or a text file that lists "
+                     "media files")
     return args
 
 
@@ -93,8 +101,8 @@ def find_media(where):
 
 def list_jobs(args):
     """The clips to extract, sorted by id."""
-    captions = read_captions(args.captions, args.prompts) if "text" in args.modalities else {}
-    media = {name: "" for name in captions} if args.modalities == ["text"] else find_media(args.videos)
+    captions = read_captions(args.captions, args.prompts) if args.captioned else {}
+    media = find_media(args.videos) if args.played else {name: "" for name in captions}
     jobs = [
         Job(name, str(media[name]), tuple(words_of(captions.get(name, ""))))
         for name in sorted(media)
@@ -131,8 +139,8 @@ def main(argv=None):
         Choice(m, getattr(args, f"{m}_backbone"), tuple(getattr(args, f"{m}_weights"))) for m in args.modalities
     )
     recipe = Recipe(backbones, args.seconds, args.words, args.frames, args.precision)
-    said = (args.captions, args.prompts) if "text" in args.modalities else ()
-    source = " ".join(str(path) for path in (args.videos, *said) if path)
+    texts = (args.captions, args.prompts) if args.captioned else ()
+    source = " ".join(str(path) for path in (args.videos, *texts) if path)
     failed_csv = out.with_name(out.name + ".failed.csv")
     with contextlib.closing(Parts(out, recipe, {"source": source}, args.overwrite)) as parts:
         good, failed, progress = extract(jobs, recipe, parts, args, failed_csv)

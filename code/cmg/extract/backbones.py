@@ -1,27 +1,29 @@
 """The backbones that `cmg.extract` can use, and what a backbone is.
 
-A backbone is a class in a module of its own and a line in `BACKBONES`. One is constructed in each worker process, and
-called once a clip:
+A backbone is a class in a module of its own and a line in `BACKBONES`, or in a file of one's own, or what an installed
+package declares under the entry point group cmg.backbones. One is constructed in each worker process, and called once a
+clip:
 
     expects   tuple of str, what its weights are, one for each value of `--<modality>-weights`; () if it has none
     name      str, as in the feature file
-    modality  "video", "audio" or "text"
+    modality  str, a row of `cmg.modalities.TABLE`
     sha256    str, of the file of its weights; "" if it has none
     shape     tuple, features of one step: a second of video or audio, a word of text
     __init__(weights, device, precision), where weights are as many str as it expects and precision is "fp32" or "bf16";
         without arguments if it has no weights (those run in float32 on the CPU)
     __call__(steps) -> float ndarray [n, *shape]
 
-where `steps` are the n steps that the clip really has (padding is not the backbone's business):
+where `steps` are the n steps that the clip really has (padding is not the backbone's business), by the modality's
+source:
 
-    video     iterable over seconds: uint8 ndarray [frames, H, W, 3], RGB, 1 to 16 frames, all of one size
-    audio     float32 Tensor[n, 16000], mono at 16 kHz
-    text      list of n words, lower case, without punctuation; of a long caption, the result may have fewer rows
+    frames    iterable over seconds: uint8 ndarray [frames, H, W, 3], RGB, 1 to 16 frames, all of one size
+    sound     float32 Tensor[n, 16000], mono at 16 kHz
+    words     list of n words, lower case, without punctuation; of a long caption, the result may have fewer rows
 """
 
-import importlib
 from typing import NamedTuple
 
+from cmg import plugins
 from cmg.errors import UserError
 
 BACKBONES = {
@@ -45,7 +47,7 @@ BACKBONES = {
 
 
 class Choice(NamedTuple):
-    """A backbone as the command line names it."""
+    """A backbone as the command line names it; a name may be a file of one's own."""
 
     modality: str
     name: str
@@ -57,15 +59,22 @@ def load_backbone(choice, device="cpu", precision="fp32"):
 
     Raises
     ------
-    UserError : a package is missing; too few or too many weights; what the backbone says of them.
+    UserError : no such backbone; a package is missing; too few or too many weights; what the backbone says of them.
     """
-    module, _, kind = BACKBONES[choice.modality][choice.name].partition(":")
+    table, flag = BACKBONES.get(choice.modality, {}), f"--{choice.modality}-backbone"
     try:
-        kind = getattr(importlib.import_module(module), kind)
+        kind = plugins.find(choice.name, table, "backbones", flag, lambda thing: encodes(thing, choice.modality))
     except ImportError as error:
-        raise UserError(f"--{choice.modality}-backbone {choice.name} needs {error.name}: install this project with its "
-                        "extra [extract]") from None
+        if choice.name not in table:
+            raise  # of a file of one's own: its author sees where
+        raise UserError(f"{flag} {choice.name} needs {error.name}: install this project with its extra [extract]") \
+            from None
     if len(choice.weights) != len(kind.expects):
         wanted = " and ".join(kind.expects) or "none: it has no weights"
         raise UserError(f"--{choice.modality}-weights: {len(choice.weights)} given, {choice.name} expects {wanted}")
     return kind(choice.weights, device, precision) if kind.expects else kind()
+
+
+def encodes(thing, modality):
+    """Whether something is a backbone of a modality."""
+    return isinstance(thing, type) and getattr(thing, "modality", None) == modality

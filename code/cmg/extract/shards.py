@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cmg import plugins
 from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.errors import UserError
 from cmg.extract.backbones import load_backbone
 from cmg.files import held, replacing
+from cmg.modalities import modality
 
 SHARD = 64  # finished clips per shard, and
 PATIENCE = 60  # seconds until a smaller one is written: no more than these is lost when the run is killed
@@ -32,15 +34,9 @@ class Parts:
         self.folder = self.out.with_name(self.out.name + ".parts")
         backbones = [load_backbone(choice, precision=recipe.precision) for choice in recipe.backbones]
         self.shapes = {b.modality: (recipe.steps(b.modality), *b.shape) for b in backbones}
-        self.attrs = {
-            **{f"backbone/{b.modality}": b.name for b in backbones},
-            **{f"sha256/{b.modality}": b.sha256 for b in backbones},
-            "seconds_per_step": 1.0,
-            "precision": recipe.precision,
-            **attrs,
-        }
-        if "video" in self.shapes:
-            self.attrs["frames_per_second"] = recipe.frames
+        self.attrs = {name: value for b in backbones for name, value in _origin(b, recipe).items()} | attrs
+        self.own = {c.name: plugins.digest(plugins.file_of(c.name), f"--{c.modality}-backbone")
+                    for c in recipe.backbones if plugins.is_file(c.name)}
         with contextlib.ExitStack() as stack:
             self._settle(overwrite, stack)
             self._hold = stack.pop_all()
@@ -51,7 +47,8 @@ class Parts:
     def _settle(self, overwrite, stack):
         """Make the folder, or make sure that what is in it was made with the same settings; hold it."""
         settings = self.folder / "settings.json"
-        wanted = json.dumps({"shapes": self.shapes, "attrs": self.attrs}, indent=1) + "\n"
+        wanted = {"shapes": self.shapes, "attrs": self.attrs} | ({"files": self.own} if self.own else {})
+        wanted = json.dumps(wanted, indent=1) + "\n"
         if self.folder.exists() and any(self.folder.iterdir()):
             if not settings.is_file():
                 raise UserError(f"{self.folder}: in the way, it was not made by cmg.extract; remove it")
@@ -122,3 +119,14 @@ class Parts:
     def discard(self):
         """Remove the folder."""
         shutil.rmtree(self.folder)
+
+
+def _origin(backbone, recipe):
+    """What a feature file says of where a modality comes from, see `cmg.data.provenance`; what has no say is not
+    said."""
+    row = modality(backbone.modality)
+    said = {"backbone": backbone.name, "sha256": backbone.sha256}
+    said |= {"seconds_per_step": 1.0} if row.timed else {}
+    said |= {"frames_per_second": recipe.frames} if row.source == "frames" else {}
+    said |= {"precision": recipe.precision} if backbone.expects else {}
+    return {f"{name}/{row.name}": value for name, value in said.items()}

@@ -22,14 +22,15 @@ from cmg.distributed import choose_device
 from cmg.errors import UserError
 from cmg.extract.backbones import load_backbone
 from cmg.extract.media import FRAMES_PER_SECOND, BadClip, audio_seconds, video_seconds
+from cmg.modalities import modality
 
 
 class Job(NamedTuple):
     """One clip to extract."""
 
     id: str
-    path: str  # media file; "" when only text is asked for
-    words: tuple  # the caption's words; empty when text is not asked for
+    path: str  # media file; "" when only words are asked for
+    words: tuple  # the caption's words; empty when none are asked for
 
 
 class Recipe(NamedTuple):
@@ -41,9 +42,9 @@ class Recipe(NamedTuple):
     frames: int = FRAMES_PER_SECOND  # of a second of video, at most
     precision: str = "fp32"
 
-    def steps(self, modality):
-        """Steps of a clip: words of text, seconds of the others."""
-        return self.words if modality == "text" else self.seconds
+    def steps(self, name):
+        """Steps of a clip in a modality: seconds, or words."""
+        return self.seconds if modality(name).timed else self.words
 
 
 class Spent(NamedTuple):
@@ -92,10 +93,11 @@ class Extractor:
         spent = Spent(self.decoding, time.perf_counter() - start - self.decoding)
         return Outcome(job, features, valid, reason, spent)
 
-    def _steps(self, modality, job):
-        if modality == "video":
+    def _steps(self, name, job):
+        source = modality(name).source
+        if source == "frames":
             return self._clocked(video_seconds(job.path, self.recipe.seconds, self.recipe.frames))
-        if modality == "audio":
+        if source == "sound":
             with self._decodes():
                 return audio_seconds(job.path, self.recipe.seconds)
         if not job.words:
@@ -123,15 +125,16 @@ class Extractor:
         finally:
             self.decoding += time.perf_counter() - start
 
-    def _pad(self, modality, x):
+    def _pad(self, name, x):
         """[n, *shape] -> [T, *shape] float16, valid [T]: the last second is repeated, words are followed by zeros."""
-        x = x[: self.recipe.steps(modality)]  # of words; they are cut only now because they change each other's meaning
-        n, steps = len(x), self.recipe.steps(modality)
+        steps = self.recipe.steps(name)
+        x = x[:steps]  # of words; they are cut only now because they change each other's meaning
+        n = len(x)
         with np.errstate(over="ignore"):  # to inf, which is caught here
             x = x.astype(np.float16)
         if not np.isfinite(x).all():
             raise BadClip("features are not finite")
-        rest = np.repeat(x[-1:] * (modality != "text"), steps - n, axis=0)  # [T - n, *shape]
+        rest = np.repeat(x[-1:] * modality(name).timed, steps - n, axis=0)  # [T - n, *shape]
         return np.concatenate([x, rest]), np.arange(steps) < n
 
 

@@ -36,6 +36,7 @@ def find(method) -> type[Method]:
     ------
     UserError : a name that nobody knows, or that makes no sense.
     """
+    method = absolute(method)
     names = method.split("+")
     installed = {entry.name for entry in importlib.metadata.entry_points(group="cmg.methods")}
     for name in names:
@@ -46,7 +47,7 @@ def find(method) -> type[Method]:
         thing = plugins.find(method, SYSTEMS, "methods", "--method", is_method)
         if not isinstance(thing, Objective):
             return thing
-    return family(method)
+    return family(method, tuple(origin(method)["files"].values()))
 
 
 def build(method, shapes, preset=None, **settings) -> Method:
@@ -86,12 +87,22 @@ def recipe_of(cls, preset=None):
 def origin(method) -> dict:
     """What a checkpoint says of its method: the name, and of files of one's own their paths and contents."""
     files = [Path(plugins.file_of(name)).resolve() for name in method.split("+") if plugins.is_file(name)]
-    return {"name": absolute(method), "files": {str(path): plugins.digest(path) for path in files}}
+    return {"name": absolute(method), "files": {str(path): plugins.digest(path, "--method") for path in files}}
 
 
 def absolute(method) -> str:
     """The name of a method with the files of one's own spelled in full."""
     return "+".join(str(Path(name).resolve()) if plugins.is_file(name) else name for name in method.split("+"))
+
+
+def same(one, other) -> bool:
+    """Whether two origins are the same method: the same names, and files of the same contents, wherever they lie."""
+    def parts(origin):
+        for name in origin["name"].split("+"):
+            path = str(plugins.file_of(name))
+            yield origin["files"].get(path, path), name.removeprefix(path)
+
+    return list(parts(one)) == list(parts(other))
 
 
 def find_again(origin, where, method=None) -> type[Method]:
@@ -102,10 +113,15 @@ def find_again(origin, where, method=None) -> type[Method]:
     """
     if method is not None:
         return find(method)
-    for path, digest in origin["files"].items():
-        owned = os.path.isfile(path) and (os.name == "nt" or os.stat(path).st_uid in (0, os.getuid()))
-        if not owned or plugins.digest(path) != digest:
-            state = "is not the file that it was trained with" if os.path.isfile(path) else "is not there"
-            raise UserError(f"{where}: was trained with --method {origin['name']}, and {path} {state}; give it by "
-                            "load_pretrained(…, method=…) or --method")
+    for path in (plugins.file_of(name) for name in origin["name"].split("+") if plugins.is_file(name)):
+        if not path.is_file():
+            state = "is not there"
+        elif os.name != "nt" and path.stat().st_uid not in (0, os.getuid()):
+            state = "is another user's, so it is not run"
+        elif plugins.digest(path, where) != origin["files"].get(str(path)):
+            state = "is not the file that it was trained with"
+        else:
+            continue
+        raise UserError(f"{where}: was trained with --method {origin['name']}, and {path} {state}; give it by "
+                        "load_pretrained(…, method=…)")
     return find(origin["name"])

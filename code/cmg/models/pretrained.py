@@ -43,6 +43,7 @@ class Pretrained(nn.Module):
     ----------
     offers : names of what a task may ask for: "vectors" (all models have them), "codes" (discrete tokens of a
         codebook), "sentences".
+    method : what it was pretrained with, as in --method.
     features : dict modality -> Provenance, where the features came from that it was pretrained on.
     """
 
@@ -52,7 +53,7 @@ class Pretrained(nn.Module):
         super().__init__()
         self.shapes = {m: tuple(shape) for m, shape in shapes.items()}
         self.modalities = tuple(self.shapes)
-        self.features = {m: provenance.Provenance() for m in self.shapes}
+        self.method, self.features = "not known", {m: provenance.Provenance() for m in self.shapes}
 
     def encode_modality(self, modality, features, valid=None) -> Tokens:
         """Tokens of one modality's features [B, T, …]; valid : BoolTensor[B, T] or None for all. On the model's device,
@@ -128,5 +129,5 @@ class Pretrained(nn.Module):
 
     def extra_repr(self):
         """The first lines of `print(model)`."""
-        return "\n".join([f"offers {', '.join(self.offers)}", *(
+        return "\n".join([f"method {self.method}, offers {', '.join(self.offers)}", *(
             f"{m} {list(self.shapes[m])}: features {self.features[m]}" for m in self.modalities)])

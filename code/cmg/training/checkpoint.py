@@ -114,11 +114,15 @@ def plain(rows):
             for name, row in rows.items()}
 
 
+def origin_of(content) -> dict:
+    """What a checkpoint says of its method."""
+    return content.get("method_of") or {"name": content["args"].get("method", "unicode"), "files": {}}
+
+
 def method_of(content, path="checkpoint", method=None):
     """The class that a checkpoint's method is, and the settings that it was trained with."""
     args = content["args"]
-    cls = registry.find_again(content.get("method_of") or {"name": args.get("method", "unicode"), "files": {}}, path,
-                              method)
+    cls = registry.find_again(origin_of(content), path, method)
     recipes = cls.all_recipes()
     recipe = recipes.get(args.get("preset"), next(iter(recipes.values())))
     older = BEFORE if content["format"] in OLDER else {}
@@ -139,7 +143,7 @@ def build_model(content, device="cpu", path="checkpoint", method=None) -> Pretra
             from None
     if not all(value.isfinite().all() for value in state.values()):
         raise UserError(f"checkpoint of epoch {content['epoch']}: its weights are not finite; expected an earlier one")
-    model.features = provenance.of_checkpoint(content)
+    model.method, model.features = origin_of(content)["name"], provenance.of_checkpoint(content)
     return model.to(device).eval()
 
 

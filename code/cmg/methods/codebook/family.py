@@ -20,8 +20,10 @@ def objective(name) -> Objective:
 
 
 @functools.lru_cache
-def family(method) -> type[CodebookMethod]:
+def family(method, contents=()) -> type[CodebookMethod]:
     """The class of a method of the family.
+
+    contents : digests of the files of one's own in it: with another text it is another class.
 
     Raises
     ------

@@ -1,0 +1,101 @@
+"""What `cmg.data.convert` needs of a reader: a class that knows one layout in which features were released.
+
+A layout of one's own is one file with a subclass of `Reader`:
+
+    class Reader(contract.Reader):
+        '''One .npy a clip.'''
+
+        backbones = {"audio": "mine"}
+
+        @staticmethod
+        def add_flags(parser):
+            parser.add_argument("--folder", required=True, help="folder of <id>.npy")
+
+        def __init__(self, flags):
+            self.source, self.paths = flags.folder, sorted(Path(flags.folder).glob("*.npy"))
+
+        def __len__(self):
+            return len(self.paths)
+
+        def __iter__(self):
+            for path in self.paths:
+                yield clip(path.stem, {"audio": np.load(path)}, steps=10)
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Reader:
+    """Clips in the order in which they are written; `len` is their number, bad ones included.
+
+    The first line of the docstring is the layout's help. Iterating yields what `clip` and `bad` give.
+
+    Parameters
+    ----------
+    flags : the command line, checked; `UserError` for what cannot be read at all.
+
+    Attributes
+    ----------
+    backbones : dict modality -> name of the encoder to note in the file, unless told otherwise: what it may hold
+    seconds_per_step : of media
+    source : text to note in the file
+    size : bytes that are read
+    """
+
+    backbones, seconds_per_step = {}, 1.0
+    source, size = "", 0
+
+    @staticmethod
+    def add_flags(parser):
+        """Add the layout's own flags."""
+
+    def __init__(self, flags):
+        pass
+
+    def __len__(self):
+        raise NotImplementedError
+
+    def __iter__(self):
+        raise NotImplementedError
+
+
+class Clip(NamedTuple):
+    """A converted clip, or a bad one with the reason."""
+
+    id: str
+    features: dict  # modality -> float16 ndarray [T, …]
+    valid: dict  # modality -> bool ndarray [T]
+    errors: dict  # modality -> (largest, sum, count) of the absolute errors of rounding
+    reason: str  # "" when the clip is good
+
+
+def bad(name, reason) -> Clip:
+    """A clip that is left out, and why."""
+    return Clip(name, {}, {}, {}, reason)
+
+
+def clip(name, arrays, steps) -> Clip:
+    """A clip from arrays as they were released: cut or padded to a number of steps, and rounded to float16.
+
+    arrays : dict modality -> float array [t, …], a row a step.
+    """
+    features, valid, errors = {}, {}, {}
+    for m, x in arrays.items():
+        if x.ndim < 2 or 0 in x.shape:
+            return bad(name, f"{m}: shape {x.shape}, expected one row a second")
+        x, valid[m] = fit(x, steps)
+        with np.errstate(over="ignore"):  # to inf, which is caught here
+            features[m] = x.astype(np.float16)
+        if not np.isfinite(features[m]).all():
+            return bad(name, f"{m}: not finite in float16")
+        error = np.abs(x.astype(np.float64) - features[m].astype(np.float64))
+        errors[m] = float(error.max()), float(error.sum()), error.size
+    return Clip(name, features, valid, errors, "")
+
+
+def fit(x, steps):
+    """[t, …] -> [steps, …] and valid [steps]: cut, or padded with the last step as the public loaders do."""
+    n = min(len(x), steps)
+    return np.concatenate([x[:n], np.repeat(x[n - 1 : n], steps - n, axis=0)]), np.arange(steps) < n

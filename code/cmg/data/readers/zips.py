@@ -1,0 +1,77 @@
+"""Folders of `<id>.zip`, each one pickled array [seconds, …], as VGGSound-AVEL, AVVP, UCF and AVSBench features come.
+
+An id must be in every folder given. Longer clips are cut, shorter ones repeat their last second and are marked as
+shorter. Pickles are read without running what is in them.
+"""
+
+import multiprocessing
+import os
+from functools import partial
+from pathlib import Path
+
+from cmg.cli import whole
+from cmg.data.ave import SECONDS
+from cmg.data.pickles import BadPickle, array_in_zip
+from cmg.data.readers import contract
+from cmg.data.readers.contract import bad, clip
+from cmg.errors import UserError
+
+
+class Reader(contract.Reader):
+    """Folders of <id>.zip, each with one pickled array."""
+
+    backbones = {"video": "vgg19", "audio": "vggish"}
+
+    @staticmethod
+    def add_flags(parser):
+        parser.add_argument("--video", help="folder of video features")
+        parser.add_argument("--audio", help="folder of audio features")
+        parser.add_argument("--seconds", type=whole(1), default=SECONDS, help="steps per clip (T)")
+        parser.add_argument("--workers", type=whole(), default=os.cpu_count(), help="processes; 0: work in this one")
+
+    def __init__(self, flags):
+        folders = {m: getattr(flags, m) for m in self.backbones if getattr(flags, m)}
+        if not folders:
+            raise UserError("--video or --audio is needed: a folder of <id>.zip files")
+        found = {}
+        for m, folder in folders.items():
+            if not Path(folder).is_dir():
+                raise UserError(f"--{m} {folder}: no such folder; expected one with <id>.zip files")
+            for path in Path(folder).glob("*.zip"):
+                found.setdefault(path.stem, {})[m] = path
+        if not found:
+            raise UserError(f"--{' --'.join(folders)}: no .zip files there")
+        self.whole = [(name, paths) for name, paths in sorted(found.items()) if len(paths) == len(folders)]
+        if not self.whole:
+            raise UserError(f"--{' --'.join(folders)}: no id is in every folder")
+        self.lacking = {name: [m for m in folders if m not in paths] for name, paths in sorted(found.items())
+                        if len(paths) < len(folders)}
+        self.source, self.seconds, self.workers = " ".join(folders.values()), flags.seconds, flags.workers
+        self.size = sum(path.stat().st_size for paths in found.values() for path in paths.values())
+
+    def __len__(self):
+        return len(self.whole) + len(self.lacking)
+
+    def __iter__(self):
+        for name, lacking in self.lacking.items():
+            yield bad(name, f"no {' or '.join(lacking)} file")
+        read = partial(read_zips, seconds=self.seconds)
+        if self.workers == 0:
+            yield from map(read, self.whole)
+            return
+        with multiprocessing.get_context("spawn").Pool(min(self.workers, len(self.whole))) as pool:
+            yield from pool.imap(read, self.whole, chunksize=4)
+
+
+def read_zips(job, seconds):
+    """One clip: job = (id, dict modality -> path)."""
+    name, paths = job
+    arrays = {}
+    for m, path in paths.items():
+        try:
+            arrays[m] = array_in_zip(path)
+        except BadPickle as problem:
+            return bad(name, f"{m}: {problem}")
+        if arrays[m].ndim not in ((2, 4) if m == "video" else (2,)):
+            return bad(name, f"{m}: shape {arrays[m].shape}, expected one row a second")
+    return clip(name, arrays, seconds)
