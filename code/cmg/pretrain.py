@@ -125,10 +125,11 @@ def open_data(settings, device):
     features = FeatureSet(paths, run.modalities, run.cache, device)
     settings.kind.refuse(settings.method, features)
     if len(features) < settings.kind.least_clips:
-        raise UserError(f"--data: {len(features)} clip; the contrastive terms need at least "
-                        f"{settings.kind.least_clips} in a batch")
+        raise UserError(f"--data: {len(features)} clip; the method compares at least {settings.kind.least_clips} in a "
+                        "batch")
     if len(features.modalities) == 1 and run.modalities is None:
-        raise UserError(f"--data: holds only {features.modalities[0]}; cross-modal pretraining needs two modalities")
+        raise UserError(f"--data: holds only {features.modalities[0]}; cross-modal pretraining needs two modalities, "
+                        f"or --modalities {features.modalities[0]}")
     return features
 
 
@@ -176,7 +177,8 @@ def refuse_sizes(settings, features, size):
     if batch_size % (size * number):
         raise UserError(f"--batch-size {batch_size}: expected a multiple of {size} processes × --accumulate {number}")
     if min(batch_size, len(features)) < settings.kind.least_clips * number:
-        raise UserError(f"--accumulate {number}: leaves parts of one clip; the contrastive terms need two")
+        raise UserError(f"--accumulate {number}: leaves micro-batches of less than the {settings.kind.least_clips} "
+                        "clips that the method compares")
     if len(features) < size * number:
         raise UserError(f"--data: {len(features)} clips; expected at least one for every process")
 

@@ -332,7 +332,7 @@ SHIFTS = (4, 0, 1)
 def run(tmp_path, clips, monkeypatch):
     """Folder with run/epoch_00{0,1,2}.pt, ave.h5 and annotations/; the model of epoch e has audio shifted SHIFTS[e]."""
     monkeypatch.setattr("cmg.downstream.task.build_model",
-                        lambda content, device: OneHotModel(audio=SHIFTS[content["epoch"]]))
+                        lambda content, device, *_: OneHotModel(audio=SHIFTS[content["epoch"]]))
     (tmp_path / "run").mkdir()
     for epoch in range(3):
         save_checkpoint(tmp_path / "run" / f"epoch_{epoch:03d}.pt", epoch)

@@ -302,7 +302,7 @@ def test_videos_that_ave_was_cut_from_are_no_test(tmp_path, clips):
 @pytest.fixture
 def run(tmp_path, clips, monkeypatch):
     """A run folder with best.pt, and the clips' annotation files."""
-    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device: OneHotModel())
+    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device, *_: OneHotModel())
     (tmp_path / "run").mkdir()
     checkpoint.save(tmp_path / "run" / "best.pt", {
         "format": 1, "args": {"seed": 5}, "shapes": {m: list(s) for m, s in OneHotModel.shapes.items()}, "model": {},

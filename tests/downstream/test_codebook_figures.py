@@ -95,7 +95,7 @@ def test_command(tmp_path, capsys):
 
 def test_a_model_without_a_codebook_is_refused(tmp_path, monkeypatch, capsys):
     untrained(tmp_path / "best.pt", SHAPES, dim=8, codes=7)
-    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device: VectorModel())
+    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device, *_: VectorModel())
     with pytest.raises(SystemExit) as stop:
         codebook.main(["--checkpoint", str(tmp_path / "best.pt"), "--data", "none.h5", "--device", "cpu"])
     assert stop.value.code == 2 and capsys.readouterr().err.splitlines() == [

@@ -73,7 +73,7 @@ def mine(tmp_path):
 def test_by_itself(mine, tmp_path, monkeypatch, capsys):
     """Code 1 says early, code 2 says late, code 0 nothing; audio that swaps them is wrong about every clip."""
     shift = {}
-    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device: OneHotModel(**shift))
+    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device, *_: OneHotModel(**shift))
     checkpoint.save(tmp_path / "best.pt", {
         "format": 1, "args": {"seed": 5}, "shapes": {m: list(s) for m, s in OneHotModel.shapes.items()}, "model": {},
         "epoch": 3, "step": 9, "pretrain_ids": ["test_0", "test_1"]})

@@ -265,7 +265,7 @@ def test_head_is_fitted_with_one_modality_and_queried_with_another(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device: OneHotModel())
+    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device, *_: OneHotModel())
     shapes = {m: list(s) for m, s in OneHotModel.shapes.items()}
     checkpoint.save(tmp_path / "best.pt", {"format": 1, "args": {"seed": 5}, "shapes": shapes, "model": {}, "epoch": 3,
                                            "step": 9, "pretrain_ids": ["c1"]})

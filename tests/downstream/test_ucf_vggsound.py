@@ -125,7 +125,7 @@ def test_pretrained_clips_are_left_out_of_test(sets, capsys):
 
 
 def test_command(sets, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device: OneHotModel())
+    monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device, *_: OneHotModel())
     shapes = {m: list(s) for m, s in OneHotModel.shapes.items()}
     checkpoint.save(tmp_path / "best.pt", {"format": 1, "args": {"seed": 5}, "shapes": shapes, "model": {}, "epoch": 3,
                                            "step": 9, "pretrain_ids": []})

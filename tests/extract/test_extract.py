@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from support_media import levels, rows_of, tone, write_video, write_wav
 
 from cmg.data.features import FeatureFile
 from cmg.extract import shards, workers
@@ -25,6 +24,7 @@ from cmg.extract.pixels import Pixels, edges, region
 from cmg.extract.progress import Progress
 from cmg.files import held
 from support import CODE
+from support_media import levels, rows_of, tone, write_video, write_wav
 
 
 def level_of(second):

@@ -184,7 +184,6 @@ def test_a_traced_step_is_the_step(clips):
         torch.compiler.reset()
 
 
-@pytest.mark.xfail(strict=True, reason="tasks ask for codes")
 def test_retrieval_evaluates_it(trained, clips, tmp_path):
     from cmg.downstream.retrieval import main as retrieval
 
@@ -229,7 +228,7 @@ def test_a_checkpoint_runs_no_other_file_than_its_own(mine, tmp_path, monkeypatc
     assert not mark.exists()
 
     path.rename(tmp_path / "moved.py")
-    with pytest.raises(UserError, match=rf"{path} is not there; give it by load_pretrained\(…, method=…\)"):
+    with pytest.raises(UserError, match=rf"{path} is not there; give it by --method FILE, or load_pretrained\(…, method=…\)"):
         cmg.load_pretrained(out)
     again = cmg.load_pretrained(out, method=str(tmp_path / "moved.py"))  # named by the user, so it is run
     assert mark.exists() and all(torch.equal(value, loaded[name]) for name, value in again.state_dict().items())

@@ -51,6 +51,7 @@ def task_parser(name: str, about: str = "", checkpoint="a .pt file, or a run fol
     known = TASKS.get(name)
     p = Parser(prog=f"cmg.downstream.{name}" if known else name, description=about or known.about)
     p.add_argument("--checkpoint", required=True, help=checkpoint)
+    p.add_argument("--method", help="file of the checkpoint's method, where it is of one's own and has moved since")
     return p
 
 
@@ -116,7 +117,8 @@ class Run(NamedTuple):
     def at(self, path) -> "Run":
         """The same with another checkpoint."""
         content = read(path)
-        return self._replace(path=Path(path), content=content, model=build_model(content, self.device))
+        return self._replace(path=Path(path), content=content,
+                             model=build_model(content, self.device, path, self.args.method))
 
     def write(self, title: str, rows: list[dict], table=results_table) -> list[dict]:
         """Add the origin to the rows, write them into `results.json` and print them as a table."""
@@ -152,7 +154,7 @@ def open_run(args, needs=("vectors",), path=None) -> Run:
                             args.probe_seeds, args.seed)
     device, path = choose_device(args.device), file_of(path or args.checkpoint)
     content = read(path)
-    run = Run(args, settings, device, path, content, build_model(content, device))
+    run = Run(args, settings, device, path, content, build_model(content, device, path, args.method))
     require(run.model, needs, path)
     prepare_results(run.out)
     return run

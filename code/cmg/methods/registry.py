@@ -123,5 +123,5 @@ def find_again(origin, where, method=None) -> type[Method]:
         else:
             continue
         raise UserError(f"{where}: was trained with --method {origin['name']}, and {path} {state}; give it by "
-                        "load_pretrained(…, method=…)")
+                        "--method FILE, or load_pretrained(…, method=…)")
     return find(origin["name"])

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--protocol", choices=tuple(BEST), default="strict",
                    help="strict: choose by the source's queries on val; paper: as the public scripts do")
     for m in ("audio", "text"):
-        p.add_argument(f"--{m}-backbone", choices=sorted(FEATURES[m]), help="extraction backbone that the checkpoint "
+        p.add_argument(f"--{m}-backbone", help="extraction backbone that the checkpoint "
                        f"was pretrained on; default: {next(iter(FEATURES[m]))}")
         p.add_argument(f"--{m}-weights", nargs="+", help="of that backbone, as cmg.extract takes them")
     p.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="sets the defaults of what follows")

@@ -108,8 +108,8 @@ class QueryReader:
         rows, missing = self.features.rows_of([clip.name for clip in clips])
         if missing:
             raise UserError(f"--data: {len(missing)} of {len(clips)} clips have no features, the first is {missing[0]}")
-        step = self.features.attrs.get("seconds_per_step", 1)
-        if step != 1:
+        step = self.features.provenance["audio"].seconds_per_step
+        if step not in (None, 1):
             raise UserError(f"--data: {step} s a step; expected 1, because there is a frame a second")
         if self.features.shapes["audio"][0] < SECONDS:
             raise UserError(f"--data: audio of {self.features.shapes['audio'][0]} steps; expected at least {SECONDS}")
