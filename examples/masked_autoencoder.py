@@ -16,7 +16,7 @@ from torch import nn
 from cmg.cli import number, whole
 from cmg.configs import Config, setting
 from cmg.losses.masked import mse
-from cmg.losses.self_cross import draw_hidden
+from cmg.losses.self_cross import sample_hidden
 from cmg.methods.contract import Method
 from cmg.models.pretrained import Pretrained, Tokens
 
@@ -74,7 +74,7 @@ class MaskedAutoencoder(Method):
         return {f"rebuild/{m}": self.rebuilding(m, batch[m], batch[f"valid/{m}"]) for m in self.encoder.modalities}
 
     def rebuilding(self, modality, x, valid):
-        hidden = draw_hidden(valid, self.hide)
+        hidden = sample_hidden(valid, self.hide)
         z = self.encoder.encode_modality(modality, x, valid, hidden).vectors
         return mse(self.decode[modality](z), x.flatten(2), hidden)
 

@@ -124,7 +124,7 @@ def one_copy_of_features(path):
     mine, other = from_all(shared_memory("self"))
     assert mine == other and sum(size for _, size in mine) >= features.nbytes
     assert not [n for n in os.listdir("/proc/self/fd") if "memfd" in os.path.realpath(f"/proc/self/fd/{n}")]
-    with patch("cmg.data.features.place", lambda *_: ("host", "disk")[rank]):
+    with patch("cmg.data.features.cache_for", lambda *_: ("host", "disk")[rank]):
         assert FeatureSet(path, cache="auto").cache == "disk"  # on both: its epochs have an order of their own
     with pytest.raises(UserError, match=r"\A[^\n]* share memory .*no room.* expected --cache disk\Z"):
         with patch("torch.from_file", side_effect=RuntimeError("no room")) if rank else patch("builtins.print"):

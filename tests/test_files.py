@@ -11,7 +11,7 @@ import torch
 
 from cmg.downstream.results import prepare_results, read_results, write_results
 from cmg.errors import UserError
-from cmg.files import held, read_text, replacing, write_atomically
+from cmg.files import locked, read_text, replacing, write_atomically
 from cmg.training import checkpoint
 from support import SMALL, refused, rows, run, same_weights, write_clips
 
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_finds_no_room_spares_the_old_one(tmp_path):
 
 
 def hold(folder, ready, leave):
-    with held(folder):
+    with locked(folder):
         ready.set()
         leave.wait(30)
 
@@ -125,11 +125,11 @@ def test_a_folder_is_held_by_one_process_and_let_go_with_it(tmp_path):
     other = context.Process(target=hold, args=(tmp_path, ready, leave))
     other.start()
     assert ready.wait(30)
-    with pytest.raises(UserError, match="another process is at work there"), held(tmp_path):
+    with pytest.raises(UserError, match="another process is at work there"), locked(tmp_path):
         raise AssertionError("held twice")
     other.kill()
     other.join()
-    with held(tmp_path):
+    with locked(tmp_path):
         assert os.listdir(tmp_path) == []
 
 
@@ -138,7 +138,7 @@ def test_a_folder_is_held_by_one_process_and_let_go_with_it(tmp_path):
 
 def test_two_runs_do_not_share_a_folder(clips, again, capsys):
     before = content_of(again)
-    with held(again):
+    with locked(again):
         line = refused(capsys, "--data", clips, "--out", str(again), *SMALL, "--epochs", "3", "--resume", "auto")
     said = f"cmg.pretrain: error: {again}: another process is at work there; expected its end, or another folder"
     assert line == said

@@ -19,22 +19,22 @@ def replacing(path):
     Missing folders are made. Raises `UserError` where the file cannot be written.
     """
     path = Path(path)
-    part = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
+        yield unfinished
+        os.replace(unfinished, path)
     except OSError as error:
         raise UserError(f"{path}: cannot write ({error.strerror or error})") from None
     finally:
         with contextlib.suppress(OSError):
-            part.unlink()
+            unfinished.unlink()
 
 
 def write_atomically(path, text: str):
     """Write a UTF-8 text file of which no reader ever sees half."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def read_text(path, expected: str) -> str:
@@ -50,7 +50,7 @@ def read_text(path, expected: str) -> str:
 
 
 @contextlib.contextmanager
-def held(folder):
+def locked(folder):
     """Keep other processes out of a folder that exists, as far as they ask: to the end of the block, or of us.
 
     Raises `UserError` where another process is at work.

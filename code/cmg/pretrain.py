@@ -25,7 +25,7 @@ from cmg.configs import Config, add_flags, flag_of, flat, nearest, with_values
 from cmg.data.features import FeatureSet
 from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
 from cmg.errors import UserError
-from cmg.files import held, read_text, write_atomically
+from cmg.files import locked, read_text, write_atomically
 from cmg.methods import registry
 from cmg.methods.contract import Method
 from cmg.optimisation import OptimiserConfig
@@ -221,7 +221,7 @@ def main(argv=None):
         train(trainer, None)
         return
     out.mkdir(parents=True, exist_ok=True)
-    with held(out):
+    with locked(out):
         for stale in out.glob("[el]*.pt.tmp-*"):  # of a latest.pt or epoch's file that a killed run did not finish
             stale.unlink()
         record = {"flags": flags, "version": cmg.__version__, "commit": git_commit(), "versions": versions(),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cmg.data.features import SCHEMA, FeatureFile, FeatureSet, FeatureWriter, place
+from cmg.data.features import SCHEMA, FeatureFile, FeatureSet, FeatureWriter, cache_for
 from cmg.data.pool import main as pool_grid
 from cmg.errors import UserError
 from cmg.training.batches import BLOCKS, ahead, epoch_order, on_device
@@ -340,7 +340,7 @@ def test_auto_takes_the_first_place_that_has_room(two_files, monkeypatch):
     monkeypatch.setattr("cmg.data.features.available_memory", lambda: 100)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     for nbytes, expected in ((10, "device"), (11, "host"), (15, "host"), (16, "disk")):
-        assert place(nbytes, card) == expected
+        assert cache_for(nbytes, card) == expected
 
 
 def test_stored_batches_keep_their_dtype(tmp_path):

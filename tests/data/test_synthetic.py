@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cmg.data.ave import read_ave, segment_labels
 from cmg.data.features import FeatureFile, FeatureSet
-from cmg.data.synthetic import SyntheticSpec, add_synthetic_flags, draw_events, synthetic_files, synthetic_spec
+from cmg.data.synthetic import SyntheticSpec, add_synthetic_flags, sample_events, synthetic_files, synthetic_spec
 from cmg.errors import UserError
 
 SMALL = SyntheticSpec(clips=60, ave_clips=(30, 10, 10), classes=5)
@@ -77,7 +77,7 @@ def test_shapes_ids_and_padding(small):
 
 
 def test_every_clip_has_the_events_it_should():
-    events = draw_events(SyntheticSpec(clips=4000), "pre")
+    events = sample_events(SyntheticSpec(clips=4000), "pre")
     two = events.label[:, 1] >= 0
     assert two.mean() == pytest.approx(0.3, abs=0.03)
     assert (np.bincount(events.label[:, 0]) == 400).all()
@@ -130,7 +130,7 @@ def test_video_shows_an_event_in_few_cells(tmp_path):
     spec = SyntheticSpec(clips=1, ave_clips=(60, 10, 10), difficulty=0)
     file = FeatureFile(synthetic_files(tmp_path, spec).ave)
     video = file.read("video", range(60))[0].astype(np.float32)  # [N, T, H, W, C]
-    events = draw_events(spec, "train")
+    events = sample_events(spec, "train")
     t = events.video[:, 0, 0]
     shown = video[np.arange(60), t]  # the event's first second, [N, H, W, C]
     background = np.median(shown.reshape(-1, 64), axis=0)
@@ -142,7 +142,7 @@ def test_video_shows_an_event_in_few_cells(tmp_path):
 
 def test_nuisance_outweighs_the_class(full):
     """Sums of squares within the events: between classes, between the clips of a class (nuisance), within a clip."""
-    events = draw_events(SyntheticSpec(), "train")
+    events = sample_events(SyntheticSpec(), "train")
     for m, x in (("audio", full["ave"]["audio"][:300]), ("video", full["ave"]["pooled"][:300])):
         on, label = _active(getattr(events, m)), events.label[:, 0]
         clip, steps = np.repeat(np.arange(300), 10).reshape(300, 10)[on], on.sum(axis=1)
@@ -159,7 +159,7 @@ def test_nuisance_outweighs_the_class(full):
 
 def test_labelled_probe_reads_raw_features_but_does_not_transfer(full):
     spec = SyntheticSpec()
-    train, test = draw_events(spec, "train"), draw_events(spec, "test")
+    train, test = sample_events(spec, "train"), sample_events(spec, "test")
     accuracy = {}
     for source in ("audio", "pooled"):
         on, label = _active(_spans(train, source)), np.repeat(train.label[:, :1], 10, axis=1)
@@ -186,7 +186,7 @@ def test_pairs_without_labels_reveal_the_shared_class(full):
     shared = [(w @ v[:, :10]) * s[:10] for w, v in zip(whiten, (u, vt.T), strict=True)]  # [64, 10] each
 
     spec = SyntheticSpec()
-    train, test = draw_events(spec, "train"), draw_events(spec, "test")
+    train, test = sample_events(spec, "train"), sample_events(spec, "test")
     project = {m: (full["ave"][m] - means[i]) @ shared[i] for i, m in enumerate(("audio", "pooled"))}
     for source, target in (("audio", "pooled"), ("pooled", "audio")):
         on, on_test = _active(_spans(train, source)), _active(_spans(test, target))

@@ -22,7 +22,7 @@ from cmg.extract.logmel import BINS, CENTRE, FLOOR, MELS, SPREAD, LogMel
 from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.extract.pixels import Pixels, edges, region
 from cmg.extract.progress import Progress
-from cmg.files import held
+from cmg.files import locked
 from support import CODE
 from support_media import levels, rows_of, tone, write_video, write_wav
 
@@ -462,7 +462,7 @@ def test_resume_after_a_kill(clips, tmp_path, capsys):
     (parts / "shard-000002.h5.tmp-1").write_text("what a kill may leave")
     (tmp_path / "set.h5.tmp-1").write_text("and what it may leave while it merges")
 
-    with held(parts):  # a second one at the same time would do the same clips, and then miss their shards
+    with locked(parts):  # a second one at the same time would do the same clips, and then miss their shards
         busy = error_of(capsys, lambda: extract(clips, out, modalities=["audio"]))
     assert "set.h5.parts: another process is at work there" in busy
     other = error_of(capsys, lambda: extract(clips, out, "--seconds", "2", modalities=["audio"]))

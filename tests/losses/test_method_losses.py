@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from cmg.distributed import seed_shared
 from cmg.losses.info_nce import contrast
 from cmg.losses.margin import adaptive_margin
-from cmg.losses.self_cross import draw_hidden, hidden_l1
+from cmg.losses.self_cross import hidden_l1, sample_hidden
 from cmg.losses.transport import code_prediction, sinkhorn, transport_cost
 
 
@@ -199,6 +199,6 @@ def test_hidden_l1_counts_hidden_steps_only():
 def test_hidden_steps_are_a_share_of_the_valid_ones():
     seed_shared(10, 0)
     valid = some_valid(1000, 10)
-    hidden = draw_hidden(valid, 0.3)
+    hidden = sample_hidden(valid, 0.3)
     assert not (hidden & ~valid).any()
     assert hidden.sum().item() / valid.sum().item() == pytest.approx(0.3, abs=0.02)

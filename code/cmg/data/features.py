@@ -30,7 +30,7 @@ class FeatureSet(torch.utils.data.Dataset):
         steps: its clips count as clips without words, and a note says so.
     cache : "host" keeps everything in memory in the stored dtype, "device" in the memory of `device` (on a CPU the
         same thing), "disk" reads each batch from the files; "auto" takes the first of device, host, disk that has
-        room (`place`) for every process. The attribute `cache` says what it became.
+        room (`cache_for`) for every process. The attribute `cache` says what it became.
     device : torch.device of "device" and "auto".
 
     Several processes open the same set together. With "host" the processes of a machine share one copy, and each reads
@@ -79,7 +79,7 @@ class FeatureSet(torch.utils.data.Dataset):
         device = torch.device(device)
         rank, size = neighbours()
         if cache == "auto":  # alike on all ranks: an epoch from disk has an order of its own
-            cache = max(from_all(place(self.nbytes, device, size)), key=CACHES.index)
+            cache = max(from_all(cache_for(self.nbytes, device, size)), key=CACHES.index)
         self.cache = "host" if cache == "device" and device.type == "cpu" else cache
         self._device = device if self.cache == "device" else torch.device("cpu")
         self._memory = {m: self._load(m, rank, size) for m in self.modalities} if self.cache != "disk" else {}
@@ -198,7 +198,7 @@ class FeatureSet(torch.utils.data.Dataset):
         return rows, [name for name in ids if name not in self._row]
 
 
-def place(nbytes, device, sharing=1):
+def cache_for(nbytes, device, sharing=1):
     """Where a feature set of this size should be kept: "device" where it fills at most half of the card's free
     memory, "host" where all copies on this machine, one for `sharing` processes, fill at most 60 % of what is
     available, "disk" otherwise."""

@@ -160,8 +160,8 @@ def synthetic_files(root=None, spec=SyntheticSpec()):
         return files
 
     world = make_world(spec)
-    _write_features(files.pretrain, spec, world, {"pre": draw_events(spec, "pre")})
-    events = {split: draw_events(spec, split) for split in SPLITS}
+    _write_features(files.pretrain, spec, world, {"pre": sample_events(spec, "pre")})
+    events = {split: sample_events(spec, split) for split in SPLITS}
     _write_features(files.ave, spec, world, events)
     rows = {split: _annotation_rows(split, events[split]) for split in SPLITS}
     for split, path in texts.items():
@@ -172,7 +172,7 @@ def synthetic_files(root=None, spec=SyntheticSpec()):
     return files
 
 
-def draw_events(spec, split):
+def sample_events(spec, split):
     """Classes and spans of all clips of a split ("pre", "train", "val", "test").
 
     Only pretraining clips hold second events, so that the labels of the others tell all that happens in them.

@@ -111,8 +111,8 @@ def _identity(row: dict) -> tuple:
 def mark_best(checkpoint: Path) -> Path:
     """Copy a checkpoint to `best.pt` beside it, atomically."""
     best = checkpoint.with_name("best.pt")
-    with replacing(best) as part:
-        shutil.copyfile(checkpoint, part)
+    with replacing(best) as unfinished:
+        shutil.copyfile(checkpoint, unfinished)
     return best
 
 

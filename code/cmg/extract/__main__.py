@@ -118,7 +118,7 @@ def write_failed(path, failed):
     if not failed:
         path.unlink(missing_ok=True)
         return
-    with replacing(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["id", "path", "reason"])
         table.writerows(sorted((outcome.job.id, outcome.job.path, outcome.reason) for outcome in failed))

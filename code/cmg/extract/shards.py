@@ -13,7 +13,7 @@ from cmg import plugins
 from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.errors import UserError
 from cmg.extract.backbones import load_backbone
-from cmg.files import held, replacing
+from cmg.files import locked, replacing
 from cmg.modalities import modality
 
 SHARD = 64  # finished clips per shard, and
@@ -52,10 +52,10 @@ class Parts:
         if self.folder.exists() and any(self.folder.iterdir()):
             if not settings.is_file():
                 raise UserError(f"{self.folder}: in the way, it was not made by cmg.extract; remove it")
-            stack.enter_context(held(self.folder))
+            stack.enter_context(locked(self.folder))
             if settings.read_text() == wanted:
-                unfinished = self.out.parent.glob(f"{glob.escape(self.out.name)}.tmp-*")
-                for stale in (*self.folder.glob("*.tmp-*"), *unfinished):
+                others = self.out.parent.glob(f"{glob.escape(self.out.name)}.tmp-*")
+                for stale in (*self.folder.glob("*.tmp-*"), *others):
                     stale.unlink()
                 return
             if not overwrite:
@@ -64,9 +64,9 @@ class Parts:
                     "repeat those to resume it, remove the folder, or pass --overwrite"
                 )
             shutil.rmtree(self.folder)
-        with replacing(settings) as part:
-            stack.enter_context(held(self.folder))
-            part.write_text(wanted)
+        with replacing(settings) as unfinished:
+            stack.enter_context(locked(self.folder))
+            unfinished.write_text(wanted)
 
     def close(self):
         """Let others at the folder."""
@@ -100,16 +100,16 @@ class Parts:
 
     def merge(self, ids):
         """Write the clips of these ids, sorted, as the final file, and remove the folder."""
-        place = {name: (file, row) for file in self.files for row, name in enumerate(file.ids)}
+        row_of = {name: (file, row) for file in self.files for row, name in enumerate(file.ids)}
         ids = sorted(ids)
         with FeatureWriter(self.out, self.shapes, self.attrs) as writer:
             for start in range(0, len(ids), SHARD):
                 block = ids[start : start + SHARD]
                 features = {m: np.empty((len(block), *shape), np.float16) for m, shape in self.shapes.items()}
                 valid = {m: np.empty((len(block), shape[0]), bool) for m, shape in self.shapes.items()}
-                for file in {place[name][0] for name in block}:
-                    here = [i for i, name in enumerate(block) if place[name][0] is file]
-                    rows = [place[block[i]][1] for i in here]
+                for file in {row_of[name][0] for name in block}:
+                    here = [i for i, name in enumerate(block) if row_of[name][0] is file]
+                    rows = [row_of[block[i]][1] for i in here]
                     for m in self.shapes:
                         features[m][here], valid[m][here] = file.read(m, rows)
                     file.close()  # a large set has more shards than a process may have open files

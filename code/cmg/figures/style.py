@@ -53,8 +53,8 @@ def save(pages: list[Figure], path) -> Path:
         vector = written.enter_context(replacing(path.with_suffix(".pdf")))
         with PdfPages(vector, metadata={"CreationDate": None}) as pdf:
             for number, page in enumerate(pages):
-                part = written.enter_context(replacing(page_path(path, number)))
-                page.savefig(part, format=kind, metadata={"Date": None} if kind == "svg" else None)
+                unfinished = written.enter_context(replacing(page_path(path, number)))
+                page.savefig(unfinished, format=kind, metadata={"Date": None} if kind == "svg" else None)
                 pdf.savefig(page)
     number = len(pages)
     while (outdated := page_path(path, number)).exists():

@@ -9,7 +9,7 @@ from cmg.distributed import first_row, shared_rand, world
 from cmg.losses.masked import masked_mean
 
 
-def draw_hidden(valid, share):
+def sample_hidden(valid, share):
     """BoolTensor[B, T]: each valid step is hidden with probability `share`."""
     B, T = valid.shape
     draws = shared_rand(world()[1] * B * T, valid.device).view(-1, T)  # of the whole batch, whoever holds which clips

@@ -64,8 +64,8 @@ def median_rank(rank) -> float:
 def chance_at(k: int, query_groups, gallery_groups) -> float:
     """R@k in % of a gallery in random order: 1 − C(G−m, k)/C(G, k) for a query with m right items of G."""
     known, count = gallery_groups.unique(return_counts=True)
-    place = torch.searchsorted(known, query_groups).clamp_max(len(known) - 1)
-    m = torch.where(known[place] == query_groups, count[place], 0).double()
+    position = torch.searchsorted(known, query_groups).clamp_max(len(known) - 1)
+    m = torch.where(known[position] == query_groups, count[position], 0).double()
     size, miss = len(gallery_groups), torch.ones_like(m)
     for drawn in range(min(k, size)):
         miss *= ((size - drawn - m) / (size - drawn)).clamp(min=0)

@@ -103,9 +103,9 @@ def one_way(x, weights):
 
 def turn(valid):
     """Positions that reverse the words of every caption and leave the padding behind them: LongTensor[B, L]."""
-    place = torch.arange(valid.shape[1], device=valid.device)
-    words = (valid * (place + 1)).amax(1, keepdim=True)  # (B, 1): up to the last one
-    return torch.where(place < words, words - 1 - place, place)
+    position = torch.arange(valid.shape[1], device=valid.device)
+    words = (valid * (position + 1)).amax(1, keepdim=True)  # (B, 1): up to the last one
+    return torch.where(position < words, words - 1 - position, position)
 
 
 class TemporalEncoder(nn.Module):

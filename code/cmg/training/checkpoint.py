@@ -38,7 +38,7 @@ BEFORE = {"text_padding": "read"}  # what checkpoints of format 1 mean that do n
 
 def save(path, content):
     """`torch.save`, flushed to the disk before the file takes its name."""
-    with replacing(path) as part, open(part, "wb") as file:
+    with replacing(path) as unfinished, open(unfinished, "wb") as file:
         try:
             torch.save(content, file)
             file.flush()

@@ -35,7 +35,7 @@ class Recorder:
         self.board = SummaryWriter(str(Path(folder) / "tb"), purge_step=step)
 
     def rewrite(self, rows):
-        with replacing(self.path) as part, open(part, "w", newline="") as file:
+        with replacing(self.path) as unfinished, open(unfinished, "w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)

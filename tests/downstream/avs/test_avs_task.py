@@ -14,7 +14,7 @@ from cmg.downstream.avs.queries import QueryReader
 from cmg.downstream.avs.training import Training, to_frames
 from cmg.errors import UserError
 from cmg.extract.backbones import Choice
-from cmg.files import held
+from cmg.files import locked
 from cmg.metrics.segmentation import Scores
 from cmg.training import checkpoint
 from support import untrained
@@ -144,7 +144,7 @@ def test_what_a_user_can_get_wrong_is_one_line(run, pretrained, tmp_path):
 
     run("--stage", "train", "--epochs", 1)
     assert "is not empty; continue with --resume auto" in refused(run, "--epochs", 1)
-    with held(run.out):
+    with locked(run.out):
         assert "another process is at work there" in refused(run, "--epochs", 1, "--resume", "auto")
     with pytest.raises(UserError, match="latest.pt: not a checkpoint of cmg.pretrain, 'shapes' is missing"):
         checkpoint.read(run.out / "latest.pt")

@@ -22,7 +22,7 @@ from cmg.downstream.task import known_features, require
 from cmg.errors import UserError
 from cmg.extract.backbones import Choice
 from cmg.figures.style import save
-from cmg.files import held, write_atomically
+from cmg.files import locked, write_atomically
 from cmg.metrics.segmentation import frame_iou
 from cmg.training import checkpoint
 
@@ -93,7 +93,7 @@ class Task:
     def train(self):
         """Train the epochs that the run folder lacks; no other process may work there meanwhile."""
         self.out.mkdir(parents=True, exist_ok=True)
-        with held(self.out):
+        with locked(self.out):
             options, latest = self.options, self.out / "latest.pt"
             if any(self.out.iterdir()) and options["resume"] != "auto":
                 raise UserError(f"--out {self.out}: is not empty; continue with --resume auto, test with --stage test, "

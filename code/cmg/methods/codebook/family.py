@@ -29,32 +29,32 @@ def family(method, contents=()) -> type[CodebookMethod]:
     ------
     UserError : an objective that does not exist, or occurs twice.
     """
-    held = {"baseline": objective("baseline")}
+    joined = {"baseline": objective("baseline")}
 
     def add(name):
         found = objective(name)
-        if found.name in held:
+        if found.name in joined:
             raise UserError(f"--method {method}: {found.name} is part of it already; expected every part once")
         for other in found.includes:
             add(other)
-        held[found.name] = found
+        joined[found.name] = found
         return found.name
 
     names = [add(name) for name in method.split("+")] if method != "baseline" else ["baseline"]
-    known = {name: objective(name) for name in OBJECTIVES} | held
+    known = {name: objective(name) for name in OBJECTIVES} | joined
     cls = type("CodebookMethod", (CodebookMethod,), {
         "__doc__": CodebookMethod.__doc__, "__module__": CodebookMethod.__module__,
-        "name": "+".join(names), "objectives": held,
+        "name": "+".join(names), "objectives": joined,
         "owned": {name: one.owns for name, one in known.items()},
-        "recipes": {preset: _fitted(recipe, held, known) for preset, recipe in recipes_of(known).items()},
+        "recipes": {preset: _fitted(recipe, joined, known) for preset, recipe in recipes_of(known).items()},
     })
     return cls
 
 
-def _fitted(recipe, held, known):
+def _fitted(recipe, joined, known):
     """A preset for a method: terms that it does not hold weigh nothing, and its objectives set what they set."""
     preset = flat(recipe.method)
-    values = {f"w_{term}": 0.0 for name, one in known.items() if name not in held for term in one.terms}
-    for one in held.values():
+    values = {f"w_{term}": 0.0 for name, one in known.items() if name not in joined for term in one.terms}
+    for one in joined.values():
         values |= one.sets | {name: preset[name] for name in one.keeps}
     return replace(recipe, method=with_values(recipe.method, values))

@@ -17,7 +17,7 @@ from cmg.cli import number
 from cmg.configs import Config, setting
 from cmg.losses.info_nce import contrast
 from cmg.losses.masked import seconds_or_clip
-from cmg.losses.self_cross import draw_hidden, hidden_l1
+from cmg.losses.self_cross import hidden_l1, sample_hidden
 from cmg.methods.codebook.objective import Objective
 from cmg.modalities import direction, pairs
 
@@ -72,7 +72,7 @@ class SelfCross(nn.Module):
 
     def forward(self, state):
         targets = {m: x.flatten(2, -2).mean(2) if x.dim() > 3 else x for m, x in state.features.items()}  # (B, T, C)
-        hidden = {m: draw_hidden(valid, self.share) for m, valid in state.valid.items()}
+        hidden = {m: sample_hidden(valid, self.share) for m, valid in state.valid.items()}
         clips = {m: seconds_or_clip(z, state.valid[m], timed=False) for m, z in state.semantic.items()}
         losses, both = {}, pairs(state.semantic)
         for a, b, key in both:
