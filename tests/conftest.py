@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmg import modalities
+from cmg.models import toom_cook
+
 torch.set_num_threads(1)  # the tensors are tiny: more threads only wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 
@@ -17,6 +20,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "digits" in item.fixturenames:
             item.add_marker("digits")
+
+
+@pytest.fixture(autouse=True)
+def process():
+    """What a run settles for its whole process is as it was before the test."""
+    table, used = dict(modalities.TABLE), toom_cook._used
+    yield
+    modalities.TABLE.clear()
+    modalities.TABLE.update(table)
+    toom_cook.use(used)
 
 
 @pytest.fixture(scope="session")

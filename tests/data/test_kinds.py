@@ -20,15 +20,6 @@ DTYPES = {"video": "uint8", "audio": "float32", "text": "int64"}
 
 
 @pytest.fixture
-def table():
-    """What a test declares is gone after it."""
-    before = dict(modalities.TABLE)
-    yield
-    modalities.TABLE.clear()
-    modalities.TABLE.update(before)
-
-
-@pytest.fixture
 def raw(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"video": rng.integers(0, 256, (5, *SHAPES["video"])), "audio": rng.normal(size=(5, *SHAPES["audio"])),
@@ -64,7 +55,7 @@ def test_kinds_by_axes_and_dtypes(ndim, dtype, kind):
     assert kind_of(ndim, np.dtype(dtype)) == kind
 
 
-def test_a_file_declares_its_modality(tmp_path, table):
+def test_a_file_declares_its_modality(tmp_path):
     declare(Modality("imu", "motion sensor", ("vectors",)), "here")
     with FeatureWriter(tmp_path / "imu.h5", {"imu": (4, 6), "audio": (4, 3)}, {}) as writer:
         writer.append(["a"], {"imu": np.ones((1, 4, 6)), "audio": np.ones((1, 4, 3))})
@@ -100,7 +91,7 @@ def test_what_is_asked_for_and_not_there_is_refused(tmp_path):
         FeatureSet(tmp_path / "a.h5", ["audio", "depth"])
 
 
-def test_keys_never_collide(table):
+def test_keys_never_collide():
     for name in ("imu", "image", "depth", "video"[::-1]):
         declare(Modality(name, name), "here")
     names = list(modalities.TABLE)
@@ -113,6 +104,6 @@ def test_keys_never_collide(table):
 @pytest.mark.parametrize("row, said", [
     (Modality("v", "x"), "two or more lower-case letters"), (Modality("Depth", "x"), "two or more lower-case letters"),
     (Modality("de2pth", "x"), "two or more lower-case letters"), (Modality("audio", "sound"), "elsewhere it is")])
-def test_names_that_keys_could_not_tell_apart_are_refused(table, row, said):
+def test_names_that_keys_could_not_tell_apart_are_refused(row, said):
     with pytest.raises(UserError, match=said):
         declare(row, "here")

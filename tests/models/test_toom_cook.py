@@ -59,8 +59,9 @@ def test_rounding_is_as_documented(rows, columns, transposed, padding):
 def test_wide_maps_take_the_faster_way_and_others_torchs(monkeypatch):
     x, weight = example(5, 5, False, 130, torch.float32)
     bias = torch.randn(128)
-    assert torch.equal(conv3(x, weight, bias), F.conv2d(x, weight, bias))  # off, as long as nobody asked
-    monkeypatch.setattr(module, "_used", True)
+    module.use(False)
+    assert torch.equal(conv3(x, weight, bias), F.conv2d(x, weight, bias))
+    module.use(True)
     calls = []
     monkeypatch.setattr(module, "toom_cook", lambda *args, **flags: calls.append(args) or toom_cook(*args, **flags))
     assert_close(conv3(x, weight, bias), F.conv2d(x, weight, bias), rtol=1e-3, atol=1e-3)
@@ -92,7 +93,7 @@ def test_specific_encoder_and_decoder_do_not_depend_on_the_way(monkeypatch):
 
     expected, gradients = run()
     monkeypatch.setattr(module, "CHANNELS", 1)
-    monkeypatch.setattr(module, "_used", True)
+    module.use(True)
     actual, others = run()
     assert actual.shape == video.shape
     assert_close(actual, expected, rtol=0, atol=1e-11)
@@ -100,15 +101,9 @@ def test_specific_encoder_and_decoder_do_not_depend_on_the_way(monkeypatch):
         assert_close(got, wanted, rtol=1e-9, atol=1e-10)
 
 
-@pytest.fixture
-def off():
-    yield
-    module.use(False)
-
-
 @pytest.mark.parametrize("wanted, available, expected", [
     ("auto", 5, "on"), ("auto", 3.9, "off"), ("on", 0, "on"), ("off", 99, "off")])
-def test_a_run_uses_it_where_its_memory_is_a_quarter_of_what_there_is(monkeypatch, off, wanted, available, expected):
+def test_a_run_uses_it_where_its_memory_is_a_quarter_of_what_there_is(monkeypatch, wanted, available, expected):
     method = registry.build("unicode", {"video": (3, 7, 7, 128), "audio": (3, 8)}, "paper", dim=8, specific_dim=160)
     shapes = {"video": (3, 7, 7, 128), "audio": (3, 8)}
     products = [*method.specific["video"].products(7), *method.terms["rec"].decoders["video"].products(7)]

@@ -75,7 +75,7 @@ def test_bf16(clips, golden, preset, each, mean):
 def test_convolutions_by_toom_and_cook(clips, golden, monkeypatch, flags, each):
     """Their rounding is larger than a convolution's; the curve does not see it."""
     monkeypatch.setattr(toom_cook, "CHANNELS", 1)
-    monkeypatch.setattr(toom_cook, "_used", True)
+    toom_cook.use(True)
     found = curve(clips, "paper", *flags)
     assert found[:5] == pytest.approx(golden["paper"][:5], rel=each)
     assert found == pytest.approx(golden["paper"], rel=each)
