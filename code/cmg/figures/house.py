@@ -40,7 +40,7 @@ WALK = (
     Station("step", "training/loop.py"),
     Station("checkpoint", "training/checkpoint.py"),
     Station("tokens", "downstream/tokens.py"),
-    Station("probe", "downstream/probe.py"),
+    Station("probe", "downstream/probing.py"),
     Station("results", "downstream/results.py"),
     Station("table", "tables/report.py"),
 )
