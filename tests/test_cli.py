@@ -214,3 +214,8 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 def test_a_terminal_without_arrows_gets_question_marks():
     assert child("print('video → audio')").communicate(timeout=30) == ("video ? audio\n", "")
+
+
+def test_a_mistyped_flag_that_is_required_is_named(capsys):
+    said = refused(capsys, "downstream.ave", "--checkpiont", "run", "--data", "x.h5")
+    assert said.endswith("are required: --checkpoint; --checkpiont is unknown; did you mean --checkpoint? (see --help)")

@@ -39,8 +39,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=Help, **kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
-        words = [str(word) for word in (sys.argv[1:] if args is None else args)]
-        return super().parse_known_args([dashed(word) for word in words], namespace)
+        self.words = [dashed(str(word)) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(self.words, namespace)
 
     def parse_args(self, args=None, namespace=None):
         args, unknown = self.parse_known_args(args, namespace)
@@ -54,6 +54,10 @@ class Parser(argparse.ArgumentParser):
         return nearest(word.partition("=")[0], said) if word.startswith("--") else ""
 
     def error(self, message):
+        if message.startswith("the following arguments are required"):  # of which one may just be mistyped
+            known = {flag for action in self._actions for flag in action.option_strings}
+            strange = [word for word in self.words if word.startswith("--") and word.partition("=")[0] not in known]
+            message += f"; {strange[0]} is unknown{self.nearest_flag(strange[0])}" if strange else ""
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
