@@ -23,7 +23,7 @@ def clustered(modalities, step):
 
 
 class Reference:
-    """Embedding, counts and counters as the public quantiser moves them, one modality, one token, one code at a time."""
+    """Embedding, counts and counters as the public quantiser moves them: one modality, token and code at a time."""
 
     def __init__(self, start):
         self.embedding, self.weight = start.copy(), start.copy()

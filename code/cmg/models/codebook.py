@@ -182,8 +182,8 @@ class Codebook(nn.Module):
     def target(self, m, z, valid):
         """What the steps of modality m add to their codes, Tensor[B, T, D]: (z + r) / 2, r the other modalities' mean.
 
-        What a modality lacks (a missing caption, the end of a clip that is shorter) is left out of r: step by step where
-        steps are paired, else clip by clip. A step that no other modality has a say in adds z itself.
+        What a modality lacks (a missing caption, the end of a clip that is shorter) is left out of r: step by step
+        where steps are paired, else clip by clip. A step that no other modality has a say in adds z itself.
         """
         own = z[m].to(self.embedding.dtype)
         others = [n for n in self.modalities if n != m]

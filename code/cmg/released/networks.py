@@ -58,8 +58,8 @@ class ReleasedCodebook(Codebook):
 
     The released quantiser does all this within its forward pass, before the optimiser's step: update, counters, reset.
     Here `update` does it after that step, from the same vectors and codes and in the same order. Nothing between reads
-    the codebook, so that codes, losses and buffers of every step are the same. Two things are not: the released counters
-    also count forward passes of evaluation, and statistics that are not finite are not skipped there.
+    the codebook, so that codes, losses and buffers of every step are the same. Two things are not: the released
+    counters also count forward passes of evaluation, and statistics that are not finite are not skipped there.
     """
 
     dtype = torch.float64
