@@ -105,10 +105,12 @@ def test_run_folder(clips, tmp_path):
     out = run(clips, tmp_path / "run")
     record = json.loads((out / "args.json").read_text())
     assert record["flags"]["dim"] == 16 and record["clips"] == 40 and record["versions"]["torch"].startswith("2.")
+    assert record["numerics"] == cmg.NUMERICS >= 3
     assert {p.name for p in out.iterdir()} >= {"args.json", "metrics.csv", "tb", "epoch_000.pt", "epoch_001.pt",
                                                "latest.pt"}
     assert not list(out.glob("*.tmp*"))
     content = torch.load(out / "epoch_001.pt", weights_only=True)
+    assert content["numerics"] == cmg.NUMERICS
     assert content["step"] == 10 and content["pretrain_ids"][:2] == ["clip0", "clip1"]
     kept = sum(v.numel() for k, v in content["model"].items() if not k.startswith("codebook"))
     assert kept == record["parameters_kept"] < record["parameters"]
@@ -278,6 +280,16 @@ def test_refusals(clips, tmp_path, capsys):
     full.mkdir()
     (full / "note.txt").write_text("mine")
     assert "not empty" in refused(capsys, "--data", clips, "--out", str(full), *SMALL)
+
+
+def test_a_run_that_goes_on_is_of_its_first_arithmetic(clips, tmp_path):
+    out = run(clips, tmp_path / "run", "--epochs", "1")
+    content = torch.load(out / "latest.pt", weights_only=True)
+    del content["numerics"]  # as of before there were versions
+    torch.save(content, out / "latest.pt")
+    run(clips, out, "--resume", "auto")
+    told = [torch.load(out / name, weights_only=True)["numerics"] for name in ("epoch_001.pt", "latest.pt")]
+    assert told == [0, 0] and json.loads((out / "args.json").read_text())["numerics"] == 0
 
 
 def test_resume_refuses_other_flags(clips, tmp_path, capsys):

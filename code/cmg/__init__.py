@@ -16,6 +16,15 @@ Every package says in its docstring what it is for; figs/house.svg shows all roo
 
 __version__ = "0.1.0"
 
+# What changed numbers that the same flags and data give; whoever changes them adds a line. args.json, checkpoints and
+# results.json say which version they are of, and tables tell versions apart. What says nothing is of version 0.
+CHANGES = {
+    1: "2026-11-21 under bf16 the scores of Cross-CPC and L_cmcm and vCLUB's bound are taken in float32",
+    2: "2026-11-21 text's biLSTM does not read the padding of short captions",
+    3: "2026-11-26 official resets the vector of a code alone, as released; --mm-ema aligned leaves out padded steps",
+}
+NUMERICS = max(CHANGES)
+
 
 def load_pretrained(path, device="cpu", method=None):
     """See `cmg.training.checkpoint.load_pretrained`; imported late, so that `import cmg` stays light."""

@@ -224,8 +224,8 @@ def main(argv=None):
     with locked(out):
         for stale in out.glob("[el]*.pt.tmp-*"):  # of a latest.pt or epoch's file that a killed run did not finish
             stale.unlink()
-        record = {"flags": flags, "version": cmg.__version__, "commit": git_commit(), "versions": versions(),
-                  "processes": size, "clips": len(features), "cache": features.cache,
+        record = {"flags": flags, "version": cmg.__version__, "numerics": trainer.numerics, "commit": git_commit(),
+                  "versions": versions(), "processes": size, "clips": len(features), "cache": features.cache,
                   "shapes": {m: list(s) for m, s in features.shapes.items()},
                   "features": {m: known._asdict() for m, known in features.provenance.items()},
                   "parameters": sum(p.numel() for p in method.parameters()),

@@ -361,6 +361,7 @@ def test_sweep_marks_the_best_checkpoint(run, capsys):
     for row in rows:
         assert row["checkpoint"] == str(folder / "epoch_001.pt") and row["epoch"] == 1
         assert (row["value"], row["n_excluded"], row["n_test"], row["pretrain_seed"]) == (100.0, 1, 14, 5)
+        assert row["numerics"] == 0  # the checkpoint says nothing
         assert {"task", "source", "target", "protocol", "metric", "value", "source_value", "chance", "n_train",
                 "n_test", "seed", "checkpoint", "commit"} <= set(row)
     sweep = json.loads((folder / "ave_sweep_strict.json").read_text())

@@ -6,6 +6,7 @@ import runpy
 import numpy as np
 import pytest
 
+import cmg
 import support
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
@@ -76,7 +77,7 @@ def test_by_itself(mine, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device, *_: OneHotModel(**shift))
     checkpoint.save(tmp_path / "best.pt", {
         "format": 1, "args": {"seed": 5}, "shapes": {m: list(s) for m, s in OneHotModel.shapes.items()}, "model": {},
-        "epoch": 3, "step": 9, "pretrain_ids": ["test_0", "test_1"]})
+        "numerics": 2, "epoch": 3, "step": 9, "pretrain_ids": ["test_0", "test_1"]})
     onset = {f"{split}_{n}": 6 * (n % 2) for split in ("train", "val", "test") for n in range(12)}
     folder = tmp_path / "AVE"
     folder.mkdir()
@@ -105,6 +106,7 @@ def test_by_itself(mine, tmp_path, monkeypatch, capsys):
         "warning: 2 test clips were pretrained on and are left out",
         f"note: {tmp_path / 'best.pt'} does not know where its features of video, audio come from"]
     assert found[0]["features"] == {"video": None, "audio": None}
+    assert found[0]["numerics"] == 2 < cmg.NUMERICS  # the older one of pretraining and measuring
     shift["audio"] = 1  # early reads late, late reads 3, which no probe of video has seen
     assert main([*map(str, call), "--source", "video"])[0]["value"] <= 50.0
 

@@ -1,6 +1,7 @@
 """Every loss against a closed form, a second implementation or a limit case, and a short descent."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from cmg.losses.cross_cpc import CrossCPC
 from cmg.losses.masked import masked_mean, mse
 from cmg.losses.matching import CodeMatching
 from cmg.methods.codebook.baseline import Commitment
+from cmg.methods.codebook.dcid import Disentangling
 from cmg.methods.codebook.method import State
 from cmg.methods.codebook.unicode import Alignment
 from cmg.models.codebook import Codebook
@@ -68,6 +70,38 @@ def test_club_moments_equal_all_pairs():
                 negatives = [log_q(i, j, t) for j in range(6) if valid[j, t]]
                 total, n = total + log_q(i, i, t) - sum(negatives) / len(negatives), n + 1
     assert_close(club.upper_bound(x, y, valid), torch.tensor(total / n / 5).double())
+
+
+class TrueCells(CLUB):
+    """q(y | x) set to the true conditional of what cells hold, y_c = rho_c x + sqrt(1 - rho_c²) noise, or of their
+    mean; one dimension each."""
+
+    def __init__(self, rho, cells):
+        super().__init__(1, cells)
+        variance = [1 - r**2 for r in rho]
+        if cells == 1:
+            rho, variance = [sum(rho) / len(rho)], [sum(variance) / len(rho) ** 2]
+        self.mean, self.logvar = torch.nn.Linear(1, cells, bias=False), torch.nn.Linear(1, cells)
+        self.mean.weight.data = torch.tensor(rho)[:, None]
+        self.logvar.weight.data.zero_()
+        self.logvar.bias.data = torch.tensor(variance).log()
+
+
+@pytest.mark.parametrize("rho", [(0.8, -0.6), (0.7, -0.7)])
+def test_club_of_a_map_sees_what_its_mean_hides(rho):
+    """Closed forms: rho² / (1 - rho²) on average over cells; of the mean, whose share of x is the mean of rho,
+    share² / variance, which is 0 where cells cancel each other."""
+    torch.manual_seed(0)
+    x = torch.randn(40000, 1, 1)
+    maps = torch.stack([r * x + math.sqrt(1 - r**2) * torch.randn_like(x) for r in rho], 2).unsqueeze(2)
+    state = State({}, {"video": all_valid(40000, 1)}, semantic={"video": x}, specific={"video": maps},
+                  pooled={"video": maps.mean((2, 3))})
+    model = SimpleNamespace(modalities=("video",), input_shapes={"video": (1, 5, 6, 1)})
+    specific = {"video": SimpleNamespace(pooled_dim=1, out_dim=1)}
+    found = {reads: Disentangling(model, specific, 1, estimator=lambda _, cells: TrueCells(rho, cells),
+                                  reads=reads)(state)["video"].item() for reads in ("mean", "map")}
+    assert found["map"] == pytest.approx(sum(r**2 / (1 - r**2) for r in rho) / 2, rel=0.03)
+    assert found["mean"] == pytest.approx(sum(rho) ** 2 / sum(1 - r**2 for r in rho), abs=0.02)
 
 
 def test_club_likelihood_is_maximal_at_the_truth():

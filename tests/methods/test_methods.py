@@ -326,6 +326,16 @@ def test_released_arithmetic_takes_other_methods_too(clips):
     assert all(v.isfinite() for v in losses.values()) and "turn/a2v" in losses
 
 
+def test_vclub_of_a_map_trains_and_resumes(clips, tmp_path):
+    """Two epochs at once and in two goes. Of a 5×5 grid Ψ's map is one cell, so that mean and map are the same."""
+    flags = ("--preset", "paper", "--modalities", "video", "audio", "--specific-steps", "3", "--club-reads", "map")
+    whole = run(clips, tmp_path / "whole", *flags)
+    interrupt_after(clips, tmp_path / "parts", 6, flags)
+    same_weights(whole, run(clips, tmp_path / "parts", *flags, "--resume", "auto"))
+    mean = run(clips, tmp_path / "mean", *flags[:-1], "mean")
+    assert [row["loss/total"] for row in rows(mean)] == pytest.approx([row["loss/total"] for row in rows(whole)])
+
+
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +345,7 @@ def test_released_arithmetic_takes_other_methods_too(clips):
     (["--method", "dcid+turn", "--commitment", "cross"], ["--commitment cross", "unicode"]),
     (["--w-smit", "1"], ["--w-smit 1.0", "belongs to smit"]),
     (["--method", "codis", "--cpc-steps", "2"], ["--cpc-steps 2", "dcid"]),
+    (["--preset", "official", "--club-reads", "map"], ["--club-reads map", "expected mean with --equations released"]),
     (["--method", "turn", "--modalities", "audio"], ["turn", "two or three", "audio"]),
     (["--method", "dcid+nothing"], ["--method dcid+nothing", "expected one of baseline, cmcm"]),
     (["--method", "dcid+dcid"], ["dcid is part of it already"]),

@@ -71,7 +71,7 @@ def test_reading_is_pure_and_lookup_inverts_it():
 
 @pytest.mark.parametrize("mm_ema", ["attention", "aligned", "off"])
 def test_update_equals_eq_7_by_hand(mm_ema):
-    """N and o accumulated step by step in Python, with a padded second that must not count."""
+    """N and o accumulated step by step in Python, with padded seconds that must not count."""
     z, valid = batch()
     valid["video"][2, 3:] = False
     book = Codebook(AV, 4, 8, mm_ema=mm_ema, reset="off")
@@ -88,7 +88,7 @@ def test_update_equals_eq_7_by_hand(mm_ema):
                 if mm_ema == "attention":
                     r = (keys @ x / 8**0.5).softmax(0) @ keys
                 else:
-                    r = z[other][b, t] if mm_ema == "aligned" else x
+                    r = z[other][b, t] if mm_ema == "aligned" and valid[other][b, t] else x
                 count[codes[own][b, t]] += 0.01
                 weight[codes[own][b, t]] += 0.01 * (x + r) / 2
     book.update(z, codes, valid)

@@ -21,7 +21,7 @@ from cmg.tables import report
 from cmg.tables.__main__ import main
 from cmg.tables.cells import Cell, Workers
 from cmg.tables.file import read_table
-from cmg.tables.report import columns, common_chance, draw, markdown, summarise
+from cmg.tables.report import columns, common_chance, draw, markdown, summarise, write_table
 from support import TABLES
 
 
@@ -51,6 +51,37 @@ def test_summary_is_mean_and_std_over_seeds(tmp_path):
     assert [cell.strip() for cell in chance.split("|")[1:5]] == ["chance", "10.0", "10.0", "10.0"]
     assert details[1].split("|")[7].strip() == "79.0 ± 7.2"  # own modality
     assert [line.split("|")[-3].strip() for line in details] == ["3", "3", "1"]  # seeds
+
+
+def test_rows_of_an_older_arithmetic_are_named(tmp_path):
+    """A row of results.json without a version is of version 0; nothing is said where all rows are of one."""
+    found = {"new": 3, "mixed": 2, "old": None}
+    cells = [Finished(name, seed, {"ave": [row("accuracy", 50.0) | ({} if version is None or seed else
+                                                                    {"numerics": version})]})
+             for name, version in found.items() for seed in (0, 1) if name != "new" or not seed]
+    summary = summarise(cells)
+    assert [line["numerics"] for line in summary] == [[3], [0, 2], [0]]
+    file = tmp_path / "t.toml"
+    file.write_text('evaluations.ave = {task = "ave"}\n' + rows(new=""))
+    evaluations = read_table(file).evaluations
+    table = markdown(summary, evaluations, cells)
+    assert "of an older version than 3, not to be compared with the others: mixed (0, 2); old (0). " in table
+    assert [line.split("|")[-4].strip() for line in table.splitlines()[-3:]] == ["3", "0, 2", "0"]
+    assert "older version" not in markdown(summary[2:], evaluations, cells[3:])
+    write_table(tmp_path / "o", summary, evaluations, cells)
+    with open(tmp_path / "o" / "table.csv", newline="") as lines:
+        assert [line["numerics"] for line in csv.DictReader(lines)] == ["3", "0 2", "0"]
+
+
+def test_accounts_say_the_arithmetic_of_every_step(tmp_path, processes):
+    made = run(tmp_path, AVE + rows(a=""))
+    assert (made["cells"][0]["numerics"], made["cells"][0]["evaluations"]["ave"]["numerics"]) == (0, 0)
+    folder = tmp_path / "o" / "a-seed0"
+    for path, change in ((folder / "args.json", lambda content: content | {"numerics": 3}),
+                         (folder / "ave" / "results.json", lambda found: [one | {"numerics": 2} for one in found])):
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    made = run(tmp_path, AVE + rows(a=""))
+    assert (made["cells"][0]["numerics"], made["cells"][0]["evaluations"]["ave"]["numerics"]) == (3, 2)
 
 
 def test_chance_of_a_column_only_where_rows_share_it(tmp_path, monkeypatch):

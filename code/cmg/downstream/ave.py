@@ -15,7 +15,9 @@ strict : fit on train; learning rate and epoch chosen on val *of the source moda
     only this one is tested. Clips that the checkpoint was pretrained on are left out of test and counted.
 paper : what the public script measures. Fit on train and report on the *train* split of the target, at the epoch at
     which that figure is best; learning rate 4e-4, batch 80, gradient norm 0.5. A fit, not a test. Kept comparable,
-    marked in every output.
+    marked in every output. The script takes the best epoch by hand, from a log of both modalities.
+    `cmg.downstream.probing` says where the fit is not the script's: no dropout in the frozen encoder, a constant rate,
+    no fewer epochs for a later checkpoint.
 
 `source_value` is the same probe on its own modality, the upper bound of the transfer; `chance` the accuracy of
 always answering the training split's most frequent class. Values are means over probe seeds, `std` goes with them.

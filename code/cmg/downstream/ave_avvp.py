@@ -13,9 +13,11 @@ Protocols
 strict : fit on AVE's train split, learning rate and epoch chosen on its val split in the source modality; test on those
     videos of AVVP's test split that hold a shared class, heard or seen. Left out of test and counted: videos that AVE
     was cut from as well, and clips that the checkpoint was pretrained on. The figures are those of AVVP.
-paper : what the public script measures. Fit on all AVE clips of these classes, report on all AVVP videos that have one
-    in the target modality. `f1`, the harmonic mean of batch-averaged precision and recall, background among the
+paper : what the public script measures. Fit on all AVE clips of these classes, report on all AVVP videos that have
+    one in the target modality. `f1`, the harmonic mean of batch-averaged precision and recall, background among the
     classes, at the epoch at which it is best; learning rate 4e-4, 50 epochs, gradient norm 0.5.
+    `cmg.downstream.probing` says where the fit is not the script's: no dropout in the frozen encoder, a constant rate,
+    no fewer epochs for a later checkpoint.
 
 `source_value` is the same probe on AVVP in its own modality: the data set changes, the modality does not.
 """

@@ -16,8 +16,9 @@ strict : video-disjoint. Fit on the videos of the val split, the only ones besid
 paper : what the public script measures. Fit on every video annotated in the source modality, report on every one
     annotated in the target: the same videos but for a few. `precision` of all cells at probability 0.5, background
     among the classes, averaged over batches of 64, at the epoch at which it is best; learning rate 4e-4, 50 epochs,
-    gradient norm 0.5. Precision alone rewards predicting little: a warning says where this happened, and recall and
-    F1 stand beside it.
+    gradient norm 0.5. Precision alone rewards predicting little: a warning says where this happened, and recall and F1
+    stand beside it. `cmg.downstream.probing` says where the fit is not the script's: no dropout in the frozen encoder,
+    a constant rate, no fewer epochs for a later checkpoint.
 
 Other modalities than audio and video have no annotations. `source_value` is the same probe tested on its own modality,
 `chance` the answer that always gives the most frequent class. A picture of the first test clips is drawn for every

@@ -21,7 +21,7 @@ from cmg.downstream.results import prepare_results, results_table, write_results
 from cmg.downstream.tokens import directions
 from cmg.errors import UserError
 from cmg.modalities import ordered
-from cmg.training.checkpoint import build_model, file_of, read
+from cmg.training.checkpoint import build_model, file_of, numerics_of, read
 
 # Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
 LRS = {"strict": (1e-3, 3e-3, 1e-2), "paper": (4e-4,)}
@@ -124,7 +124,7 @@ class Run(NamedTuple):
         """Add the origin to the rows, write them into `results.json` and print them as a table."""
         origin = {"checkpoint": str(self.path), "epoch": self.content["epoch"],
                   "pretrain_seed": self.content["args"].get("seed"), "commit": git_commit(),
-                  "features": known_features(self.model, self.path)}
+                  "numerics": numerics_of(self.content), "features": known_features(self.model, self.path)}
         rows = [row | origin for row in rows]
         written = write_results(self.out, rows)
         split = f" ({rows[0]['split']} split)" if "split" in rows[0] else ""

@@ -12,8 +12,10 @@ strict : the classes with clips on both sides (14 of the public lists' 16). Fit 
     rate and epoch chosen on its val split, test once on the target's test split. Clips that the checkpoint was
     pretrained on are left out of test and counted. The public pretraining sets hold every VGGSound clip of these lists:
     for such a checkpoint a direction whose test is gone is left out, with a warning that says how many clips went.
-paper : what the public script measures. Fit on all clips of the source, report on all of the target, all classes that
-    are listed, at the epoch at which accuracy on the target is best; learning rate 4e-4, batch 80, gradient norm 0.5.
+paper : what the public script measures. Fit on all clips of the source, report on all of the target, all classes
+    that are listed, at the epoch at which accuracy on the target is best; learning rate 4e-4, batch 80, gradient norm
+    0.5. `cmg.downstream.probing` says where the fit is not the script's: no dropout in the frozen encoder, a constant
+    rate, no fewer epochs for a later checkpoint.
 
 `source_value` is the same probe on its own data set and modality, `chance` the most frequent class of the source's
 training clips. A picture of the confusions is drawn for every direction (`ucf_vggsound_strict_video_audio.png` and

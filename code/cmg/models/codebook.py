@@ -182,7 +182,8 @@ class Codebook(nn.Module):
     def target(self, m, z, valid):
         """What the steps of modality m add to their codes, Tensor[B, T, D]: (z + r) / 2, r the other modalities' mean.
 
-        A modality that a clip lacks (a missing caption) is left out of r; a clip with no other modality adds z itself.
+        What a modality lacks (a missing caption, the end of a clip that is shorter) is left out of r: step by step
+        where steps are paired, else clip by clip. A step that no other modality has a say in adds z itself.
         """
         own = z[m].to(self.embedding.dtype)
         others = [n for n in self.modalities if n != m]
@@ -191,7 +192,8 @@ class Codebook(nn.Module):
         cross = [z[n].to(own.dtype) for n in others]
         if self.mm_ema == "attention":
             cross = [cross_attention(own, c, valid[n]) for c, n in zip(cross, others)]
-        weight = torch.stack([valid[n].any(1) for n in others]).to(own.dtype)[..., None, None]  # (others, B, 1, 1)
+        exists = [valid[n] if self.mm_ema == "aligned" else valid[n].any(1, keepdim=True) for n in others]
+        weight = torch.stack(exists).to(own.dtype).unsqueeze(-1)  # (others, B, T or 1, 1)
         count = weight.sum(0)
         r = sum(w * c for w, c in zip(weight, cross)) / count.clamp_min(1)
         return torch.where(count > 0, (own + r) / 2, own)
@@ -209,23 +211,25 @@ class Codebook(nn.Module):
         return (count + self.epsilon) / (total + self.size * self.epsilon) * total
 
     def revive(self, targets, real, finite):
-        """Move idle codes to where they are needed. All statistics move along, or the next update would undo it.
+        """Move idle codes to where they are needed.
 
         targets : Tensor[n, D], real : BoolTensor[n], both of this batch on all processes; finite : 0-d BoolTensor.
         """
         recent = (self.idle <= self.reset_after).sum(0)  # (M,), by how many modalities
         dead = recent < (min(2, len(self.modalities)) if self.reset == "both" else 1)
         fresh, dead = self.restarts(targets, real, finite, dead)
-        self.embedding.copy_(torch.where(dead.unsqueeze(1), fresh, self.embedding))
-        self.weight.copy_(torch.where(dead.unsqueeze(1), fresh, self.weight))
-        self.count.copy_(torch.where(dead, torch.ones_like(self.count), self.count))
+        for name, value in fresh.items():
+            buffer = getattr(self, name)
+            buffer.copy_(torch.where(dead.view(-1, *[1] * (buffer.dim() - 1)), value, buffer))
         self.idle.copy_(torch.where(dead, 0, self.idle))
         self.revived += dead.sum()
 
     def restarts(self, targets, real, finite, dead):
-        """(a new vector for every code [M, D], which codes take theirs [M]): a random target (z + r) / 2 of this
-        batch, a place between the modalities."""
-        return targets[sample(real, self.size)], dead & finite
+        """(what codes restart with, dict buffer -> a value for every code [M, …]; which codes do [M]): a random target
+        (z + r) / 2 of this batch, a place between the modalities. All statistics move along, or the next update would
+        undo it."""
+        fresh = targets[sample(real, self.size)]
+        return {"embedding": fresh, "weight": fresh, "count": torch.ones_like(self.count)}, dead & finite
 
 
 def sample(allowed, n):

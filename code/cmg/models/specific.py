@@ -3,6 +3,7 @@
 They exist for pretraining only; downstream tasks never load them.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -168,6 +169,11 @@ class VectorDecoder(nn.Module):
 def build_specific(shape, width, grid=GridSpecific):
     """Ψ for inputs of `shape` = (T, H, W, C) or (T, C); `grid` : class of a grid's."""
     return grid(shape[-1], width) if len(shape) == 4 else VectorSpecific(shape[-1], width)
+
+
+def cells(shape):
+    """How many cells Ψ's map has for inputs of `shape`; 1 where it is a vector."""
+    return math.prod(side - LEAST_GRID + 1 for side in shape[1:-1])
 
 
 def build_decoder(shape, dim, width, out_dim):

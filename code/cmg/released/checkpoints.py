@@ -18,6 +18,7 @@ An unknown key, a missing one or one of another shape is an error. Optimiser sta
 
 import torch
 
+import cmg
 from cmg.cli import Parser, command
 from cmg.configs import flat
 from cmg.errors import UserError
@@ -170,6 +171,7 @@ def from_public(content, path):
     return {
         "format": checkpoint.FORMAT,
         "method_of": registry.origin("unicode"),
+        "numerics": cmg.NUMERICS,
         "args": {**options, "modalities": modalities},
         "features": {},
         "modalities": {},

@@ -50,11 +50,22 @@ class ReleasedModel(UnifiedModel):
 
 
 class ReleasedCodebook(Codebook):
-    """One update per modality in turn, each with its own decay, smoothed counts stored back; float64."""
+    """One update per modality in turn, each with its own decay, smoothed counts stored back; float64.
+
+    A reset writes the vector alone. The next update makes every vector from its statistics anew, so that a reset code
+    lives for one assignment: what selects it then brings it new statistics, or it falls back and is idle for another
+    `reset_after` batches.
+
+    The released quantiser does all this within its forward pass, before the optimiser's step: update, counters, reset.
+    Here `update` does it after that step, from the same vectors and codes and in the same order. Nothing between reads
+    the codebook, so that codes, losses and buffers of every step are the same. Two things are not: the released
+    counters also count forward passes of evaluation, and statistics that are not finite are not skipped there.
+    """
 
     dtype = torch.float64
     first_count = 0.0
     jitter = 1 / 1024  # half-width of the noise on a reset code
+    recent = 100  # batches within which a code was selected beside which another restarts
 
     def moved(self, sums, counts):
         g, weight, count = self.decay, self.weight, self.count
@@ -64,7 +75,8 @@ class ReleasedCodebook(Codebook):
         return weight / count.unsqueeze(1), weight, count
 
     def restarts(self, targets, real, finite, dead):
-        """Beside a random living code; such near-copies are told apart by what is specific to a modality, and sharing
-        suffers."""
+        """Beside a random code that was selected lately; such near-copies are told apart by what is specific to a
+        modality, and sharing suffers."""
         noise = (2 * shared_rand(self.embedding.numel(), dead.device) - 1) * self.jitter
-        return self.embedding[sample(~dead, self.size)] + noise.view_as(self.embedding).to(self.embedding.dtype), dead
+        beside = self.embedding[sample(~dead & (self.idle.amin(0) < self.recent), self.size)]
+        return {"embedding": beside + noise.view_as(beside).to(beside.dtype)}, dead

@@ -130,7 +130,8 @@ class Cell:
         """Who made this cell, and how long it took: minutes and commit of the pretraining and of every evaluation."""
         done = self.record.get("evaluations", {})
         return {"name": self.name, "seed": self.seed, "folder": str(self.folder), **self.pretraining(),
-                "evaluations": {name: {"commit": rows[0]["commit"], "minutes": done[name]["minutes"]}
+                "evaluations": {name: {"commit": rows[0]["commit"], "numerics": numerics_of(rows[0]),
+                                       "minutes": done[name]["minutes"]}
                                 for name, rows in self.results().items()}}
 
     def pretraining(self):
@@ -139,7 +140,12 @@ class Cell:
         with open(self.folder / "metrics.csv", newline="") as file:
             rows = [(int(row["step"]), float(row["train/clips_per_s"])) for row in csv.DictReader(file)]
         seconds = sum((b - a) * made["flags"]["batch_size"] / rate for (a, _), (b, rate) in zip(rows, rows[1:]))
-        return {"commit": made["commit"], "minutes": round(seconds / 60, 3)}
+        return {"commit": made["commit"], "numerics": numerics_of(made), "minutes": round(seconds / 60, 3)}
+
+
+def numerics_of(record) -> int:
+    """The version of the arithmetic behind a row of results.json or an args.json (`cmg.CHANGES`)."""
+    return record.get("numerics", 0)
 
 
 def names_only(arguments):

@@ -13,6 +13,7 @@ from cmg.figures.names import arrow_of, axis_label, figure_name
 from cmg.figures.style import save
 from cmg.files import write_atomically
 from cmg.modalities import TABLE
+from cmg.tables.cells import numerics_of
 from cmg.tables.paper import compare, markdown_comparison
 from cmg.tables.sweep import markdown_sweep, spoken
 
@@ -26,7 +27,8 @@ def summarise(cells) -> list[dict]:
     """A line for every row, evaluation, direction and metric of the cells.
 
     `value`, `own` (the same probe on its own modality, the upper bound) and their `_std` are over the seeds that have
-    a figure; `chance`, `match_rate` and `code_overlap` are means. `commits` are those that measured.
+    a figure; `chance`, `match_rate` and `code_overlap` are means. `commits` are those that measured, `numerics` the
+    versions of the arithmetic behind the figures.
     """
     groups = {}
     for cell in cells:
@@ -47,6 +49,7 @@ def summarise(cells) -> list[dict]:
             line[field] = mean(values) if values else None
         line["n_test"] = rows[0]["n_test"]
         line["commits"] = sorted({row["commit"] for row in rows})
+        line["numerics"] = sorted({numerics_of(row) for row in rows})
         lines.append(line)
     return lines
 
@@ -110,19 +113,31 @@ def markdown(summary, evaluations, cells, sweep=None, published=None) -> str:
     order = [lines[(name, *column)] for name in names for column in shown if (name, *column) in lines]
     details = markdown_table(
         ["row", "task", "protocol", "direction", "metric", "transfer", "own modality", "chance", "match rate",
-         "code overlap", "clips", "seeds", "measured at"],
+         "code overlap", "clips", "numerics", "seeds", "measured at"],
         [[line["name"], line["task"], line["protocol"], line["direction"], line["metric"],
           plus_minus(line, "value"), plus_minus(line, "own"),
           f"{line['chance']:.1f}", "–" if line["match_rate"] is None else f"{line['match_rate']:.1f}",
           "–" if line["code_overlap"] is None else f"{line['code_overlap']:.2f}", str(line["n_test"]),
-          str(len(line["seeds"])), ", ".join(line["commits"])] for line in order])
-    parts = [f"{wide}\n", f"{details}\n"]
+          ", ".join(map(str, line["numerics"])), str(len(line["seeds"])), ", ".join(line["commits"])]
+         for line in order])
+    parts = [f"{wide}\n", *older(summary), f"{details}\n"]
     comparison = compare(summary, shown, published or {})
     if comparison:
         parts.append(markdown_comparison(comparison))
     if sweep:
         parts.append(markdown_sweep(sweep, names))
     return "\n".join(parts)
+
+
+def older(summary) -> list[str]:
+    """The warning below a table that mixes versions of the arithmetic: which rows are of an older one."""
+    newest = max(version for line in summary for version in line["numerics"])
+    found = {}
+    for line in summary:
+        found.setdefault(line["name"], set()).update({*line["numerics"]} - {newest})
+    named = [f"{name} ({', '.join(map(str, sorted(versions)))})" for name, versions in found.items() if versions]
+    return [f"**Not one arithmetic.** Rows with figures of an older version than {newest}, not to be compared with the "
+            f"others: {'; '.join(named)}. `cmg.CHANGES` says what has changed since.\n"] if named else []
 
 
 def write_table(out, summary, evaluations, cells, sweep=None, published=None):
@@ -134,7 +149,7 @@ def write_table(out, summary, evaluations, cells, sweep=None, published=None):
              for one in comparison.get("figures", ())}
     flat = []
     for line in summary:
-        flat.append(line | {key: " ".join(map(str, line[key])) for key in ("seeds", "values", "commits")})
+        flat.append(line | {key: " ".join(map(str, line[key])) for key in ("seeds", "values", "commits", "numerics")})
         flat[-1]["published"] = paper.get((line["name"], line["task"], line["direction"], line["metric"]))
         if sweep:
             tuned = sweep["rows"][line["name"]]

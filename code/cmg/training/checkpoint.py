@@ -4,6 +4,7 @@
 
     format, epoch, step
     method_of     name of the method, and of files of one's own their paths and contents: what builds the module again
+    numerics      version of the arithmetic that it was trained with, the oldest of several (`cmg.CHANGES`)
     args          all settings, by the names of their flags
     shapes        dict modality -> shape of one clip's features
     features      dict modality -> where they come from (`cmg.data.provenance`)
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+import cmg
 from cmg import modalities
 from cmg.configs import with_values
 from cmg.data import provenance
@@ -88,15 +90,16 @@ def read(path):
     return content
 
 
-def inference_part(kept, settings, origin, features, epoch, step):
+def inference_part(kept, settings, origin, features, epoch, step, numerics=cmg.NUMERICS):
     """What `load_pretrained` needs.
 
     kept : the module. settings : dict of all flags. origin : of the method, see `cmg.methods.registry.origin`.
-    features : FeatureSet.
+    features : FeatureSet. numerics : version of the arithmetic.
     """
     return {
         "format": FORMAT,
         "method_of": origin,
+        "numerics": numerics,
         "args": settings,
         "shapes": {m: list(shape) for m, shape in features.shapes.items()},
         "features": {m: known._asdict() for m, known in features.provenance.items()},
@@ -112,6 +115,11 @@ def plain(rows):
     """Tuples as lists, as `weights_only` and JSON would give them back."""
     return {name: {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
             for name, row in rows.items()}
+
+
+def numerics_of(content) -> int:
+    """The version of what is made now out of a checkpoint: that of its oldest part."""
+    return min(content.get("numerics", 0), cmg.NUMERICS)
 
 
 def origin_of(content) -> dict:

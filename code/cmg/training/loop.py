@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import cmg
 from cmg.distributed import average_gradients, gather, mean_over_ranks, seed_shared, world
 from cmg.errors import UserError
 from cmg.methods import registry
@@ -42,6 +43,7 @@ class Trainer:
         if run.compile:
             self.compile()
         self.epoch = self.batch = self.step = 0
+        self.numerics = cmg.NUMERICS
         self.blocks = features.cache == "disk" and len(features) > BLOCKS * optimiser.batch_size
         self.per_epoch = len(self.order())
         self.total = run.epochs * self.per_epoch
@@ -196,7 +198,7 @@ class Trainer:
             return
         number = self.epoch if self.batch else self.epoch - 1  # the epoch that these weights belong to
         content = checkpoint.inference_part(self.method.kept(), self.settings, self.origin, self.features, number,
-                                            self.step)
+                                            self.step, self.numerics)
         due = (number + 1) % self.config.checkpoint_epochs == 0 or self.step == self.total
         if epoch_end and due:
             checkpoint.save(self.folder / f"epoch_{number:03d}.pt", content)
@@ -233,6 +235,7 @@ class Trainer:
 
     def load(self, content, path):
         """Take over a training state, whatever is in it."""
+        self.numerics = checkpoint.numerics_of(content)
         prefix = kept_prefix(self.method)
         state = {prefix + k: v for k, v in content["model"].items()} | content["method"]
         self.method.load_state_dict(state, strict=True)

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+import cmg
 from cmg.data.avs import S4Set, read_s4
 from cmg.downstream import avs
 from cmg.downstream.avs.checkpoints import trained
@@ -64,6 +65,8 @@ def test_trained_by_sound_and_asked_by_text(run, s4, pretrained, capsys):
     inside, outside = chosen & masks[:, :1], chosen & masks[[1, 0, 3, 2], :1]
     assert (inside.sum((2, 3)) > outside.sum((2, 3))).all()
     assert json.loads((run.out / "results.json").read_text()) == rows
+    assert {row["numerics"] for row in rows} == {cmg.NUMERICS}
+    assert json.loads((run.out / "args.json").read_text())["numerics"] == cmg.NUMERICS
     assert {path.name for path in run.out.iterdir()} == {"args.json", "best.pt", "best_paper.pt", "latest.pt",
                                                          "masks_strict.png", "masks_strict.pdf", "metrics.csv",
                                                          "results.json", "tb"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+import cmg
 from cmg.cli import git_commit, versions
 from cmg.data.avs import SPLITS, S4Set, read_s4
 from cmg.data.features import FeatureSet
@@ -108,7 +109,8 @@ class Task:
                 self._require_same_codes(content)
                 training.restore(content)
             print(", ".join(f"{split}: {len(self.clips[split])} clips" for split in SPLITS), file=sys.stderr)
-            record = {"task": "avs", **options, "versions": versions(), "commit": git_commit()}
+            record = {"task": "avs", **options, "versions": versions(), "numerics": cmg.NUMERICS,
+                      "commit": git_commit()}
             write_atomically(self.out / "args.json", json.dumps(record, indent=2) + "\n")
             training.run()
 
@@ -149,6 +151,7 @@ class Task:
             "val": content["best"][protocol], "f_half": figures[target].f_half,
             "checkpoint": str(self.path) if self.pretrained else None,
             "pretrain_seed": self.pretrained["args"].get("seed") if self.pretrained else None, "commit": git_commit(),
+            "numerics": checkpoint.numerics_of(self.pretrained) if self.pretrained else cmg.NUMERICS,
             "features": origin,
         } for metric in ("miou", "f_measure")]
 

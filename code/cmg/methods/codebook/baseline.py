@@ -65,7 +65,7 @@ class Commitment(nn.Module):
     """Pull z towards its own code and towards the codes that the other modalities chose for the same step (eq. 8).
 
     beta·‖z - sg[e_own]‖² + beta/2 ‖z - sg[e_other]‖², the second term averaged over the other modalities; squared
-    norms are means over elements.
+    norms are means over elements, with another modality over the steps that both have.
 
     timed : modalities whose step t is second t, the only ones that teach each other. None: all.
     """

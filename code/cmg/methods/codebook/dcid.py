@@ -18,6 +18,7 @@ from cmg.losses.club import CLUB
 from cmg.losses.cross_cpc import CrossCPC
 from cmg.methods.codebook.arithmetic import arithmetic_of
 from cmg.methods.codebook.objective import Objective
+from cmg.models.specific import cells
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class DisentanglingConfig(Config):
     Attributes
     ----------
     w_club : vCLUB between Φ and Ψ, eq. 5
+    club_reads : of Ψ's map of a grid, its mean, or every cell; the decoder reads every cell
     club_steps : likelihood steps a batch
     club_lr : learning rate of the likelihood steps
     w_cpc : Cross-CPC, eq. 6
@@ -35,6 +37,7 @@ class DisentanglingConfig(Config):
     """
 
     w_club: float = setting(1.0, number(least=0))
+    club_reads: str = setting("mean", choices=("mean", "map"))
     club_steps: int = setting(5, whole(1))
     club_lr: float = setting(1e-3, number(above=0))
     w_cpc: float = setting(1.0, number(least=0))
@@ -45,22 +48,38 @@ class DisentanglingConfig(Config):
 class Disentangling(nn.Module):
     """vCLUB between Φ and Ψ of every modality, with its alternating likelihood steps (eq. 5).
 
+    A vector of Ψ is what the decoder reads. Of a grid, however, the decoder reads Ψ's map, and "mean" bounds what Φ
+    says of the map's mean alone: what the mean does not show passes to the decoder unbounded. "map" bounds every cell,
+    as a y of its own with its own q(y | x), on average over cells.
+
     Parameters
     ----------
     steps, lr : likelihood steps per batch and their Adam learning rate (5 and 1e-3 in the released code).
     estimator : class of the estimators.
+    reads : "mean" or "map".
     """
 
-    def __init__(self, model, specific, dim, steps=5, lr=1e-3, estimator=CLUB):
+    def __init__(self, model, specific, dim, steps=5, lr=1e-3, estimator=CLUB, reads="mean"):
         super().__init__()
-        self.steps = steps
-        self.estimators = nn.ModuleDict({m: estimator(dim, specific[m].pooled_dim) for m in model.modalities})
+        self.steps, self.reads = steps, reads
+
+        def width(m):
+            psi = specific[m]
+            return psi.pooled_dim if reads == "mean" else psi.out_dim * cells(model.input_shapes[m])
+
+        self.estimators = nn.ModuleDict({m: estimator(dim, width(m)) for m in model.modalities})
         self.optimizer = torch.optim.Adam(self.estimators.parameters(), lr=lr, fused=True)
         self.estimators.requires_grad_(False)  # the main backward pass needs no gradient of them
 
     def vectors(self, state, m):
         """What of Φ is bounded: z, at the seconds at which Ψ was run, Tensor[B, T', D]."""
         return state.semantic[m][:, state.steps]
+
+    def pair(self, state, m):
+        """(x, y, which steps count): what of Φ and of Ψ is compared."""
+        x = self.vectors(state, m)
+        y = state.pooled[m] if self.reads == "mean" else state.specific[m].flatten(2)  # (B, T', h·w·S)
+        return x, y.to(x.dtype), state.valid[m][:, state.steps]
 
     def objective(self, given):
         """-log q(y | x), summed: the estimators share no parameter, so the gradient is that of each alone."""
@@ -69,12 +88,9 @@ class Disentangling(nn.Module):
     def fit(self, state):
         """The likelihood steps, in float32: autocast would make copies of the weights in bf16 once, and all steps but
         the first would read what is out of date."""
-        given = {}
-        for m in self.estimators:
-            x = self.vectors(state, m).detach()
-            given[m] = x, state.pooled[m].detach().to(x.dtype), state.valid[m][:, state.steps]
+        given = {m: tuple(part.detach() for part in self.pair(state, m)) for m in self.estimators}
         self.estimators.requires_grad_(True)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(next(self.estimators.parameters()).device.type, enabled=False):
             for _ in range(self.steps):
                 self.optimizer.zero_grad(set_to_none=True)
                 self.objective(given).backward()
@@ -86,9 +102,9 @@ class Disentangling(nn.Module):
         """The bounds, in float32 as well: differences of moments lose their digits in bf16."""
         bounds = {}
         for m, q in self.estimators.items():
-            x = self.vectors(state, m)
-            with torch.autocast(x.device.type, enabled=False):
-                bounds[m] = q.upper_bound(x, state.pooled[m].to(x.dtype), state.valid[m][:, state.steps])
+            pair = self.pair(state, m)
+            with torch.autocast(pair[0].device.type, enabled=False):
+                bounds[m] = q.upper_bound(*pair)
         return bounds
 
 
@@ -102,7 +118,7 @@ class Prediction(CrossCPC):
 def disentangling(blueprint):
     config, arithmetic = blueprint.config.objectives["dcid"], blueprint.arithmetic
     return arithmetic(Disentangling)(blueprint.model, blueprint.specific, blueprint.config.encoder.dim,
-                                     config.club_steps, config.club_lr, arithmetic(CLUB))
+                                     config.club_steps, config.club_lr, arithmetic(CLUB), config.club_reads)
 
 
 def prediction(blueprint):
@@ -114,9 +130,12 @@ def prediction(blueprint):
 
 
 def refuse(config, features):
-    """`UserError` for clips in which nothing can be predicted."""
+    """`UserError` for clips in which nothing can be predicted, and for what the released arithmetic does not have."""
     dcid, shortest = config.objectives["dcid"], min(shape[0] for shape in features.shapes.values())
     needed = arithmetic_of(config.model.equations)(Prediction).least_steps(dcid.cpc_steps)
+    if dcid.club_reads == "map" and config.model.equations == "released":
+        raise UserError("--club-reads map: the released arithmetic reads a head of its own; expected mean with "
+                        "--equations released")
     if dcid.w_cpc and shortest < needed:
         raise UserError(f"--cpc-steps {dcid.cpc_steps}: needs clips of at least {needed} steps, these have {shortest}; "
                         "expected a smaller one, longer clips or --w-cpc 0")

@@ -32,7 +32,7 @@ class State:
     semantic: dict = field(default_factory=dict)  # Tensor[B, T, D]: z = Φ(x)
     quantized: dict = field(default_factory=dict)  # Quantized
     specific: dict = field(default_factory=dict)  # what the decoder reads: Tensor[B, T, S] or [B, T, h, w, S]
-    pooled: dict = field(default_factory=dict)  # Tensor[B, T, Y]: what vCLUB reads
+    pooled: dict = field(default_factory=dict)  # Tensor[B, T, Y]: the mean of a map, which vCLUB reads
     # the T' of T steps at which Ψ was run: `specific` and `pooled` are [B, T', …]
     steps: slice | torch.Tensor = field(default_factory=lambda: slice(None))
 
