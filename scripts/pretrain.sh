@@ -12,8 +12,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 out="$root/checkpoint/synthetic"
 data=synthetic
 device=auto
+what=(--data synthetic --modalities video audio text --seed 0)
+preset=(--preset small)
 recipe=(--epochs 20 --batch-size 80 --lr 1e-3 --dim 128 --codes 128 --checkpoint-epochs 4
         --w-align 1 --cpc-temperature 0.1 --text-alignment clip)
+help=false
 
 given=("$@")
 for ((i = 0; i < $#; i++)); do
@@ -23,10 +26,14 @@ for ((i = 0; i < $#; i++)); do
     --out) out="$value" ;;
     --data) data="$value" ;;
     --device) device="$value" ;;
-    --preset) recipe=() ;;  # another preset brings its own
-    -h | --help) exec "$python" -m cmg.pretrain --preset small "$@" ;;  # with the defaults of what is run
+    --preset) recipe=() ;;                      # another preset brings its own
+    --method)                                   # and so does a method of one's own that is not joined with ours
+      if [[ "$value" =~ \.py(:|$) && "$value" != *+* ]]; then preset=() recipe=(); fi ;;
+    --config) what=() preset=() recipe=() data="${data#synthetic}" ;;  # says all there is to say
+    -h | --help) help=true ;;
   esac
 done
+if "$help"; then exec "$python" -m cmg.pretrain ${preset[@]+"${preset[@]}"} "$@"; fi  # with the defaults of what is run
 
 [[ "${NPROC:-1}" =~ ^[1-9][0-9]*$ ]] || {
   echo "pretrain.sh: error: NPROC=$NPROC: expected a number of processes" >&2
@@ -36,8 +43,7 @@ launch=("$python")
 if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standalone --nproc_per_node="$NPROC"); fi
 
 "${launch[@]}" -m cmg.pretrain \
-  --data synthetic --modalities video audio text --out "$out" --resume auto \
-  --preset small ${recipe[@]+"${recipe[@]}"} --seed 0 "$@"
+  --out "$out" --resume auto ${what[@]+"${what[@]}"} ${preset[@]+"${preset[@]}"} ${recipe[@]+"${recipe[@]}"} "$@"
 
 if [[ "$data" == synthetic ]]; then
   "$python" -m cmg.downstream.ave --checkpoint "$out" --data synthetic --protocol strict --seed 0 --device "$device"

@@ -58,7 +58,7 @@ def test_help_explains_every_flag_and_shows_every_default(parsers):
         for action in parser._actions:
             if not isinstance(action, argparse._SubParsersAction):
                 assert action.help, f"{action.option_strings}: no help"
-            if action.option_strings and action.default not in (None, False, "", (), argparse.SUPPRESS):
+            if action.option_strings and action.default not in (None, False, "", (), [], argparse.SUPPRESS):
                 values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
                 assert f"(default: {' '.join(map(str, values))})" in text or "default:" in action.help, action.dest
         assert str(ROOT) not in text  # no path of this machine

@@ -7,6 +7,7 @@ import pytest
 
 from cmg.cli import Parser, number, whole
 from cmg.configs import Config, add_flags, components, flag_of, flat, helps, nearest, setting, with_values
+from cmg.data.synthetic import SyntheticConfig
 from cmg.errors import UserError
 from cmg.methods import registry
 from cmg.methods.codebook.objective import CodebookMethodConfig
@@ -63,7 +64,7 @@ class TermConfig(Config):
 
 
 OUTER = OuterConfig(terms={"term": TermConfig(w_term=0.5)})
-FLAT = {"kind": "a", "fast": False, "careful": True, "size": 4, "rates": (0.5, 1.0), "w_term": 0.5}
+FLAT = {"kind": "a", "fast": False, "careful": True, "size": 4, "rates": [0.5, 1.0], "w_term": 0.5}
 
 
 @pytest.mark.parametrize("make, line", [
@@ -76,6 +77,15 @@ FLAT = {"kind": "a", "fast": False, "careful": True, "size": 4, "rates": (0.5, 1
     (lambda: OptimiserConfig(accumulate=True),
      "--accumulate: 'True' is not a whole number of at least 1 and below 2^31"),
     (lambda: OptimiserConfig(betas=[0.9, 1]), "--betas: '1' is not a number of at least 0 and below 1"),
+    (lambda: OptimiserConfig(betas=[0.9]), "--betas 0.9: expected two numbers"),
+    (lambda: OptimiserConfig(lr=None), "--lr: 'None' is not a number above 0"),
+    (lambda: OptimiserConfig(lr={}), "--lr: '{}' is not a number above 0"),
+    (lambda: OptimiserConfig(schedule=None), "--schedule: 'None' is not a text"),
+    (lambda: RunConfig(out=3), "--out: '3' is not a text"),
+    (lambda: RunConfig(modalities=["audio", 1]), "--modalities: '1' is not a text"),
+    (lambda: RunConfig(compile=None), "--compile: 'None' is not true or false"),
+    (lambda: SyntheticConfig(synthetic_clips=0),
+     "--synthetic-clips: '0' is not a whole number of at least 1 and below 2^31"),
     (lambda: OptimiserConfig(betas="0.9"), "--betas: '0.9' is not a list"),
     (lambda: OptimiserConfig(decay_norms="no"), "--decay-norms: 'no' is not true or false"),
     (lambda: RunConfig(cache="ram"), "--cache: 'ram' is unknown; expected device, host, disk, auto"),
@@ -160,6 +170,23 @@ def test_every_setting_is_explained():
             for one in fields(component):
                 if not isinstance(getattr(component, one.name), Config | dict):
                     assert said.get(one.name), f"{type(component).__name__}.{one.name}"
+
+
+def test_a_setting_without_a_word_about_it_is_refused():
+    @dataclass(frozen=True)
+    class Silent(Config):
+        """Silent."""
+
+        size: int = setting(4, whole(1))
+
+    @dataclass(frozen=True)
+    class Plain(Config):
+        size: int = 4
+
+    with pytest.raises(UserError, match="^Silent.size: expected a line `size : what it is` under Attributes"):
+        add_flags(Parser(prog="test"), Silent())
+    with pytest.raises(UserError, match=r"^size = 4: expected size = setting\(4, …\)"):
+        Plain()
 
 
 @pytest.mark.parametrize("argv, line", [

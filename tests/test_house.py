@@ -192,6 +192,20 @@ def test_pretrain_script_leaves_other_data_and_presets_alone(called):
         ["-m", "cmg.pretrain", "--preset", "small", "--seed", "1", "--help"]]
 
 
+@pytest.mark.parametrize("flag, value, dropped, kept", [
+    ("--method", "my methods/mine.py", ["--preset", "--lr"], ["--modalities", "--seed"]),
+    ("--method", "mine.py:Mine", ["--preset", "--lr"], ["--data"]),
+    ("--method", "dcid+mine.py", [], ["--preset", "--lr", "--dim"]),
+    ("--config", "args.json", ["--preset", "--lr", "--data", "--modalities", "--seed"], ["--resume"]),
+])
+def test_pretrain_script_sets_what_the_method_or_the_config_leaves_open(called, flag, value, dropped, kept):
+    """A method of one's own has presets of its own, and a --config says all there is to say."""
+    pretrain = called("scripts/pretrain.sh", flag, value)[0]
+    assert pretrain[-2:] == [flag, value] and not {*dropped} & {*pretrain} and {*kept} <= {*pretrain}
+    shown = called("scripts/pretrain.sh", flag, value, "--help")
+    assert shown == [["-m", "cmg.pretrain", *["--preset", "small"][: 2 * ("--preset" in kept)], flag, value, "--help"]]
+
+
 def test_pretrain_script_honours_nproc(called):
     pretrain, ave = called("scripts/pretrain.sh", NPROC="2")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cmg.pretrain"]

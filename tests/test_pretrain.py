@@ -368,6 +368,8 @@ def test_args_json_gives_a_run_back_and_flags_win(clips, tmp_path, capsys):
     flags = [json.loads((folder / "args.json").read_text())["flags"] for folder in (out, again)]
     assert flags[1] == flags[0] | {"out": str(again)} and flags[0]["preset"] == "small" and flags[0]["dim"] == 16
     assert "not empty" in refused(capsys, "--config", config)  # its own folder is --out
+    main(["--config", config, "--resume", "auto", "--epochs", "3"])  # and goes on there
+    assert torch.load(out / "latest.pt", weights_only=True)["epoch"] == 2
 
     settings = parse(["--config", config, "--out", "x", "--dim", "32", "--batch_size", "4", "--epochs=1"])
     assert settings.flags == flags[0] | {"out": "x", "dim": 32, "batch_size": 4, "epochs": 1, "resume": None}
@@ -383,6 +385,11 @@ def test_args_json_gives_a_run_back_and_flags_win(clips, tmp_path, capsys):
     ({"dim": 30}, "--dim: '30' is not a multiple of 4 of at least 4 and below 2^31"),
     ({"epochs": 1.5}, "--epochs: '1.5' is not a whole number of at least 1 and below 2^31"),
     ({"method": "none"}, "--method none: expected one of"),
+    ({"method": 3}, "'method' is 3; expected a name"),
+    ({"preset": ["small"]}, "'preset' is ['small']; expected a name"),
+    ({"lr": None}, "--lr: 'None' is not a number above 0"),
+    ({"transformer": {}}, "--transformer: '{}' is not a text"),
+    ({"synthetic_clips": -1}, "--synthetic-clips: '-1' is not a whole number of at least 1 and below 2^31"),
     ([1], "not the args.json of a run; expected a JSON object of flags"),
 ])
 def test_a_config_of_unknown_settings_is_one_line(clips, tmp_path, capsys, flags, line):

@@ -23,7 +23,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action):
         default = action.default
-        if default is None or default is False or default in (argparse.SUPPRESS, "", ()) or "default:" in action.help:
+        if default in (None, argparse.SUPPRESS, "", [], ()) or default is False or "default:" in action.help:
             return action.help
         shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
         return f"{action.help} (default: {shown.replace('%', '%%')})"

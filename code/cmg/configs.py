@@ -50,21 +50,38 @@ class Config:
 def _checked(one, value):
     """The value of a field, brought to its type; `UserError` names the flag."""
     check, choices = one.metadata.get("check"), one.metadata.get("choices")
-    if value is None or isinstance(value, Config | dict) or value == one.default and type(value) is type(one.default):
+    if one.default is dataclasses.MISSING or isinstance(one.default, Config):  # a component
+        return value
+    if not one.metadata:
+        raise UserError(f"{one.name} = {one.default!r}: expected {one.name} = setting({one.default!r}, …)")
+    if value is None and (one.default is None or "None" in str(one.type)):
         return value
     try:
+        if isinstance(one.default, bool):
+            check = truth
         if one.metadata.get("several"):
             if not isinstance(value, list | tuple):
                 raise argparse.ArgumentTypeError(f"'{value}' is not a list")
-            return [check(each) if check else each for each in value]
-        if check:
-            value = check(value)
-        elif isinstance(one.default, bool) and not isinstance(value, bool):
-            raise argparse.ArgumentTypeError(f"'{value}' is not true or false")
+            return [(check or text)(each) for each in value]
+        value = (check or text)(value)
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{flag_of(one.name)}: {error}") from None
     if choices and value not in choices:
         raise UserError(f"{flag_of(one.name)}: '{value}' is unknown; expected {', '.join(map(str, choices))}")
+    return value
+
+
+def truth(value):
+    """A truth value and nothing that counts as one."""
+    if not isinstance(value, bool):
+        raise argparse.ArgumentTypeError(f"'{value}' is not true or false")
+    return value
+
+
+def text(value):
+    """A text and nothing that can be written as one."""
+    if not isinstance(value, str):
+        raise argparse.ArgumentTypeError(f"'{value}' is not a text")
     return value
 
 
@@ -132,6 +149,10 @@ def add_flags(parser, config, title=None):
     groups = []
     for component in components(config):
         said = helps(type(component))
+        for one in own_fields(component):
+            if one.name not in said:
+                raise UserError(f"{type(component).__name__}.{one.name}: expected a line `{one.name} : what it is` "
+                                "under Attributes in the docstring of the class")
         group = parser.add_argument_group(title or inspect.getdoc(component).partition("\n")[0].rstrip("."))
         groups.append(group)
         for one in own_fields(component):

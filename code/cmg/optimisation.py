@@ -7,6 +7,7 @@ import torch
 
 from cmg.cli import number, whole
 from cmg.configs import Config, setting
+from cmg.errors import UserError
 
 OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -41,6 +42,11 @@ class OptimiserConfig(Config):
     lr_decay: float = setting(0.9, number(above=0))
     warmup_steps: int = setting(0, whole())
     clip_grad: float = setting(0.5, number(least=0))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.betas) != 2:
+            raise UserError(f"--betas {' '.join(map(str, self.betas))}: expected two numbers")
 
     def groups(self, parameters):
         """Parameter groups: one, or with --no-decay-norms the vectors and scalars apart, without decay."""

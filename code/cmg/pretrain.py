@@ -23,7 +23,7 @@ from cmg import distributed
 from cmg.cli import Parser, command, git_commit, require_folder, versions
 from cmg.configs import Config, add_flags, flag_of, flat, nearest, with_values
 from cmg.data.features import FeatureSet
-from cmg.data.synthetic import add_synthetic_flags, synthetic_files, synthetic_spec
+from cmg.data.synthetic import SyntheticConfig, synthetic_files, synthetic_spec
 from cmg.errors import UserError
 from cmg.files import locked, read_text, write_atomically
 from cmg.methods import registry
@@ -61,8 +61,11 @@ def parser(kind, preset, recipe):
     run, *_ = add_flags(p, RunConfig(epochs=recipe.epochs), "run")
     add_recipe_flags(run, preset)
     add_flags(p, recipe.optimiser, "optimisation")
-    add_flags(p, recipe.method)
-    add_synthetic_flags(p)
+    try:
+        add_flags(p, recipe.method)
+        add_flags(p, SyntheticConfig())
+    except argparse.ArgumentError as error:  # one of one's own that is called as another one is
+        raise UserError(f"--method {kind.name or kind.__name__}: {error}; expected another name") from None
     return p
 
 
@@ -84,11 +87,14 @@ def parse(argv=None) -> Settings:
     if first.preset not in (None, given.get("preset", first.preset)):
         raise UserError(f"--preset {first.preset}: --config {first.config} says what a preset says; expected one of "
                         "the two")
-    early.set_defaults(**{name: given[name] for name in ("method", "preset") if name in given})
+    for name in given.keys() & {"method", "preset"}:
+        if not isinstance(given[name], str):
+            raise UserError(f"--config {first.config}: {name!r} is {given[name]!r}; expected a name")
+        early.set_defaults(**{name: given[name]})
     first = early.parse_known_args(argv)[0]
     kind = registry.find(first.method)
+    recipe = registry.recipe_of(kind, first.preset)
     preset = first.preset or next(iter(kind.all_recipes()))
-    recipe = registry.recipe_of(kind, preset)
     p = parser(kind, preset, recipe)
     known = {action.dest: action.help for action in p._actions if action.dest != "help"}
     for name in given:
@@ -100,10 +106,11 @@ def parse(argv=None) -> Settings:
     p.set_defaults(**given)
     flags = vars(p.parse_args(argv)) | {"method": registry.absolute(first.method), "preset": preset}
     flags.pop("config")
-    settings = Settings(flags, kind, RunConfig(**{name: flags[name] for name in flat(RunConfig())}),
-                        with_values(recipe.optimiser, flags), with_values(recipe.method, flags))
-    kind.check(settings.method, recipe)
-    return settings
+    run, optimiser, method, synthetic = (with_values(config, flags) for config in (
+        RunConfig(), recipe.optimiser, recipe.method, SyntheticConfig()))
+    kind.check(method, recipe)
+    typed = flat(run) | flat(optimiser) | flat(method) | flat(synthetic)
+    return Settings(flags | typed, kind, run, optimiser, method)
 
 
 def read_config(path) -> dict:
@@ -121,7 +128,7 @@ def open_data(settings, device):
     if "synthetic" in paths:
         if len(paths) > 1:
             raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
-        paths = [synthetic_files(spec=synthetic_spec(argparse.Namespace(**settings.flags))).pretrain]
+        paths = [synthetic_files(spec=synthetic_spec(settings.flags)).pretrain]
     features = FeatureSet(paths, run.modalities, run.cache, device)
     settings.kind.refuse(settings.method, features)
     if len(features) < settings.kind.least_clips:
@@ -163,7 +170,7 @@ def refuse_other_flags(settings, content, latest):
         raise UserError(f"--method {method}: {latest} was trained with {trained}; expected the same, or another --out")
     kind, before = checkpoint.method_of(content, latest, method)
     recipe = registry.recipe_of(kind, settings.flags["preset"])
-    before = flat(recipe.optimiser) | content["args"] | flat(before)
+    before = content["args"] | flat(with_values(recipe.optimiser, content["args"])) | flat(before)
     for name, value in settings.flags.items():
         unset = name == "modalities" and value is None  # the data decided, and still does
         if name not in FREE_ON_RESUME and not unset and before.get(name, value) != value:

@@ -10,9 +10,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cmg.configs import add_flags
 from cmg.data.ave import read_ave, segment_labels
 from cmg.data.features import FeatureFile, FeatureSet
-from cmg.data.synthetic import SyntheticSpec, add_synthetic_flags, sample_events, synthetic_files, synthetic_spec
+from cmg.data.synthetic import SyntheticConfig, SyntheticSpec, sample_events, synthetic_files, synthetic_spec
 from cmg.errors import UserError
 
 SMALL = SyntheticSpec(clips=60, ave_clips=(30, 10, 10), classes=5)
@@ -214,10 +215,10 @@ def test_cache_is_used_again_and_repaired(tmp_path):
 
 def test_flags_reach_the_spec():
     parser = argparse.ArgumentParser()
-    add_synthetic_flags(parser)
-    assert synthetic_spec(parser.parse_args([])) == SyntheticSpec()
+    add_flags(parser, SyntheticConfig())
+    assert synthetic_spec(vars(parser.parse_args([]))) == synthetic_spec({}) == SyntheticSpec()
     line = "--synthetic-clips 7 --synthetic-classes 3 --synthetic-difficulty 0.5"
-    assert synthetic_spec(parser.parse_args(line.split())) == SyntheticSpec(clips=7, classes=3, difficulty=0.5)
+    assert synthetic_spec(vars(parser.parse_args(line.split()))) == SyntheticSpec(clips=7, classes=3, difficulty=0.5)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cmg.cli import number, whole
+from cmg.configs import Config, setting, with_values
 from cmg.data.features import FeatureWriter
 from cmg.errors import UserError
 from cmg.files import write_atomically
@@ -77,15 +78,15 @@ class SyntheticSpec:
     grids: tuple[str, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "grids", tuple(self.grids))
         for name in self.grids:
             if name in BUILT_IN:
                 raise UserError(f"--synthetic-grids {name}: the set has {', '.join(BUILT_IN)} already; expected "
                                 "another name")
             declare(Modality(name, name, ("grids", "vectors")), "--synthetic-grids")
-        if self.clips < 1:
-            raise UserError(f"--synthetic-clips is {self.clips}, expected at least 1")
-        if self.classes < 2:
-            raise UserError(f"--synthetic-classes is {self.classes}, expected at least 2")
+        for name, least in (("clips", 1), ("classes", 2)):
+            if getattr(self, name) < least:
+                raise UserError(f"--synthetic-{name} is {getattr(self, name)}, expected at least {least}")
         if self.seconds < 2 * SHORTEST or self.words < 3:
             raise UserError(f"clips of {self.seconds} seconds and {self.words} words, expected at least 6 and 3")
         if not 0 <= self.difficulty <= 100:  # false for nan too; above 100 float16 would overflow
@@ -116,40 +117,39 @@ class World(NamedTuple):
     bias: np.ndarray  # [d], b
 
 
-def add_synthetic_flags(parser):
-    """Flags of `--data synthetic`; `synthetic_spec` reads them."""
-    group = parser.add_argument_group("built-in synthetic set (--data synthetic)")
-    spec = SyntheticSpec()
-    group.add_argument("--synthetic-clips", type=whole(1), default=spec.clips, help="pretraining clips")
-    group.add_argument("--synthetic-classes", type=whole(2), default=spec.classes, help="event classes")
-    group.add_argument(
-        "--synthetic-difficulty", type=number(least=0), default=spec.difficulty, help="factor on nuisance and noise"
-    )
-    group.add_argument("--synthetic-grids", nargs="+", default=[], metavar="NAME",
-                       help="further modalities of these names, depth say, that see what video sees")
+@dataclass(frozen=True)
+class SyntheticConfig(Config):
+    """Built-in synthetic set (--data synthetic).
+
+    Attributes
+    ----------
+    synthetic_clips : pretraining clips
+    synthetic_classes : event classes
+    synthetic_difficulty : factor on nuisance and noise
+    synthetic_grids : further modalities of these names, depth say, that see what video sees
+    """
+
+    synthetic_clips: int = setting(SyntheticSpec.clips, whole(1))
+    synthetic_classes: int = setting(SyntheticSpec.classes, whole(2))
+    synthetic_difficulty: float = setting(SyntheticSpec.difficulty, number(least=0))
+    synthetic_grids: list = setting((), several=True, metavar="NAME")
 
 
-def synthetic_spec(args):
-    """The `SyntheticSpec` that parsed flags ask for."""
-    return SyntheticSpec(
-        clips=args.synthetic_clips, classes=args.synthetic_classes, difficulty=args.synthetic_difficulty,
-        grids=tuple(getattr(args, "synthetic_grids", ())),  # a checkpoint may be older
-    )
+def synthetic_spec(flags):
+    """The `SyntheticSpec` that flags ask for, a dict that may be older than a flag."""
+    config = with_values(SyntheticConfig(), flags)
+    return SyntheticSpec(clips=config.synthetic_clips, classes=config.synthetic_classes, grids=config.synthetic_grids,
+                         difficulty=config.synthetic_difficulty)
 
 
 def synthetic_files(root=None, spec=SyntheticSpec()):
-    """Write the set into `root/synthetic-<hash of spec>` unless it lies there already.
+    """Write the set into `root/synthetic-<hash of spec>` unless it lies there already -> SyntheticFiles.
 
     Several processes may do so at once: every file is renamed into place complete, and all write the same.
 
     Parameters
     ----------
     root : folder that holds such sets; the checkout's `data/` if None.
-    spec : SyntheticSpec
-
-    Returns
-    -------
-    SyntheticFiles
     """
     folder = Path(root or _data_folder()) / f"synthetic-{_digest(spec)}"
     files = SyntheticFiles(folder / "pretrain.h5", folder / "ave.h5", folder / "annotations")

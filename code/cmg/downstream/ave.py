@@ -24,7 +24,6 @@ always answering the training split's most frequent class. Values are means over
 A picture of them is drawn (`ave_strict.png` and `.pdf`).
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -158,7 +157,7 @@ def open_task(run: Run) -> AveTask:
     if "synthetic" in paths and len(paths) > 1:
         raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
     if paths == ["synthetic"]:
-        files = synthetic_files(spec=synthetic_spec(argparse.Namespace(**run.content["args"])))
+        files = synthetic_files(spec=synthetic_spec(run.content["args"]))
         paths, annotations = [files.ave], annotations or files.annotations
     elif annotations is None:
         raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt")
