@@ -17,6 +17,7 @@ SAMPLE_RATE = 16_000  # Hz, mono: what every audio backbone gets
 FRAMES_PER_SECOND = 16  # at most so many frames of a second, evenly chosen; more cost time and change little
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
 SUFFIXES += (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac")
+DISPLAY_MATRIX = "DISPLAYMATRIX"
 SOUND_GAP = 0.05  # s; smaller jumps of time stamps are the container's rounding, not missing sound
 
 
@@ -37,8 +38,8 @@ def video_seconds(path, seconds, most=FRAMES_PER_SECOND):
 
     Second s has the frames with s <= pts < s + 1, at most `most` of them, evenly chosen: their time stamps count, not
     their number, whatever the frame rate does. A second without a frame of its own (a slide show) has the frame that
-    was still on screen. Frames are turned upright as the file says (telephones film sideways). Of several video tracks
-    the first is read.
+    was still on screen. Frames are turned and mirrored as the file says (telephones film sideways). Of several video
+    tracks the first is read.
 
     Yields
     ------
@@ -157,5 +158,23 @@ def _pictures(frames, most):
     chosen = [frames[(2 * i + 1) * len(frames) // (2 * n)] for i in range(n)]
     size = {"width": chosen[0].width, "height": chosen[0].height}
     pictures = np.stack([frame.reformat(format="rgb24", **size).to_ndarray() for frame in chosen])
-    quarters = round(chosen[0].rotation / 90) % 4  # counterclockwise
-    return np.ascontiguousarray(np.rot90(pictures, quarters, axes=(1, 2))) if quarters else pictures
+    return _upright(pictures, chosen[0].side_data.get(DISPLAY_MATRIX))
+
+
+def _upright(pictures, matrix):
+    """Pictures [n, H, W, 3] in the nearest of the eight orientations to what the file says.
+
+    matrix : 9 int32 (a, b, u, c, d, v, x, y, w), or None. The pixel at (x, y), y downwards, is shown at
+        (a x + c y, b x + d y): turned, mirrored or both, as front cameras do.
+    """
+    if matrix is None:
+        return pictures
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    across, down = a, d
+    if abs(b) + abs(c) > abs(a) + abs(d):  # rows are shown as columns
+        pictures, across, down = pictures.swapaxes(1, 2), c, b
+    if across < 0:
+        pictures = pictures[:, :, ::-1]
+    if down < 0:
+        pictures = pictures[:, ::-1]
+    return np.ascontiguousarray(pictures)
