@@ -554,7 +554,8 @@ def test_a_dying_decoder_costs_one_clip():
         (["--select", "pre_*"], r"--select pre_\*: matches none of the 6 clips"),
         (["--captions", "gone.csv"], r"--captions gone.csv: cannot be read \(No such file"),
         (["--captions", "{columns}"], r"expected the columns id and caption, found \['name', 'text'\]"),
-        (["--captions", "{repeats}"], r"id 'a' occurs twice \(line 3\)"),
+        (["--captions", "{repeats}", "--modalities", "text"], r"'a' occurs twice \(line 3\)"),
+        (["--captions", "{nowhere}"], "none of its 1 ids is the name of a file, .*: captions have 'x', files 'a'"),
         (["--captions", "{clips}/f.wav"], "not a UTF-8 CSV file"),
         (["--captions", "{commas}"], "line 3 has more than 2 fields; expected id,caption, and commas .* within quotes"),
         (["--captions", "{nobody}"], "line 2 has no id"),
@@ -581,10 +582,11 @@ def test_wrong_calls_end_in_one_line(clips, tmp_path, capsys, flags, match):
     (tmp_path / "columns").write_text("name,text\n")
     (tmp_path / "repeats").write_text("id,caption\na,x\na,y\n")
     (tmp_path / "commas").write_text("id,caption\na,x\nb,a dog, barking\n")
+    (tmp_path / "nowhere").write_text("id,caption\nx,y\n")
     (tmp_path / "nobody").write_text("id,caption\n,x\n")
     (tmp_path / "unclosed").write_text('id,caption\na,"x\nb,y\nc,z\n')  # all of the rest would be a's caption
     before = sorted(tmp_path.rglob("*"))
-    names = ("empty", "twice", "columns", "repeats", "clips", "commas", "nobody", "unclosed")
+    names = ("empty", "twice", "columns", "repeats", "clips", "commas", "nobody", "nowhere", "unclosed")
     places = {name: tmp_path / name for name in names}
     flags = [flag.format(**places) for flag in flags]
     with pytest.raises(SystemExit) as caught:

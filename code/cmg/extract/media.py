@@ -1,6 +1,7 @@
 """Decode media files second by second with PyAV: frames of each second, sound of each second."""
 
 import math
+import os
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ except ImportError:  # an extra: captions alone can be extracted without it
 SAMPLE_RATE = 16_000  # Hz, mono: what every audio backbone gets
 FRAMES_PER_SECOND = 16  # at most so many frames of a second, evenly chosen; more cost time and change little
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
-SUFFIXES += (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac")
+SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac")
+SUFFIXES += SOUND_SUFFIXES
 DISPLAY_MATRIX = "DISPLAYMATRIX"
 SOUND_GAP = 0.05  # s; smaller jumps of time stamps are the container's rounding, not missing sound
 
@@ -119,8 +121,10 @@ def _open(path):
     if av is None:
         raise UserError("reading media files needs PyAV: pip install av, or this project with its extra [extract]")
     try:
-        return av.open(str(path))
+        return av.open(f"file:{path}")  # or "a:b.mp4" would be read by a protocol "a"
     except (av.error.FFmpegError, OSError) as error:
+        if os.path.islink(path) and not os.path.exists(path):
+            raise BadClip("a link that leads nowhere") from None
         raise BadClip(f"cannot be opened ({error.strerror})") from None
 
 
