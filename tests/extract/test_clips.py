@@ -57,8 +57,8 @@ def test_a_folder_whose_name_is_not_utf8(tmp_path):
     assert FeatureFile(tmp_path / "a.h5").attrs["source"] == rf"{tmp_path}/d\udce9"
 
 
-NAMES = ["-a", "drone #3", " spaces ", "a:b", "http:c", "%03d", "q?x=1&y", "100%", "ünï", "猫", "x.mp4", "UPPER", "it's",
-         "a\tb", "\u2028line"]
+NAMES = ["-a", "drone #3", " spaces ", "a:b", "http:c", "%03d", "q?x=1&y", "100%", "ünï", "猫", "x.mp4", "UPPER",
+         "it's", "a\tb", "\u2028line"]
 
 
 def test_odd_names_are_names(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from cmg.data.features import FeatureFile
 from cmg.extract import shards, workers
 from cmg.extract.__main__ import main
 from cmg.extract.backbones import BACKBONES, Choice, load_backbone
-from cmg.extract.hashed import HashedWords, words_of
+from cmg.extract.hashed import HashedWords
 from cmg.extract.logmel import BINS, CENTRE, FLOOR, MELS, SPREAD, LogMel
 from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.extract.pixels import Pixels, edges, region
@@ -291,25 +291,6 @@ def test_logmel_keeps_the_time_within_a_second():
     np.testing.assert_allclose(x[0], silence, atol=1e-6)
     assert x[1].max(axis=-1).argmax() == 3
     np.testing.assert_allclose(x[1, [0, 1, 6, 9]], silence, atol=1e-6)
-
-
-def test_hash_is_pinned():
-    """ "<a", "a>" and "<a>": CRC-32 modulo 300 is the place, its top bit the sign; the same on every machine."""
-    x = HashedWords()(["a"])[0]
-    assert {int(i): round(float(x[i]) * 3**0.5) for i in np.flatnonzero(x)} == {206: -1, 54: 1, 115: -1}
-    np.testing.assert_array_equal(HashedWords()(["b", "a"])[1], x)
-
-
-def test_hash_of_related_words_is_close():
-    x = HashedWords()(["digit", "digits", "seven", "größer"])
-    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-6)
-    assert x[0] @ x[1] > 0.6 and abs(x[0] @ x[2]) < 0.3
-
-
-def test_words_of_a_caption():
-    assert words_of("  A dog's BARK — loud, (very) loud!  ") == ["a", "dog's", "bark", "loud", "very", "loud"]
-    assert words_of("Straße 42 … ") == ["straße", "42"]
-    assert words_of("—!") == []
 
 
 # --- the command --------------------------------------------------------------------------------------------------

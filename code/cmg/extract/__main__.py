@@ -26,7 +26,7 @@ from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES, Choice
 from cmg.extract.captions import first_of_each, read_captions, unique
 from cmg.extract.clips import Media, find_media
-from cmg.extract.hashed import words_of
+from cmg.extract.hashed import UNSPACED, words_of
 from cmg.extract.media import FRAMES_PER_SECOND
 from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
@@ -94,8 +94,12 @@ def list_jobs(args):
     names = [name for name in sorted(media) if any(fnmatch.fnmatchcase(name, glob) for glob in args.select)]
     if not names:
         raise UserError(f"--select {' '.join(args.select)}: matches none of the {len(media)} clips")
-    return [Job(name, media[name].path, tuple(words_of(captions.get(name, ""))), media[name].sound)
-            for name in names], notes
+    jobs = [Job(name, media[name].path, tuple(words_of(captions.get(name, ""))), media[name].sound) for name in names]
+    unspaced = [job.id for job in jobs if any(map(UNSPACED.search, job.words))]
+    if unspaced:
+        notes.append(f"--captions {args.captions}: {len(unspaced)} captions, such as that of '{unspaced[0]}', have no "
+                     "spaces between words, so that a clause is one word; expected spaces")
+    return jobs, notes
 
 
 def write_failed(path, failed):
