@@ -124,10 +124,16 @@ def test_sound_is_resampled_and_mixed_down(tmp_path, rate):
     assert sound[2, 8200:].abs().max() < 1e-3  # the missing half second is silence
 
 
-def test_channels_in_opposite_phase_cancel(tmp_path):
-    left = tone(440, 1, 16000)
+def test_channels_in_opposite_phase_are_told(tmp_path):
+    """Their mean is silence that nobody hears; silence itself, and what cancels in part, are sound like any other."""
+    left, quiet = tone(440, 1, 16000), np.zeros(16000)
     write_wav(tmp_path / "a.wav", np.stack([left, -left], axis=1), 16000)
-    assert audio_seconds(tmp_path / "a.wav", 1).abs().max() < 1e-4
+    with pytest.raises(BadClip, match="the channels are in opposite phase, their mean is silent"):
+        audio_seconds(tmp_path / "a.wav", 1)
+    write_wav(tmp_path / "b.wav", np.stack([left, -0.9 * left], axis=1), 16000)
+    np.testing.assert_allclose(audio_seconds(tmp_path / "b.wav", 1)[0], 0.05 * left, atol=1e-4)
+    write_wav(tmp_path / "c.wav", np.stack([quiet, quiet], axis=1), 16000)
+    assert not audio_seconds(tmp_path / "c.wav", 1).any()
 
 
 def test_tracks_that_are_not_there_or_damaged(tmp_path, digit_media):

@@ -20,6 +20,7 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".
 SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac")
 SUFFIXES += SOUND_SUFFIXES
 DISPLAY_MATRIX = "DISPLAYMATRIX"
+CANCELLED = 1e-3  # of the loudest sample; a mean of channels that stays below is silence they do not have
 SOUND_GAP = 0.05  # s; smaller jumps of time stamps are the container's rounding, not missing sound
 
 
@@ -85,13 +86,13 @@ def audio_seconds(path, seconds):
 
     Raises
     ------
-    BadClip : not a media file, no audio track, damaged.
+    BadClip : not a media file, no audio track, damaged, channels whose mean is silent though they are not.
     """
     with _open(path) as container:
         if not container.streams.audio:
             raise BadClip("no audio track")
         to_float = av.AudioResampler(format="fltp")  # sample format only: the channels' mean is taken below
-        sound, rate, cursor = None, 0, 0
+        sound, rate, cursor, loudest = None, 0, 0, 0.0
         for frame, time in _frames(container, container.streams.audio[0], _origin(container)):
             if sound is None:
                 rate = frame.sample_rate  # the decoder's, which may be twice what the container says (HE-AAC)
@@ -105,13 +106,15 @@ def audio_seconds(path, seconds):
             except ValueError:
                 raise BadClip("the sound's format changes midway") from None
             for block in blocks:
-                mono = block.to_ndarray().mean(axis=0)  # [channels, n] -> [n]
                 skip = max(0, -cursor)  # sound from before the clip's start
-                part = mono[skip : len(sound) - cursor]
-                sound[cursor + skip : cursor + skip + len(part)] = part
-                cursor += len(mono)
+                channels = block.to_ndarray()[:, skip : len(sound) - cursor]  # [channels, n]
+                loudest = max(loudest, np.abs(channels).max(initial=0.0))
+                sound[cursor + skip : cursor + skip + channels.shape[1]] = channels.mean(axis=0)
+                cursor += block.samples
     if cursor <= 0:
         raise BadClip("no sound could be decoded")
+    if np.abs(sound).max() < CANCELLED * loudest:
+        raise BadClip("the channels are in opposite phase, their mean is silent")
     wave = torchaudio.functional.resample(torch.from_numpy(sound), rate, SAMPLE_RATE)
     n = covered_seconds(cursor / rate, seconds)
     return wave[: n * SAMPLE_RATE].view(n, SAMPLE_RATE)
