@@ -109,7 +109,9 @@ VGGSOUND = 'glLQ_000300.mp4,playing organ\r\nglLQ_000310.mp4,"dog, barking"\r\n'
     (COCO, [("000007#0", "000007", "a cat"), ("000007#1", "000007", "one cat")], 0),
     (VGGSOUND, [("glLQ_000300", "glLQ_000300", "playing organ"), ("glLQ_000310", "glLQ_000310", "dog, barking")], 0),
     ("--0P,30,waterfall,train\n", [("--0P_000030", "--0P_000030", "waterfall")], 0),
-], ids=["clotho", "audiocaps", "msrvtt", "msrvtt-comma", "coco", "vggsound", "vggsound-full"])
+    ("file_name,caption_1\ndrone #3.wav,A drone\ndrone.wav,Hum\n",
+     [("drone #3#0", "drone #3", "A drone"), ("drone", "drone", "Hum")], 0),
+], ids=["clotho", "audiocaps", "msrvtt", "msrvtt-comma", "coco", "vggsound", "vggsound-full", "number"])
 def test_captions_of_public_sets(tmp_path, text, expected, left_out):
     path = tmp_path / "captions"
     path.write_bytes(text.encode())
@@ -234,6 +236,17 @@ def test_captions_of_their_own(tmp_path):
     # Clips 3 to 7 have no caption. c1 shares code 1 with the caption of c9: mean rank 1.5.
     assert to_text["codes_r1"]["value"] == 25.0 and to_text["codes_r5"]["value"] == 37.5
     assert to_text["codes_median_rank"]["value"] is None
+
+
+def test_captions_of_clips_whose_names_end_in_a_number(tmp_path):
+    """`c0 #1` is a clip, as its name says; `c1 #2#0` a caption of another one, and `c2#1` of a third."""
+    ids = ["c0 #1", "c1 #2", "c2", "c3"]
+    features = FeatureSet(write_features(tmp_path / "a.h5", ids, ["audio"]))
+    texts = FeatureSet(write_features(tmp_path / "t.h5", ["c0 #1", "c1 #2#0", "c2#1", "c3"], ["text"]))
+    rows = zero_shot(OneHotModel(), Collection(features, texts), [("text", "audio"), ("audio", "text")], FAST)
+    for source, target in (("text", "audio"), ("audio", "text")):
+        one = by_metric(rows, source, target)["codes_r1"]
+        assert (one["value"], one["n_test"], one["n_missing"]) == (100.0, 4, 0)
 
 
 def test_pretrained_clips_are_left_out(tmp_path):

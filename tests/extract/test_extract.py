@@ -17,7 +17,7 @@ from cmg.data.features import FeatureFile
 from cmg.extract import shards, workers
 from cmg.extract.__main__ import main
 from cmg.extract.backbones import BACKBONES, Choice, load_backbone
-from cmg.extract.hashed import HashedWords, words_of
+from cmg.extract.hashed import HashedWords
 from cmg.extract.logmel import BINS, CENTRE, FLOOR, MELS, SPREAD, LogMel
 from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.extract.pixels import Pixels, edges, region
@@ -124,10 +124,16 @@ def test_sound_is_resampled_and_mixed_down(tmp_path, rate):
     assert sound[2, 8200:].abs().max() < 1e-3  # the missing half second is silence
 
 
-def test_channels_in_opposite_phase_cancel(tmp_path):
-    left = tone(440, 1, 16000)
+def test_channels_in_opposite_phase_are_told(tmp_path):
+    """Their mean is silence that nobody hears; silence itself, and what cancels in part, are sound like any other."""
+    left, quiet = tone(440, 1, 16000), np.zeros(16000)
     write_wav(tmp_path / "a.wav", np.stack([left, -left], axis=1), 16000)
-    assert audio_seconds(tmp_path / "a.wav", 1).abs().max() < 1e-4
+    with pytest.raises(BadClip, match="the channels are in opposite phase, their mean is silent"):
+        audio_seconds(tmp_path / "a.wav", 1)
+    write_wav(tmp_path / "b.wav", np.stack([left, -0.9 * left], axis=1), 16000)
+    np.testing.assert_allclose(audio_seconds(tmp_path / "b.wav", 1)[0], 0.05 * left, atol=1e-4)
+    write_wav(tmp_path / "c.wav", np.stack([quiet, quiet], axis=1), 16000)
+    assert not audio_seconds(tmp_path / "c.wav", 1).any()
 
 
 def test_tracks_that_are_not_there_or_damaged(tmp_path, digit_media):
@@ -291,25 +297,6 @@ def test_logmel_keeps_the_time_within_a_second():
     np.testing.assert_allclose(x[0], silence, atol=1e-6)
     assert x[1].max(axis=-1).argmax() == 3
     np.testing.assert_allclose(x[1, [0, 1, 6, 9]], silence, atol=1e-6)
-
-
-def test_hash_is_pinned():
-    """ "<a", "a>" and "<a>": CRC-32 modulo 300 is the place, its top bit the sign; the same on every machine."""
-    x = HashedWords()(["a"])[0]
-    assert {int(i): round(float(x[i]) * 3**0.5) for i in np.flatnonzero(x)} == {206: -1, 54: 1, 115: -1}
-    np.testing.assert_array_equal(HashedWords()(["b", "a"])[1], x)
-
-
-def test_hash_of_related_words_is_close():
-    x = HashedWords()(["digit", "digits", "seven", "größer"])
-    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-6)
-    assert x[0] @ x[1] > 0.6 and abs(x[0] @ x[2]) < 0.3
-
-
-def test_words_of_a_caption():
-    assert words_of("  A dog's BARK — loud, (very) loud!  ") == ["a", "dog's", "bark", "loud", "very", "loud"]
-    assert words_of("Straße 42 … ") == ["straße", "42"]
-    assert words_of("—!") == []
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -554,7 +541,8 @@ def test_a_dying_decoder_costs_one_clip():
         (["--select", "pre_*"], r"--select pre_\*: matches none of the 6 clips"),
         (["--captions", "gone.csv"], r"--captions gone.csv: cannot be read \(No such file"),
         (["--captions", "{columns}"], r"expected the columns id and caption, found \['name', 'text'\]"),
-        (["--captions", "{repeats}"], r"id 'a' occurs twice \(line 3\)"),
+        (["--captions", "{repeats}", "--modalities", "text"], r"'a' occurs twice \(line 3\)"),
+        (["--captions", "{nowhere}"], "none of its 1 ids is the name of a file, .*: captions have 'x', files 'a'"),
         (["--captions", "{clips}/f.wav"], "not a UTF-8 CSV file"),
         (["--captions", "{commas}"], "line 3 has more than 2 fields; expected id,caption, and commas .* within quotes"),
         (["--captions", "{nobody}"], "line 2 has no id"),
@@ -581,10 +569,11 @@ def test_wrong_calls_end_in_one_line(clips, tmp_path, capsys, flags, match):
     (tmp_path / "columns").write_text("name,text\n")
     (tmp_path / "repeats").write_text("id,caption\na,x\na,y\n")
     (tmp_path / "commas").write_text("id,caption\na,x\nb,a dog, barking\n")
+    (tmp_path / "nowhere").write_text("id,caption\nx,y\n")
     (tmp_path / "nobody").write_text("id,caption\n,x\n")
     (tmp_path / "unclosed").write_text('id,caption\na,"x\nb,y\nc,z\n')  # all of the rest would be a's caption
     before = sorted(tmp_path.rglob("*"))
-    names = ("empty", "twice", "columns", "repeats", "clips", "commas", "nobody", "unclosed")
+    names = ("empty", "twice", "columns", "repeats", "clips", "commas", "nobody", "nowhere", "unclosed")
     places = {name: tmp_path / name for name in names}
     flags = [flag.format(**places) for flag in flags]
     with pytest.raises(SystemExit) as caught:

@@ -79,25 +79,69 @@ def test_variable_frame_rate_goes_by_the_time_stamps(tmp_path):
     assert [len(second) for second in video_seconds(path, 3, most=4)] == [4, 4, 1]
 
 
-@pytest.mark.parametrize("matrix, corner", [
-    ((0, 1, -1, 0), (0, -1)),  # a quarter turn clockwise: what was top left is now top right
-    ((-1, 0, 0, -1), (-1, -1)),
-    ((0, -1, 1, 0), (-1, 0)),
-    ((1, 0, 0, 1), (0, 0)),
-])
-def test_pictures_are_turned_upright(tmp_path, matrix, corner):
-    """A telephone held upright writes pictures that lie on their side, and the turn into the header."""
+def show_as(path, matrix):
+    """Write a display matrix (a, b, c, d) of whole numbers over the one in an MP4 file's header."""
+    raw, one = path.read_bytes(), 1 << 16
+    start = raw.index(struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30), raw.index(b"tkhd"))
+    a, b, c, d = (round(x * one) for x in matrix)
+    path.write_bytes(raw[:start] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + raw[start + 36 :])
+
+
+def shown(picture, matrix):
+    """The picture as ISO 14496-12 says: pixel by pixel, (x, y) goes to (a x + c y, b x + d y)."""
+    a, b, c, d = matrix
+    to = {(a * x + c * y, b * x + d * y): picture[y, x] for y, x in np.ndindex(*picture.shape[:2])}
+    left, top = (min(place[axis] for place in to) for axis in (0, 1))
+    width, height = (max(place[axis] for place in to) + 1 - start for axis, start in ((0, left), (1, top)))
+    return np.array([[to[x + left, y + top] for x in range(width)] for y in range(height)])
+
+
+ORIENTATIONS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS, ids=str)
+def test_pictures_are_turned_and_mirrored_as_the_file_says(tmp_path, matrix):
+    """A telephone held upright writes pictures that lie on their side, a front camera mirrored ones, and how they are
+    to be shown into the header."""
+    picture = grey(20)
+    picture[:16, :16], picture[:16, 48:], picture[32:, :16] = 220, 150, 90  # three corners, each of its own level
+    path = write(tmp_path / "a.mp4", [[(i, picture) for i in range(25)]])
+    (stored,) = video_seconds(path, 1)
+    show_as(path, matrix)
+    (second,) = video_seconds(path, 1)
+    np.testing.assert_array_equal(second[[0, -1]], [shown(frame, matrix) for frame in stored[[0, -1]]])
+    assert abs(stored[0].astype(int) - picture).mean() < 5
+
+
+@pytest.mark.parametrize(("degrees", "mirror"), [(8, 1), (-30, 1), (80, 1), (95, -1), (178, -1)])
+def test_a_slanted_picture_is_shown_in_the_nearest_orientation(tmp_path, degrees, mirror):
     picture = grey(20)
     picture[:16, :16] = 220
     path = write(tmp_path / "a.mp4", [[(i, picture) for i in range(25)]])
-    raw, one = path.read_bytes(), 1 << 16
-    start = raw.index(struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30), raw.index(b"tkhd"))
-    a, b, c, d = (x * one for x in matrix)
-    path.write_bytes(raw[:start] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + raw[start + 36 :])
+    (stored,) = video_seconds(path, 1)
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    show_as(path, (mirror * cos, mirror * sin, -sin, cos))
     (second,) = video_seconds(path, 1)
-    assert second.shape[1:3] == ((64, 48) if matrix[0] == 0 else (48, 64))
-    corners = {(y, x): int(second[0, y, x, 0]) for y in (0, -1) for x in (0, -1)}
-    assert corners[corner] > 200 and sum(corners.values()) - corners[corner] < 100
+    matrix = tuple(round(x) for x in (mirror * cos, mirror * sin, -sin, cos))
+    np.testing.assert_array_equal(second[0], shown(stored[0], matrix))
+
+
+def test_odd_sizes_and_ten_bits(tmp_path):
+    """Sizes that chroma's half does not divide and more than eight bits are read as what they show."""
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as box:
+        film = box.add_stream("ffv1", rate=5)
+        film.width, film.height, film.pix_fmt = 37, 23, "yuv420p10le"
+        for level in (40, 200):
+            for number in range(5):
+                frame = av.VideoFrame.from_ndarray(grey(level, 23, 37), format="rgb24").reformat(format="yuv420p10le")
+                frame.pts = number + 5 * (level == 200)
+                box.mux(film.encode(frame))
+        box.mux(film.encode())
+    first, second = video_seconds(path, 2)
+    assert first.shape == (5, 23, 37, 3)
+    np.testing.assert_allclose(first, 40, atol=2)
+    np.testing.assert_allclose(second, 200, atol=2)
 
 
 def test_the_first_of_several_tracks_is_read(tmp_path):

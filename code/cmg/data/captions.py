@@ -13,7 +13,8 @@ The form of a file is known by its first line:
 * VGGSound: no header, `<youtube_id>_<start>.mp4, label`, or youtube_id, start, label, split; the label is the caption.
 
 The k-th of several captions of a clip has the id `<clip>#<k>`, a single one the clip's own, so that its features can
-share a file with the clip's. Rows without a caption are left out and told.
+share a file with the clip's; of a clip whose own id ends so (`drone #3`) it is numbered, too. Rows without a caption
+are left out and told.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cmg.cli import Parser, command
+from cmg.data.videos import clip_of
 from cmg.errors import UserError
 from cmg.files import read_text, write_atomically
 
@@ -57,11 +59,11 @@ def read_captions(path) -> tuple[list[Caption], list[str]]:
             skipped.append(f"{place}: {clip} has an empty caption, left out")
     if not pairs:
         raise UserError(f"{path}: no captions in it")
-    several = {clip for clip, count in number.items() if count > 1}
-    count, captions = dict.fromkeys(several, 0), []
+    numbered = {clip for clip, count in number.items() if count > 1 or clip_of(clip) != clip}
+    count, captions = dict.fromkeys(numbered, 0), []
     for clip, caption in pairs:
-        captions.append(Caption(f"{clip}#{count[clip]}" if clip in several else clip, clip, caption))
-        if clip in several:
+        captions.append(Caption(f"{clip}#{count[clip]}" if clip in numbered else clip, clip, caption))
+        if clip in numbered:
             count[clip] += 1
     return captions, skipped
 

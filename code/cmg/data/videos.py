@@ -6,12 +6,14 @@ import re
 CUT = re.compile(r"(.{11})_\d+(?:\.\d+)?(?:_\d+(?:\.\d+)?)?|(.+)_\d+(?:\.\d+)?_\d+(?:\.\d+)?")
 
 
-def clip_of(name: str) -> str:
-    """The clip that a caption's id belongs to.
+def clip_of(name: str, clips=()) -> str:
+    """The clip that a caption's id belongs to: the one of this name, if it is among `clips`.
 
-    >>> clip_of("Santa Motor#3"), clip_of("-abc_000030")
-    ('Santa Motor', '-abc_000030')
+    >>> clip_of("Santa Motor#3"), clip_of("-abc_000030"), clip_of("drone #3", {"drone #3"}), clip_of("drone #3#0")
+    ('Santa Motor', '-abc_000030', 'drone #3', 'drone #3')
     """
+    if name in clips:
+        return name
     head, mark, tail = name.rpartition("#")
     return head if mark and tail.isdigit() else name
 

@@ -78,7 +78,8 @@ class Collection:
         self.sources = {m: (features, fresh, fresh) for m in features.modalities}  # and names, and clips of these
         if texts is not None:
             names = left(list(dict.fromkeys([*texts.ids, *asked])), pretrain_ids)
-            self.sources["text"] = texts, names, [clip_of(name) for name in names]
+            own = set(features.ids)
+            self.sources["text"] = texts, names, [clip_of(name, own) for name in names]
         clips = dict.fromkeys(clip for *_, own in self.sources.values() for clip in own)
         self.number = {clip: k for k, clip in enumerate(clips)}
         if not self.number:

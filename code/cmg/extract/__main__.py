@@ -4,11 +4,12 @@
     python -m cmg.extract --videos clips/ --video-backbone vgg19 --video-weights vgg19-dcbb9e9d.pth \\
         --audio-backbone vggish --audio-weights vggish-10086976.pth --device cuda --workers 8 --out paper.h5
 
-A clip's id is its file's name without suffix; captions are a CSV with the columns id and caption. Clips longer than
---seconds are cut, shorter ones padded and marked so. A killed run goes on where it was when started again. Bad files
-are listed in OUT.failed.csv and do not stop the run. Backbones without weights need no download; weights of the others
-come from the file, folder or hub name given, and their sha256 is kept with the features. A backbone of one's own is a
-file: `--audio-backbone path/to/mine.py` (cmg/extract/backbones.py says what is in it).
+A clip's id is its file's name without suffix; pictures and sound may be in files and folders of their own (`--videos
+pictures/ sound/`). Captions are a CSV with the columns id and caption; of several of a clip the first is taken. Clips
+longer than --seconds are cut, shorter ones padded and marked so. A killed run goes on where it was when started again.
+Bad files are listed in OUT.failed.csv and do not stop the run. Backbones without weights need no download; weights of
+the others come from the file, folder or hub name given, and their sha256 is kept with the features. A backbone of one's
+own is a file: `--audio-backbone path/to/mine.py` (cmg/extract/backbones.py says what is in it).
 """
 
 import contextlib
@@ -23,9 +24,10 @@ from cmg.cli import Parser, command, whole
 from cmg.distributed import choose_device
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES, Choice
-from cmg.extract.captions import read_captions
-from cmg.extract.hashed import words_of
-from cmg.extract.media import FRAMES_PER_SECOND, SUFFIXES
+from cmg.extract.captions import first_of_each, read_captions, unique
+from cmg.extract.clips import Media, find_media
+from cmg.extract.hashed import UNSPACED, words_of
+from cmg.extract.media import FRAMES_PER_SECOND
 from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
 from cmg.extract.workers import Job, Recipe, extract_all
@@ -35,7 +37,8 @@ from cmg.files import replacing
 def parse(argv):
     """The command line, checked."""
     parser = Parser(prog="cmg.extract", description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", help="folder of media files (searched recursively), or a text file that lists them")
+    parser.add_argument("--videos", nargs="+", metavar="PATH",
+                        help="folders of media files (searched recursively), or text files that list them")
     parser.add_argument("--captions", help="CSV with the columns id and caption; needed for text")
     parser.add_argument("--prompts", help="CSV with the columns label and prompt; --captions then has id and category")
     readable = [m for m, row in modalities.TABLE.items() if row.source]
@@ -76,41 +79,27 @@ def parse(argv):
     return args
 
 
-def find_media(where):
-    """Media files of a folder, or of a list with one path a line (relative to the list's folder): id -> path."""
-    where = Path(where)
-    if where.is_dir():
-        paths = sorted(path for path in where.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    elif where.is_file():
-        try:
-            lines = where.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise UserError(f"--videos {where}: expected a folder, or a text file with one media file a line") from None
-        paths = [where.parent / line.strip() for line in lines if line.strip()]
-    else:
-        raise UserError(f"--videos {where}: no such folder or list of media files")
-    found = {}
-    for path in paths:
-        if path.stem in found:
-            raise UserError(f"--videos {where}: id '{path.stem}' occurs twice: {found[path.stem]} and {path}")
-        found[path.stem] = path
-    if not found:
-        raise UserError(f"--videos {where}: no media files there (looked for {' '.join(SUFFIXES)})")
-    return found
-
-
 def list_jobs(args):
-    """The clips to extract, sorted by id."""
-    captions = read_captions(args.captions, args.prompts) if args.captioned else {}
-    media = find_media(args.videos) if args.played else {name: "" for name in captions}
-    jobs = [
-        Job(name, str(media[name]), tuple(words_of(captions.get(name, ""))))
-        for name in sorted(media)
-        if any(fnmatch.fnmatchcase(name, glob) for glob in args.select)
-    ]
-    if not jobs:
+    """The clips to extract, sorted by id, and lines on what was left out or put together."""
+    rows = read_captions(args.captions, args.prompts) if args.captioned else []
+    if args.played:
+        media, notes = find_media(args.videos)
+        captions, count = first_of_each(args.captions, rows, media) if args.captioned else ({}, 0)
+        if count > len(captions):
+            notes.append(f"--captions {args.captions}: {count} captions of {len(captions)} clips, the first of each "
+                         "is taken")
+    else:
+        captions, notes = unique("--captions", args.captions, rows), []
+        media = dict.fromkeys(captions, Media(""))
+    names = [name for name in sorted(media) if any(fnmatch.fnmatchcase(name, glob) for glob in args.select)]
+    if not names:
         raise UserError(f"--select {' '.join(args.select)}: matches none of the {len(media)} clips")
-    return jobs
+    jobs = [Job(name, media[name].path, tuple(words_of(captions.get(name, ""))), media[name].sound) for name in names]
+    unspaced = [job.id for job in jobs if any(map(UNSPACED.search, job.words))]
+    if unspaced:
+        notes.append(f"--captions {args.captions}: {len(unspaced)} captions, such as that of '{unspaced[0]}', have no "
+                     "spaces between words, so that a clause is one word; expected spaces")
+    return jobs, notes
 
 
 def write_failed(path, failed):
@@ -118,10 +107,12 @@ def write_failed(path, failed):
     if not failed:
         path.unlink(missing_ok=True)
         return
-    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+    with (replacing(path) as unfinished,
+          open(unfinished, "w", newline="", encoding="utf-8", errors="backslashreplace") as file):
         table = csv.writer(file)
         table.writerow(["id", "path", "reason"])
-        table.writerows(sorted((outcome.job.id, outcome.job.path, outcome.reason) for outcome in failed))
+        table.writerows(sorted((outcome.job.id, " and ".join(filter(None, (outcome.job.path, outcome.job.sound))),
+                                outcome.reason) for outcome in failed))
 
 
 @command
@@ -134,15 +125,18 @@ def main(argv=None):
         raise UserError(f"--out {out}: exists already; pass --overwrite to replace it")
     for device in args.device:
         choose_device(device)  # or a worker would say it
-    jobs = list_jobs(args)
+    jobs, notes = list_jobs(args)
     backbones = tuple(
         Choice(m, getattr(args, f"{m}_backbone"), tuple(getattr(args, f"{m}_weights"))) for m in args.modalities
     )
     recipe = Recipe(backbones, args.seconds, args.words, args.frames, args.precision)
     texts = (args.captions, args.prompts) if args.captioned else ()
-    source = " ".join(str(path) for path in (args.videos, *texts) if path)
+    source = " ".join(str(path) for path in (*(args.videos or ()), *texts) if path)
+    source = source.encode(errors="backslashreplace").decode()  # names need not be UTF-8
     failed_csv = out.with_name(out.name + ".failed.csv")
     with contextlib.closing(Parts(out, recipe, {"source": source}, args.overwrite)) as parts:
+        for line in notes:
+            print(f"extract: {line}", file=sys.stderr)
         good, failed, progress = extract(jobs, recipe, parts, args, failed_csv)
     shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in parts.shapes.items())
     bad = f"{len(failed)} bad (listed in {failed_csv})" if failed else "0 bad"

@@ -1,12 +1,15 @@
 """What clips say: a CSV of captions, or one of classes and another with a prompt for each class."""
 
 import csv
+import unicodedata
 
+from cmg.data.videos import clip_of
 from cmg.errors import UserError
+from cmg.extract.media import SUFFIXES
 
 
 def read_captions(path, prompts=None):
-    """Captions of a CSV file: id -> caption.
+    """Captions of a CSV file: list of (line, id, caption), as the file has them.
 
     Parameters
     ----------
@@ -16,21 +19,70 @@ def read_captions(path, prompts=None):
 
     Raises
     ------
-    UserError : cannot be read, other columns, an id or label twice, a category without a prompt.
+    UserError : cannot be read, other columns, a label twice, a category without a prompt.
     """
     if prompts is None:
         return _columns("--captions", path, ("id",), "caption")
-    categories = _columns("--captions", path, ("id", "video_id"), "category")
-    sentences = _columns("--prompts", prompts, ("label",), "prompt")
-    for name, category in categories.items():
+    rows = _columns("--captions", path, ("id", "video_id"), "category")
+    sentences = unique("--prompts", prompts, _columns("--prompts", prompts, ("label",), "prompt"))
+    for _, name, category in rows:
         if category not in sentences:
             raise UserError(f"--prompts {prompts}: no prompt for '{category}', the category of '{name}' in {path}")
-    return {name: sentences[category] for name, category in categories.items()}
+    return [(line, name, sentences[category]) for line, name, category in rows]
+
+
+def unique(flag, path, rows):
+    """(line, key, value) as key -> value. `UserError` where a key occurs twice."""
+    found = {}
+    for line, key, value in rows:
+        if key in found:
+            raise UserError(f"{flag} {path}: '{key}' occurs twice (line {line})")
+        found[key] = value
+    return found
+
+
+def first_of_each(path, rows, names):
+    """The first caption of each clip that has any.
+
+    A caption's id is its clip's name. Where there is no such clip it may end as a file's name does, or in the number
+    `#<k>` that `cmg.data.captions` gives to several captions of a clip. Composed and decomposed letters are the same.
+
+    Parameters
+    ----------
+    rows : what `read_captions` gives.
+    names : the clips.
+
+    Returns
+    -------
+    dict name -> caption, and how many captions these clips have
+
+    Raises
+    ------
+    UserError : no id is the name of a clip.
+    """
+    known = {unicodedata.normalize("NFC", name): name for name in names}
+    found, count = {}, 0
+    for _, wanted, caption in rows:
+        plain = unicodedata.normalize("NFC", wanted)
+        meant = (plain, _without_suffix(plain), clip_of(plain), _without_suffix(clip_of(plain)))
+        name = next((known[one] for one in meant if one in known), None)
+        if name is not None and caption.strip():
+            found.setdefault(name, caption)
+            count += 1
+    if not found:
+        told = f"captions have '{rows[0][1]}', files '{next(iter(names))}'" if rows else "it has no rows"
+        raise UserError(f"--captions {path}: none of its {len(rows)} ids is the name of a file, with a caption: {told}")
+    return found, count
+
+
+def _without_suffix(name):
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot + suffix.lower() in SUFFIXES else name
 
 
 def _columns(flag, path, keys, value):
-    """Two columns of a CSV file as key -> value; the first of `keys` that the file has is its column of keys."""
-    found = {}
+    """Two columns of a CSV file as (line, key, value); the first of `keys` that the file has is its column of keys."""
+    found = []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, strict=True)
@@ -44,9 +96,7 @@ def _columns(flag, path, keys, value):
                     wrong = f"more than {len(names)} fields" if None in row else f"no {key}"
                     raise UserError(f"{flag} {path}: line {rows.line_num} has {wrong}; expected {','.join(names)}, and "
                                     "commas of a caption within quotes")
-                if row[key] in found:
-                    raise UserError(f"{flag} {path}: {key} '{row[key]}' occurs twice (line {rows.line_num})")
-                found[row[key]] = row[value] or ""
+                found.append((rows.line_num, row[key], row[value] or ""))
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as error:

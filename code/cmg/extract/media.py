@@ -1,6 +1,7 @@
 """Decode media files second by second with PyAV: frames of each second, sound of each second."""
 
 import math
+import os
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ except ImportError:  # an extra: captions alone can be extracted without it
 SAMPLE_RATE = 16_000  # Hz, mono: what every audio backbone gets
 FRAMES_PER_SECOND = 16  # at most so many frames of a second, evenly chosen; more cost time and change little
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
-SUFFIXES += (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac")
+SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac")
+SUFFIXES += SOUND_SUFFIXES
+DISPLAY_MATRIX = "DISPLAYMATRIX"
+CANCELLED = 1e-3  # of the loudest sample; a mean of channels that stays below is silence they do not have
 SOUND_GAP = 0.05  # s; smaller jumps of time stamps are the container's rounding, not missing sound
 
 
@@ -37,8 +41,8 @@ def video_seconds(path, seconds, most=FRAMES_PER_SECOND):
 
     Second s has the frames with s <= pts < s + 1, at most `most` of them, evenly chosen: their time stamps count, not
     their number, whatever the frame rate does. A second without a frame of its own (a slide show) has the frame that
-    was still on screen. Frames are turned upright as the file says (telephones film sideways). Of several video tracks
-    the first is read.
+    was still on screen. Frames are turned and mirrored as the file says (telephones film sideways). Of several video
+    tracks the first is read.
 
     Yields
     ------
@@ -82,13 +86,13 @@ def audio_seconds(path, seconds):
 
     Raises
     ------
-    BadClip : not a media file, no audio track, damaged.
+    BadClip : not a media file, no audio track, damaged, channels whose mean is silent though they are not.
     """
     with _open(path) as container:
         if not container.streams.audio:
             raise BadClip("no audio track")
         to_float = av.AudioResampler(format="fltp")  # sample format only: the channels' mean is taken below
-        sound, rate, cursor = None, 0, 0
+        sound, rate, cursor, loudest = None, 0, 0, 0.0
         for frame, time in _frames(container, container.streams.audio[0], _origin(container)):
             if sound is None:
                 rate = frame.sample_rate  # the decoder's, which may be twice what the container says (HE-AAC)
@@ -102,13 +106,15 @@ def audio_seconds(path, seconds):
             except ValueError:
                 raise BadClip("the sound's format changes midway") from None
             for block in blocks:
-                mono = block.to_ndarray().mean(axis=0)  # [channels, n] -> [n]
                 skip = max(0, -cursor)  # sound from before the clip's start
-                part = mono[skip : len(sound) - cursor]
-                sound[cursor + skip : cursor + skip + len(part)] = part
-                cursor += len(mono)
+                channels = block.to_ndarray()[:, skip : len(sound) - cursor]  # [channels, n]
+                loudest = max(loudest, np.abs(channels).max(initial=0.0))
+                sound[cursor + skip : cursor + skip + channels.shape[1]] = channels.mean(axis=0)
+                cursor += block.samples
     if cursor <= 0:
         raise BadClip("no sound could be decoded")
+    if np.abs(sound).max() < CANCELLED * loudest:
+        raise BadClip("the channels are in opposite phase, their mean is silent")
     wave = torchaudio.functional.resample(torch.from_numpy(sound), rate, SAMPLE_RATE)
     n = covered_seconds(cursor / rate, seconds)
     return wave[: n * SAMPLE_RATE].view(n, SAMPLE_RATE)
@@ -118,8 +124,10 @@ def _open(path):
     if av is None:
         raise UserError("reading media files needs PyAV: pip install av, or this project with its extra [extract]")
     try:
-        return av.open(str(path))
+        return av.open(f"file:{path}")  # or "a:b.mp4" would be read by a protocol "a"
     except (av.error.FFmpegError, OSError) as error:
+        if os.path.islink(path) and not os.path.exists(path):
+            raise BadClip("a link that leads nowhere") from None
         raise BadClip(f"cannot be opened ({error.strerror})") from None
 
 
@@ -157,5 +165,23 @@ def _pictures(frames, most):
     chosen = [frames[(2 * i + 1) * len(frames) // (2 * n)] for i in range(n)]
     size = {"width": chosen[0].width, "height": chosen[0].height}
     pictures = np.stack([frame.reformat(format="rgb24", **size).to_ndarray() for frame in chosen])
-    quarters = round(chosen[0].rotation / 90) % 4  # counterclockwise
-    return np.ascontiguousarray(np.rot90(pictures, quarters, axes=(1, 2))) if quarters else pictures
+    return _upright(pictures, chosen[0].side_data.get(DISPLAY_MATRIX))
+
+
+def _upright(pictures, matrix):
+    """Pictures [n, H, W, 3] in the nearest of the eight orientations to what the file says.
+
+    matrix : 9 int32 (a, b, u, c, d, v, x, y, w), or None. The pixel at (x, y), y downwards, is shown at
+        (a x + c y, b x + d y): turned, mirrored or both, as front cameras do.
+    """
+    if matrix is None:
+        return pictures
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    across, down = a, d
+    if abs(b) + abs(c) > abs(a) + abs(d):  # rows are shown as columns
+        pictures, across, down = pictures.swapaxes(1, 2), c, b
+    if across < 0:
+        pictures = pictures[:, :, ::-1]
+    if down < 0:
+        pictures = pictures[:, ::-1]
+    return np.ascontiguousarray(pictures)

@@ -31,6 +31,7 @@ class Job(NamedTuple):
     id: str
     path: str  # media file; "" when only words are asked for
     words: tuple  # the caption's words; empty when none are asked for
+    sound: str = ""  # media file of the sound, where it has one of its own
 
 
 class Recipe(NamedTuple):
@@ -81,6 +82,10 @@ class Extractor:
             raise UserError(f"--device {self.device}: out of memory; expected fewer processes (--workers)") from None
 
     def _extract(self, job):
+        try:
+            job.id.encode()
+        except UnicodeEncodeError:  # no feature file could hold it
+            return Outcome(job, {}, {}, "its name is not UTF-8")
         self.decoding, start = 0.0, time.perf_counter()
         features, valid, reason = {}, {}, ""
         for backbone in self.backbones:
@@ -99,7 +104,7 @@ class Extractor:
             return self._clocked(video_seconds(job.path, self.recipe.seconds, self.recipe.frames))
         if source == "sound":
             with self._decodes():
-                return audio_seconds(job.path, self.recipe.seconds)
+                return audio_seconds(job.sound or job.path, self.recipe.seconds)
         if not job.words:
             raise BadClip("no caption")
         return list(job.words)
