@@ -220,6 +220,23 @@ def test_ave_release(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main([*call, "--overwrite"])
         assert "expected an HDF5 file with a dataset `avadataset` of numbers" in capsys.readouterr().err
+    for file in ("audio_feature", "labels"):
+        path = tmp_path / "AVE" / f"{file}.h5"
+        with h5py.File(path, "w") as other:
+            other["avadataset"] = audio
+        raw = path.read_bytes()
+        for content, words in ((raw[:-500], f"truncated: {len(raw) - 500} of {len(raw)} bytes"),
+                               (b"<!DOCTYPE html><title>Quota", "an HTML page, not an HDF5 file"),
+                               (b"PK", "not an HDF5 file"), (None, "no such file")):
+            path.unlink() if content is None else path.write_bytes(content)
+            if file == "labels" and content is None:  # these may be absent
+                continue
+            with pytest.raises(SystemExit):
+                main([*call, "--overwrite"])
+            (line,) = capsys.readouterr().err.splitlines()
+            assert f"{path}: {words}; expected an HDF5 file with a dataset `avadataset`" in line
+        with h5py.File(path, "w") as other:
+            other["avadataset"] = audio
     with h5py.File(tmp_path / "AVE" / "audio_feature.h5", "w") as other:
         other["avadataset"] = audio[:2]
     with pytest.raises(SystemExit):

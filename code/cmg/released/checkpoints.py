@@ -13,8 +13,8 @@ falls into one of two kinds:
   length one), the transformer layer that was only a template to copy, class heads that no loss reads. Import checks
   their shapes and drops them; export writes zeros, so that a strict `load_state_dict` of the public code succeeds.
 
-Modules that were saved under `DataParallel` have their usual keys after `module.`, which is taken off. An unknown key, a
-missing one or one of another shape is an error. Optimiser states are not read.
+The `module.` that `DataParallel` puts before every key of what it saves is taken off. An unknown key, a missing one or
+one of another shape is an error. Optimiser states are not read.
 """
 
 import torch
