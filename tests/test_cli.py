@@ -3,6 +3,7 @@ system did."""
 
 import argparse
 import errno
+import getpass
 import importlib
 import os
 import signal
@@ -194,6 +195,19 @@ def child(body, **options):
     environment = {**os.environ, "PYTHONPATH": str(CODE), "PYTHONIOENCODING": "ascii"}
     return subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("known", [{}, {"LOGNAME": "ada"}])
+def test_a_user_without_a_name_gets_one(monkeypatch, known):
+    """As under `docker run --user 1234`: neither an environment variable nor the user database tells the name."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    weight = torch.nn.Parameter(torch.ones(1))
+    assert command(lambda argv: (torch.optim.Adam([weight]), getpass.getuser()))()[1] == known.get(
+        "LOGNAME", f"uid{os.getuid()}")
 
 
 @pytest.mark.parametrize("number_, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -73,8 +73,10 @@ def test_text_is_read_with_or_without_a_mark_and_errors_are_one_line(tmp_path):
         path.write_text("é\n", encoding=encoding)
         assert read_text(path, "letters") == "é\n"
     path.write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "page.csv").write_text("\n<!DOCTYPE html>\n<title>Sign in</title>")
     for where, message in ((path, "not a UTF-8 text file"), (tmp_path / "b", "no such file; expected letters"),
-                           (tmp_path, "cannot be read (Is a directory)")):
+                           (tmp_path, "cannot be read (Is a directory)"),
+                           (tmp_path / "page.csv", "an HTML page; expected letters")):
         with pytest.raises(UserError) as told:
             read_text(where, "letters")
         assert str(told.value) == f"{where}: {message}"
@@ -92,6 +94,22 @@ def test_results_that_could_not_be_written_are_told_before_the_work(tmp_path):
         (tmp_path / "results.json").write_text(torn)
         with pytest.raises(UserError, match="results.json: not a list of results"):
             prepare_results(tmp_path)
+
+
+def test_a_checkpoint_that_is_none_is_told_apart(tmp_path):
+    checkpoint.save(tmp_path / "whole.pt", {"weights": torch.ones(1000)})
+    torch.save(os.mkdir, tmp_path / "call.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    call = (tmp_path / "call.pt").read_bytes()
+    for content, words in ((whole[:2000], "truncated or damaged (PytorchStreamReader"), (call, "damaged, or more than"),
+                           (b"<html>Not found</html>", "an HTML page, not a file of torch.save"),
+                           (b"x,y\n", "not a file of torch.save"), (b"", "empty, not a file of torch.save")):
+        (tmp_path / "a.pt").write_bytes(content)
+        with pytest.raises(UserError) as told:
+            checkpoint.load(tmp_path / "a.pt")
+        assert str(told.value).startswith(f"{tmp_path / 'a.pt'}: not a readable checkpoint: {words}")
+    with pytest.raises(UserError, match="gone.pt: no such checkpoint file"):
+        checkpoint.load(tmp_path / "gone.pt")
 
 
 def full_disk(path):

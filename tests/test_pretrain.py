@@ -268,7 +268,7 @@ def test_kill_9_and_resume_are_bit_identical(clips, tmp_path):
 def test_refusals(clips, tmp_path, capsys):
     base = ["--data", clips, "--out", str(tmp_path / "new"), *SMALL]
     assert "--colour" in refused(capsys, *base, "--colour", "red")
-    assert "no such feature file" in refused(capsys, "--data", "absent.h5", "--out", str(tmp_path / "new"))
+    assert "no such file; expected a feature" in refused(capsys, "--data", "absent.h5", "--out", str(tmp_path / "new"))
     assert "--decay: '2' is not a number above 0 and below 1" in refused(capsys, *base, "--decay", "2")
     assert "--dim: '30' is not a multiple of 4" in refused(capsys, *base, "--dim", "30")
     assert "--cpc-steps 6" in refused(capsys, *base, "--cpc-steps", "6")

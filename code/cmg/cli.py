@@ -4,6 +4,7 @@ provenance."""
 import argparse
 import errno
 import functools
+import getpass
 import importlib.metadata
 import math
 import os
@@ -119,6 +120,7 @@ def command(main):
 
     @functools.wraps(main)
     def run(argv=None):
+        _name_the_user()
         alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # one of several may wait in a collective, deaf to Python
         listens = alone and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _terminate) if listens else None
@@ -150,6 +152,14 @@ def command(main):
         raise SystemExit(2) from None
 
     return run
+
+
+def _name_the_user():
+    """Containers may run under a number that belongs to nobody, and torch asks for a name to build an optimiser."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid{os.getuid()}"
 
 
 def _terminate(*_):

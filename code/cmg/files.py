@@ -1,4 +1,5 @@
-"""Files that appear complete or not at all, text that is read with one-line errors, folders that one process holds."""
+"""Files that appear complete or not at all, text that is read with one-line errors, what is wrong with a download,
+folders that one process holds."""
 
 import contextlib
 import os
@@ -10,6 +11,8 @@ try:
     import fcntl
 except ImportError:  # not on Windows, where folders are not held
     fcntl = None
+
+PAGE = "<!doctype html", "<html"  # begins what a server sends in the place of a download: a warning, a login, an error
 
 
 @contextlib.contextmanager
@@ -40,13 +43,31 @@ def write_atomically(path, text: str):
 def read_text(path, expected: str) -> str:
     """The content of a UTF-8 text file; `UserError` says that it is missing and what was `expected`, or not UTF-8."""
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected {expected}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a UTF-8 text file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if text[:512].lstrip().lower().startswith(PAGE):
+        raise UserError(f"{path}: an HTML page; expected {expected}")
+    return text
+
+
+def damage_of(path, kind: str, signature, reason: str) -> str:
+    """Why a download cannot be read as a `kind` of file, in words.
+
+    signature : the bytes, or a tuple of them, that such a file begins with
+    reason : what is said of a file that begins as it should
+    """
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        return f"empty, not {kind}"
+    if start.lstrip().lower().startswith(tuple(map(str.encode, PAGE))):
+        return f"an HTML page, not {kind}"
+    return reason if start.startswith(signature) else f"not {kind}"
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def test_broken_splits(tmp_path):
     fails(write(tmp_path / "unknown", order=GOOD, categories=["Cat"]), "line 2: class 'Bark' is not in categories.txt")
     folder = write(tmp_path / "damaged", order=GOOD)
     (folder / "train_order.h5").write_bytes(b"not HDF5")
-    fails(folder, "train_order.h5: expected an HDF5 file with a dataset `order`")
+    fails(folder, "train_order.h5: not an HDF5 file; expected an HDF5 file with a dataset `order`")
     for kind, value in {"words": np.array([b"a"]), "rows": np.zeros((2, 2)), "one": np.int64(3)}.items():
         fails(write(tmp_path / kind, order=GOOD | {"train": value}), "train_order.h5: expected an HDF5 file with")
     for value in (np.nan, 0.5):

@@ -13,7 +13,7 @@ import torch
 from cmg.data import pickles
 from cmg.data.convert import main
 from cmg.data.features import FeatureFile
-from cmg.data.pickles import BadPickle, array_in_zip, array_of
+from cmg.data.pickles import BadPickle, array_in_npy, array_in_zip, array_of
 from cmg.data.readers.contract import fit
 from support import install
 
@@ -122,9 +122,84 @@ def test_damaged_archives(tmp_path):
         archive.writestr("second.pkl", b"")
     with pytest.raises(BadPickle, match="2 pickles"):
         array_in_zip(path)
-    path.write_bytes(b"no zip")
-    with pytest.raises(BadPickle, match="cannot be unpacked"):
-        array_in_zip(path)
+    whole = write_zip(path, np.zeros((10, 3))).read_bytes()
+    for content, words in ((b"no zip", "not a zip file"), (b"<!doctype html>", "an HTML page, not a zip file"),
+                           (whole[:-30], r"truncated or damaged \(BadZipFile"), (b"", "empty, not a zip file")):
+        path.write_bytes(content)
+        with pytest.raises(BadPickle, match=words):
+            array_in_zip(path)
+
+
+@pytest.mark.parametrize("note", ["__MACOSX/._clip.pkl", "__MACOSX/in/._clip.pkl", "in/._clip.pkl", "._clip.pkl"])
+def test_what_a_mac_adds_to_an_archive_is_passed_over(tmp_path, note):
+    x = RNG.standard_normal((10, 3))
+    path = write_zip(tmp_path / "clip.zip", x)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(note, b"\x00\x05\x16\x07")
+    assert np.array_equal(array_in_zip(path), x)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8"])
+def test_arrays_of_npy_files(tmp_path, dtype):
+    x = RNG.standard_normal((10, 3)).astype(dtype)
+    for value in (x, np.asfortranarray(x)):
+        np.save(tmp_path / "a.npy", value)
+        assert np.array_equal(array_in_npy(tmp_path / "a.npy"), x)
+
+
+def test_npy_files_that_are_refused(tmp_path, monkeypatch):
+    path, mark = tmp_path / "a.npy", tmp_path / "mark"
+    np.save(path, np.zeros((10, 128), np.float32))
+    whole = path.read_bytes()
+    np.save(path, np.array([Attack(mark)], dtype=object), allow_pickle=True)
+    for content, words in ((path.read_bytes(), "Python objects"), (whole[:-1], "truncated or damaged"),
+                           (whole[:20], "truncated or damaged"), (b"<html>", "an HTML page, not a .npy file"),
+                           (pickle.dumps(Attack(mark)), "not a .npy file"), (b"", "empty, not a .npy file"),
+                           (whole.replace(b"(10, 128), }", b"(1 << 40,),}"), "truncated or damaged"),
+                           (whole.replace(b"(10, 128), }", b"(9999999,),}"), "truncated or damaged"),
+                           (whole.replace(b"<f4", b"<i4"), "holds int32")):
+        path.write_bytes(content)
+        with pytest.raises(BadPickle, match=words):
+            array_in_npy(path)
+    assert not mark.exists()
+    monkeypatch.setattr(pickles, "LIMIT", 1 << 10)
+    path.write_bytes(whole)
+    with pytest.raises(BadPickle, match="more than 0 MiB"):
+        array_in_npy(path)
+
+
+def test_folders_of_npy_and_of_both(tmp_path, capsys):
+    x = {name: RNG.standard_normal((10, 4)).astype(np.float16) for name in "abc"}
+    (tmp_path / "audio").mkdir()
+    for name in "ab":
+        np.save(tmp_path / "audio" / f"{name}.npy", x[name])
+    write_zip(tmp_path / "audio" / "c.zip", x["c"])
+    (tmp_path / "audio" / "._a.npy").write_bytes(b"\x00\x05\x16\x07")
+    call = ["zips", "--audio", str(tmp_path / "audio"), "--workers", "0", "--out", str(tmp_path / "out.h5")]
+    main(call)
+    file = FeatureFile(tmp_path / "out.h5")
+    assert file.ids == ["a", "b", "c"] and np.array_equal(file.read("audio", range(3))[0], np.stack(list(x.values())))
+    assert "left out" not in capsys.readouterr().err
+    write_zip(tmp_path / "audio" / "b.zip", x["b"])
+    with pytest.raises(SystemExit):
+        main([*call, "--overwrite"])
+    assert "b.zip: beside b.npy; expected one of the two" in capsys.readouterr().err
+
+
+def test_clips_that_are_cut_or_padded_are_counted(tmp_path, capsys):
+    lengths = {"video": [80, 80, 80, 80], "audio": [10, 11, 9, 7]}
+    for m, each in lengths.items():
+        for i, rows in enumerate(each):
+            write_zip(tmp_path / m / f"v{i}.zip", np.zeros((rows, 4)))
+    folders = [word for m in lengths for word in (f"--{m}", str(tmp_path / m))]
+    main(["zips", *folders, "--workers", "0", "--out", str(tmp_path / "a.h5")])
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")] == [
+        "note: audio: 1 of 4 clips have 11 rows, cut to 10; a row is taken for 1 s",
+        "note: audio: 2 of 4 clips have 7 to 9 rows, padded to 10; a row is taken for 1 s",
+        "note: video: 4 of 4 clips have 80 rows, cut to 10; a row is taken for 1 s"]
+    main(["zips", "--video", str(tmp_path / "video"), "--seconds", "80", "--workers", "0", "--out",
+          str(tmp_path / "b.h5")])
+    assert "note" not in capsys.readouterr().err
 
 
 def test_short_clips_repeat_their_last_second():
@@ -220,6 +295,23 @@ def test_ave_release(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main([*call, "--overwrite"])
         assert "expected an HDF5 file with a dataset `avadataset` of numbers" in capsys.readouterr().err
+    for file in ("audio_feature", "labels"):
+        path = tmp_path / "AVE" / f"{file}.h5"
+        with h5py.File(path, "w") as other:
+            other["avadataset"] = audio
+        raw = path.read_bytes()
+        for content, words in ((raw[:-500], f"truncated: {len(raw) - 500} of {len(raw)} bytes"),
+                               (b"<!DOCTYPE html><title>Quota", "an HTML page, not an HDF5 file"),
+                               (b"PK", "not an HDF5 file"), (None, "no such file")):
+            path.unlink() if content is None else path.write_bytes(content)
+            if file == "labels" and content is None:  # these may be absent
+                continue
+            with pytest.raises(SystemExit):
+                main([*call, "--overwrite"])
+            (line,) = capsys.readouterr().err.splitlines()
+            assert f"{path}: {words}; expected an HDF5 file with a dataset `avadataset`" in line
+        with h5py.File(path, "w") as other:
+            other["avadataset"] = audio
     with h5py.File(tmp_path / "AVE" / "audio_feature.h5", "w") as other:
         other["avadataset"] = audio[:2]
     with pytest.raises(SystemExit):
@@ -275,6 +367,9 @@ def test_a_layout_of_one_s_own(tmp_path, capsys, monkeypatch, installed):
     printed = capsys.readouterr()
     assert f"{out}: 1 clips, 3 left out" in printed.out
     assert f"audio: largest error {abs(0.1 - float(np.float16(0.1))):.2g}" in printed.out
+    assert [line for line in printed.err.splitlines() if line.startswith("note")] == [
+        "note: audio: 1 of 1 clips have 4 rows, cut to 3; a row is taken for 0.5 s",
+        "note: text: 1 of 1 clips have 1 rows, padded to 3"]
     assert [line for line in printed.err.splitlines() if line.startswith("left out")] == [
         "left out b: audio: not finite in float16", "left out c: shapes differ from those of 'a'",
         "left out d: audio: shape (1,), expected one row a second"]
@@ -289,7 +384,7 @@ def test_a_layout_of_one_s_own(tmp_path, capsys, monkeypatch, installed):
     (["zip"], "layout zip: expected one of ave, zips, or a file of one's own (mine.py); did you mean zips?"),
     (["gone.py"], "gone.py: no such file"),
     ([], "the following arguments are required: {ave,zips,mine.py}"),
-    (["zips", "--out", "x.h5"], "--video or --audio is needed: a folder of <id>.zip files"),
+    (["zips", "--out", "x.h5"], "--video or --audio is needed: a folder of <id>.zip or <id>.npy files"),
     (["zips", "--audio", "x", "--out", "x.h5", "--audio-sha256", "A"], "--audio-sha256: expected 64 hexadecimal"),
 ])
 def test_wrong_calls_are_one_line(capsys, argv, message):

@@ -180,20 +180,23 @@ def test_seconds_of_video_and_audio_differ(tmp_path):
         FeatureFile(tmp_path / "a.h5")
 
 
-@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
-def test_truncated_file(tmp_path, keep):
+@pytest.mark.parametrize("keep, says", [(0, "empty, not an HDF5 file"), (20, r"truncated or damaged \(.*\)"),
+                                        (4000, "truncated: 4000 of {} bytes"), (-1, "truncated: .* of {} bytes")])
+def test_truncated_file(tmp_path, keep, says):
     write(tmp_path / "a.h5", [str(i) for i in range(50)])
     raw = (tmp_path / "a.h5").read_bytes()
-    (tmp_path / "b.h5").write_bytes(raw[: int(keep * len(raw)) if isinstance(keep, float) else keep])
-    with one_line("b.h5: not a complete HDF5 file"):
+    (tmp_path / "b.h5").write_bytes(raw[:keep])
+    with one_line(f"b.h5: {says.format(len(raw))}; expected a feature file"):
         FeatureFile(tmp_path / "b.h5")
 
 
 def test_not_hdf5_and_not_there(tmp_path):
-    (tmp_path / "a.h5").write_text("id,caption\n")
-    with one_line("a.h5: not a complete HDF5 file"):
-        FeatureFile(tmp_path / "a.h5")
-    with one_line("gone.h5: no such feature file"):
+    for text, says in (("id,caption\n", "not an HDF5 file"), (" \n<!doctype HTML><title>Sc", "an HTML page, not"),
+                       ("<html>", "an HTML page, not an HDF5 file")):
+        (tmp_path / "a.h5").write_text(text)
+        with one_line(f"a.h5: {says}"):
+            FeatureFile(tmp_path / "a.h5")
+    with one_line("gone.h5: no such file; expected a feature file"):
         FeatureFile(tmp_path / "gone.h5")
 
 

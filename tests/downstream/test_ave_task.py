@@ -441,7 +441,7 @@ def test_real_model(tmp_path, clips):
     ([], {"checkpoint": "absent"}, "--checkpoint absent: no such file or folder"),
     ([], {"checkpoint": "annotations"}, "no epoch_*.pt in this folder"),
     ([], {"checkpoint": "ave.h5"}, "not a readable checkpoint"),
-    ([], {"data": "absent.h5"}, "absent.h5: no such feature file"),
+    ([], {"data": "absent.h5"}, "absent.h5: no such file; expected a feature file"),
     ([], {"annotations": None}, "--annotations: missing"),
     ([], {"annotations": "absent"}, "absent: no such folder"),
     (["--source", "text"], {}, "--source text: --data has only video, audio"),

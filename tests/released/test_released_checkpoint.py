@@ -165,6 +165,19 @@ def test_anything_else_is_refused_in_one_line(public, change, message):
     assert "\n" not in str(error.value) and str(error.value).startswith("theirs.pt: ")
 
 
+@pytest.mark.parametrize("groups, times", [(["Encoder_parameters"], 1), (released.GROUPS + released.TEXT_GROUPS, 2)])
+def test_modules_saved_under_data_parallel_are_the_same_modules(public, groups, times):
+    wrapped = public | {group: {"module." * times + key: value for key, value in public[group].items()}
+                        for group in groups}
+    ours, same = (released.from_public(content, "theirs.pt") for content in (public, wrapped))
+    for part in ("model", "rest"):
+        assert ours[part].keys() == same[part].keys()
+        assert all(torch.equal(value, same[part][key]) for key, value in ours[part].items())
+    half = public["CPC_parameters"] | {"module.video_predictors.0.bias": torch.zeros(1)}
+    with pytest.raises(UserError, match="unknown key 'CPC_parameters/module.video_pred"):
+        released.from_public(public | {"CPC_parameters": half}, "theirs.pt")
+
+
 def test_inference_part_alone_cannot_be_exported(public):
     content = released.from_public(public, "a.pt")
     del content["rest"]

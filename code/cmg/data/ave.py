@@ -21,9 +21,9 @@ Any other irregularity is an error: a file that is broken in one place is not to
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import torch
 
+from cmg.data.hdf5 import opened
 from cmg.errors import UserError
 from cmg.files import read_text
 
@@ -161,11 +161,12 @@ def _read_split(folder: Path, split: str, clips: list[Clip]) -> list[tuple[str, 
         return rows
     if not order.exists():
         raise UserError(f"{folder}: no {split} split; expected {text.name} or {order.name}")
-    try:
-        with h5py.File(order) as file:
+    expected = "an HDF5 file with a dataset `order`, a column of numbers"
+    with opened(order, expected) as file:
+        try:
             numbers = [float(number) for number in file["order"][:]]
-    except (OSError, KeyError, TypeError, ValueError):
-        raise UserError(f"{order}: expected an HDF5 file with a dataset `order`, a column of numbers") from None
+        except (OSError, KeyError, TypeError, ValueError):
+            raise UserError(f"{order}: expected {expected}") from None
     rows = []
     for position, number in enumerate(numbers):
         place = f"{order}, entry {position}"

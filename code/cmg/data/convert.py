@@ -49,12 +49,32 @@ class Rounding:
                          for m in self.largest)
 
 
+class Fitting:
+    """How many clips were cut and padded, and how many rows they had."""
+
+    def __init__(self):
+        self.found = {}  # (modality, "cut" or "padded", rows of the file) -> rows of every such clip
+
+    def add(self, clip):
+        for m, rows in clip.rows.items():
+            steps = len(clip.features[m])
+            if rows != steps:
+                self.found.setdefault((m, "cut" if rows > steps else "padded", steps), []).append(rows)
+
+    def lines(self, number, seconds):
+        """A line for each modality and kind. number : of clips; seconds : that a row is taken for."""
+        for (m, done, steps), rows in sorted(self.found.items()):
+            had = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
+            taken = f"; a row is taken for {seconds:g} s" if modality(m).timed else ""
+            yield f"{m}: {len(rows)} of {number} clips have {had} rows, {done} to {steps}{taken}"
+
+
 def convert(reader, out, origin):
-    """Write what a reader reads. Returns the number of clips, the bad ones as (id, reason), and the Rounding.
+    """Write what a reader reads. Returns the number of clips, the bad ones as (id, reason), Rounding and Fitting.
 
     origin : dict modality -> what is known of its encoder, see `cmg.data.provenance`.
     """
-    rounding, left_out, waiting, number = Rounding(), [], [], 0
+    rounding, fitting, left_out, waiting, number = Rounding(), Fitting(), [], [], 0
     clips = good_ones(reader, left_out)
     first = next(clips, None)
     if first is None:
@@ -68,6 +88,7 @@ def convert(reader, out, origin):
                 left_out.append((clip.id, f"shapes differ from those of '{first.id}'"))
                 continue
             rounding.add(clip.errors)
+            fitting.add(clip)
             waiting.append(clip)
             number += 1
             if len(waiting) == BLOCK:
@@ -75,7 +96,7 @@ def convert(reader, out, origin):
                 waiting = []
         if waiting:
             write(writer, waiting)
-    return number, left_out, rounding
+    return number, left_out, rounding, fitting
 
 
 def good_ones(reader, left_out):
@@ -131,9 +152,11 @@ def main(argv=None):
     origin = {m: {"backbone": getattr(args, f"{m}_backbone"), "sha256": getattr(args, f"{m}_sha256")}
               | ({"seconds_per_step": kind.seconds_per_step} if modality(m).timed else {}) for m in kind.backbones}
     reader = kind(args)
-    number, left_out, rounding = convert(reader, out, origin)
+    number, left_out, rounding, fitting = convert(reader, out, origin)
     for name, reason in left_out:
         print(f"left out {name}: {reason}", file=sys.stderr)
+    for line in fitting.lines(number, reader.seconds_per_step):
+        print(f"note: {line}", file=sys.stderr)
     sizes = f"{reader.size / 1e6:.1f} MB before, {out.stat().st_size / 1e6:.1f} MB after"
     print(f"{out}: {number} clips, {len(left_out)} left out, {sizes}")
     print(f"float16 {rounding}")

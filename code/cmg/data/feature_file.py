@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from cmg import modalities
+from cmg.data.hdf5 import opened
 from cmg.errors import UserError
 
 SCHEMA = 1
@@ -56,7 +57,7 @@ class FeatureWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._need_space(0)
-            self._h5 = h5py.File(self._temp, "w")
+            self._h5 = h5py.File(self._temp, "w", locking=False)  # nobody else knows its name
         except OSError as error:
             raise UserError(f"{self.path}: cannot write here ({_first_line(error)})") from None
         self._h5.attrs["schema"] = SCHEMA
@@ -136,19 +137,17 @@ class FeatureFile:
 
     Raises
     ------
-    UserError : no such file, not HDF5 or truncated, other schema, missing data set, shapes that disagree, ids twice.
+    UserError : no such file, truncated, not HDF5, other schema, missing data set, shapes that disagree, ids twice.
     """
 
     def __init__(self, path):
         self.path = Path(path)
         self._h5, self._pid, self._absent = None, None, set()
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: no such feature file")
-        try:
-            with h5py.File(self.path, "r") as h5:
+        with opened(self.path, "a feature file (.h5)") as h5:
+            try:
                 self._inspect(h5)
-        except (OSError, RuntimeError) as error:  # what h5py raises for a foreign, truncated or damaged file
-            raise UserError(f"{self.path}: not a complete HDF5 file ({_first_line(error)})") from None
+            except (OSError, RuntimeError) as error:  # what h5py raises where it meets damage
+                raise UserError(f"{self.path}: damaged HDF5 file ({_first_line(error)})") from None
 
     def _inspect(self, h5):
         """Read what is small (ids, attributes, shapes) and check that all of it agrees."""
@@ -214,7 +213,7 @@ class FeatureFile:
     def _open(self):
         if self._pid != os.getpid():
             # without HDF5's cache of chunks, which copies every clip once more
-            self._h5, self._pid = h5py.File(self.path, "r", rdcc_nbytes=0), os.getpid()
+            self._h5, self._pid = opened(self.path, "a feature file (.h5)", rdcc_nbytes=0), os.getpid()
         return self._h5
 
     def close(self):

@@ -1,7 +1,8 @@
-"""Arrays out of downloaded pickles, without running what is in them.
+"""Arrays out of downloaded pickles and .npy files, without running what is in them.
 
 A pickle is a program. The unpickler here knows the few names that numpy arrays and torch tensors are made of, refuses
-every other one before it is called, and takes nothing but an array as the result. Nothing is unpacked to disk.
+every other one before it is called, and takes nothing but an array as the result. Of a .npy nothing is unpickled.
+Nothing is unpacked to disk.
 """
 
 import io
@@ -13,7 +14,10 @@ from collections import OrderedDict
 import numpy as np
 import torch
 
+from cmg.files import damage_of
+
 LIMIT = 64 << 20  # bytes of an unpacked clip; ten seconds of VGG-19 maps in float64 are 2 MB
+
 
 class BadPickle(Exception):
     """This file does not hold one array; the text says why."""
@@ -95,9 +99,33 @@ def array_of(content):
         raise BadPickle(f"damaged pickle ({type(error).__name__})") from None
     if isinstance(value, torch.Tensor):
         value = value.detach().float().numpy() if value.dtype == torch.bfloat16 else value.detach().numpy()
+    return _floats(value)
+
+
+def _floats(value):
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
         raise BadPickle(f"holds {getattr(value, 'dtype', type(value).__name__)}, expected an array of floats")
     return value
+
+
+def array_in_npy(path):
+    """The array in a .npy file; `BadPickle` as of `array_in_zip`."""
+    try:
+        size = path.stat().st_size
+        # mapped, so that a header takes no memory on its word
+        value = _floats(np.lib.format.open_memmap(path, mode="r")) if size <= LIMIT else None
+    except BadPickle:
+        raise
+    except Exception as error:  # a damaged header fails in many ways
+        raise BadPickle(damage_of(path, "a .npy file", b"\x93NUMPY", f"truncated or damaged ({error})"[:120])) from None
+    if value is None:
+        raise BadPickle(f"more than {LIMIT >> 20} MiB")
+    return np.array(value)
+
+
+def foreign(name):
+    """Whether a file is what a Mac notes of another one of that name: `__MACOSX/…` in zips, `._…` on other disks."""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
 
 
 def array_in_zip(path):
@@ -110,7 +138,8 @@ def array_in_zip(path):
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if member.filename.endswith(".pkl")]
+            members = [member for member in archive.infolist()
+                       if member.filename.endswith(".pkl") and not foreign(member.filename)]
             if len(members) != 1:
                 raise BadPickle(f"{len(members)} pickles in the archive, expected 1")
             name = members[0].filename.replace("\\", "/")
@@ -121,7 +150,8 @@ def array_in_zip(path):
     except BadPickle:
         raise
     except Exception as error:  # a damaged or encrypted archive fails in many ways: BadZipFile, zlib.error, …
-        raise BadPickle(f"cannot be unpacked ({type(error).__name__}: {str(error)[:80]})") from None
+        reason = f"truncated or damaged ({type(error).__name__}: {str(error)[:80]})"
+        raise BadPickle(damage_of(path, "a zip file", b"PK", reason)) from None
     if len(content) > LIMIT:
         raise BadPickle(f"more than {LIMIT >> 20} MiB when unpacked")
     return array_of(content)

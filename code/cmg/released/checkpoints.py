@@ -13,7 +13,8 @@ falls into one of two kinds:
   length one), the transformer layer that was only a template to copy, class heads that no loss reads. Import checks
   their shapes and drops them; export writes zeros, so that a strict `load_state_dict` of the public code succeeds.
 
-An unknown key, a missing one or one of another shape is an error. Optimiser states are not read.
+The `module.` that `DataParallel` puts before every key of what it saves is taken off. An unknown key, a missing one or
+one of another shape is an error. Optimiser states are not read.
 """
 
 import torch
@@ -145,7 +146,7 @@ def from_public(content, path):
     for group in groups:
         if not isinstance(content[group], dict):
             raise UserError(f"{path}: '{group}' is not a dict of tensors")
-    tensors = {f"{group}/{key}": value for group in groups for key, value in content[group].items()}
+    tensors = {f"{group}/{key}": value for group in groups for key, value in unwrapped(content[group]).items()}
     for key, value in tensors.items():
         if not (isinstance(value, torch.Tensor) and value.is_floating_point()):
             raise UserError(f"{path}: '{key}' is not a tensor of floating-point numbers")
@@ -182,6 +183,13 @@ def from_public(content, path):
         "epoch": int(content.get("epoch", 0)),
         "step": int(content.get("total_step", 0)),
     }
+
+
+def unwrapped(state):
+    """A state dict without the `module.` that `DataParallel`, once or several times, puts before every key."""
+    while state and all(str(key).startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
 
 
 def _dimensions(tensors, modalities, path):

@@ -28,13 +28,14 @@ from cmg import modalities
 from cmg.configs import with_values
 from cmg.data import provenance
 from cmg.errors import UserError
-from cmg.files import replacing
+from cmg.files import damage_of, replacing
 from cmg.methods import registry
 from cmg.models.pretrained import Pretrained
 
 FORMAT, OLDER = 2, (1,)
 PARTS = {"args": dict, "shapes": dict, "model": dict, "pretrain_ids": list, "epoch": int}  # of every checkpoint
 FOREIGN = ("cmg.released.checkpoints",)  # modules that read others' checkpoints: `recognised`, `from_public`
+SIGNATURES = b"PK\3\4", b"\x80\2"  # of torch.save: a zip file, and a pickle until 2020
 BEFORE = {"text_padding": "read"}  # what checkpoints of format 1 mean that do not say it
 
 
@@ -57,10 +58,12 @@ def load(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports a damaged archive in many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = f"truncated or damaged ({told[:120]})"
         if isinstance(error, pickle.UnpicklingError):
-            reason = "not a file of torch.save, or more than tensors and plain values in it, which is not run"
-        raise UserError(f"{path}: not a readable checkpoint ({reason[:120]})") from None
+            reason = "damaged, or more than tensors and plain values in it, which is not run"
+        kind = "a file of torch.save"
+        raise UserError(f"{path}: not a readable checkpoint: {damage_of(path, kind, SIGNATURES, reason)}") from None
 
 
 def file_of(path):

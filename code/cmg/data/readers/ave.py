@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 
 from cmg.data.ave import SECONDS, read_rows, segment_labels
+from cmg.data.hdf5 import opened
 from cmg.data.readers import contract
 from cmg.data.readers.contract import bad, clip
 from cmg.errors import UserError
@@ -41,22 +42,28 @@ class Reader(contract.Reader):
         seen, block = set(), {}
         for number, row in enumerate(self.rows):
             if number % BLOCK == 0:
-                block = {m: x[number : number + BLOCK] for m, x in self.sets.items()}
+                block = {m: self.read(m, number) for m in self.sets}
             if row.id in seen:
                 yield bad(row.id, f"row {number} of Annotations.txt: the same video again, its first row is kept")
             else:
                 seen.add(row.id)
                 yield clip(row.id, {m: x[number % BLOCK] for m, x in block.items()}, SECONDS)
 
+    def read(self, m, start):
+        """The block of rows from `start` on."""
+        found = self.sets[m]
+        try:
+            return found[start : start + BLOCK]
+        except OSError as error:
+            raise UserError(f"{found.file.filename}: damaged from row {start} on ({error})") from None
+
 
 def features_of(path, rows, axes):
     """The dataset of a file, checked: `rows` clips of ten seconds, an array of as many `axes` as it may have."""
-    try:
-        found = h5py.File(path)["avadataset"]
-    except (OSError, KeyError):
-        found = None
+    expected = "an HDF5 file with a dataset `avadataset` of numbers"
+    found = opened(path, expected).get("avadataset")
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu":
-        raise UserError(f"{path}: expected an HDF5 file with a dataset `avadataset` of numbers")
+        raise UserError(f"{path}: expected {expected}")
     if found.shape[:2] != (rows, SECONDS) or found.ndim not in axes:
         raise UserError(f"{path}: shape {found.shape}, expected {rows} rows (Annotations.txt) of {SECONDS} seconds")
     return found
@@ -66,11 +73,12 @@ def compare_labels(path, rows):
     """Say for how many rows the released labels and the annotations differ: a sign of files that do not belong."""
     if not path.exists():
         return
-    try:
-        with h5py.File(path) as file:
+    expected = "an HDF5 file with a dataset `avadataset`"
+    with opened(path, expected) as file:
+        try:
             labels = file["avadataset"][:]
-    except (OSError, KeyError):
-        raise UserError(f"{path}: expected an HDF5 file with a dataset `avadataset`") from None
+        except (OSError, KeyError):
+            raise UserError(f"{path}: expected {expected}") from None
     classes = list(dict.fromkeys(row.category for row in rows))
     expected = (segment_labels(rows, classes) < len(classes)).numpy()
     if labels.shape[:2] != expected.shape or labels.ndim != 3:

@@ -67,13 +67,14 @@ class Clip(NamedTuple):
     id: str
     features: dict  # modality -> float16 ndarray [T, …]
     valid: dict  # modality -> bool ndarray [T]
+    rows: dict  # modality -> number of rows as released, before they were cut or padded
     errors: dict  # modality -> (largest, sum, count) of the absolute errors of rounding
     reason: str  # "" when the clip is good
 
 
 def bad(name, reason) -> Clip:
     """A clip that is left out, and why."""
-    return Clip(name, {}, {}, {}, reason)
+    return Clip(name, {}, {}, {}, {}, reason)
 
 
 def clip(name, arrays, steps) -> Clip:
@@ -81,18 +82,18 @@ def clip(name, arrays, steps) -> Clip:
 
     arrays : dict modality -> float array [t, …], a row a step.
     """
-    features, valid, errors = {}, {}, {}
+    features, valid, rows, errors = {}, {}, {}, {}
     for m, x in arrays.items():
         if x.ndim < 2 or 0 in x.shape:
             return bad(name, f"{m}: shape {x.shape}, expected one row a second")
-        x, valid[m] = fit(x, steps)
+        rows[m], (x, valid[m]) = len(x), fit(x, steps)
         with np.errstate(over="ignore"):  # to inf, which is caught here
             features[m] = x.astype(np.float16)
         if not np.isfinite(features[m]).all():
             return bad(name, f"{m}: not finite in float16")
         error = np.abs(x.astype(np.float64) - features[m].astype(np.float64))
         errors[m] = float(error.max()), float(error.sum()), error.size
-    return Clip(name, features, valid, errors, "")
+    return Clip(name, features, valid, rows, errors, "")
 
 
 def fit(x, steps):

@@ -1,7 +1,8 @@
-"""Folders of `<id>.zip`, each one pickled array [seconds, …], as VGGSound-AVEL, AVVP, UCF and AVSBench features come.
+"""Folders of `<id>.zip`, each one pickled array [seconds, …], as VGGSound-AVEL, AVVP, UCF and AVSBench features come,
+or of `<id>.npy`.
 
 An id must be in every folder given. Longer clips are cut, shorter ones repeat their last second and are marked as
-shorter. Pickles are read without running what is in them.
+shorter. Pickles are read without running what is in them, and none in a .npy.
 """
 
 import multiprocessing
@@ -11,14 +12,16 @@ from pathlib import Path
 
 from cmg.cli import whole
 from cmg.data.ave import SECONDS
-from cmg.data.pickles import BadPickle, array_in_zip
+from cmg.data.pickles import BadPickle, array_in_npy, array_in_zip, foreign
 from cmg.data.readers import contract
 from cmg.data.readers.contract import bad, clip
 from cmg.errors import UserError
 
+ARRAYS = {".zip": array_in_zip, ".npy": array_in_npy}
+
 
 class Reader(contract.Reader):
-    """Folders of <id>.zip, each with one pickled array."""
+    """Folders of <id>.zip, each with one pickled array, or of <id>.npy."""
 
     backbones = {"video": "vgg19", "audio": "vggish"}
 
@@ -32,15 +35,19 @@ class Reader(contract.Reader):
     def __init__(self, flags):
         folders = {m: getattr(flags, m) for m in self.backbones if getattr(flags, m)}
         if not folders:
-            raise UserError("--video or --audio is needed: a folder of <id>.zip files")
+            raise UserError("--video or --audio is needed: a folder of <id>.zip or <id>.npy files")
         found = {}
         for m, folder in folders.items():
             if not Path(folder).is_dir():
-                raise UserError(f"--{m} {folder}: no such folder; expected one with <id>.zip files")
-            for path in Path(folder).glob("*.zip"):
-                found.setdefault(path.stem, {})[m] = path
+                raise UserError(f"--{m} {folder}: no such folder; expected one with <id>.zip or <id>.npy files")
+            for path in sorted(Path(folder).iterdir()):
+                if path.suffix not in ARRAYS or foreign(path.name):
+                    continue
+                if m in found.setdefault(path.stem, {}):
+                    raise UserError(f"--{m} {path}: beside {found[path.stem][m].name}; expected one of the two")
+                found[path.stem][m] = path
         if not found:
-            raise UserError(f"--{' --'.join(folders)}: no .zip files there")
+            raise UserError(f"--{' --'.join(folders)}: no .zip or .npy files there")
         self.whole = [(name, paths) for name, paths in sorted(found.items()) if len(paths) == len(folders)]
         if not self.whole:
             raise UserError(f"--{' --'.join(folders)}: no id is in every folder")
@@ -55,7 +62,7 @@ class Reader(contract.Reader):
     def __iter__(self):
         for name, lacking in self.lacking.items():
             yield bad(name, f"no {' or '.join(lacking)} file")
-        read = partial(read_zips, seconds=self.seconds)
+        read = partial(read_clip, seconds=self.seconds)
         if self.workers == 0:
             yield from map(read, self.whole)
             return
@@ -63,13 +70,13 @@ class Reader(contract.Reader):
             yield from pool.imap(read, self.whole, chunksize=4)
 
 
-def read_zips(job, seconds):
+def read_clip(job, seconds):
     """One clip: job = (id, dict modality -> path)."""
     name, paths = job
     arrays = {}
     for m, path in paths.items():
         try:
-            arrays[m] = array_in_zip(path)
+            arrays[m] = ARRAYS[path.suffix](path)
         except BadPickle as problem:
             return bad(name, f"{m}: {problem}")
         if arrays[m].ndim not in ((2, 4) if m == "video" else (2,)):

@@ -1,0 +1,61 @@
+"""HDF5 files, opened for reading on every file system, and what is wrong with one that cannot be."""
+
+import errno
+import functools
+import re
+import sys
+from pathlib import Path
+
+import h5py
+
+from cmg.errors import UserError
+from cmg.files import damage_of
+
+HELD = (errno.EAGAIN, errno.EACCES)  # of a lock: another process has it; any other means that there are no locks
+
+
+def opened(path, expected, **options) -> h5py.File:
+    """The file, open for reading.
+
+    Reading needs no lock: where there are none (some network and read-only file systems) the file is read all the same.
+    So is one that another program has open for writing, with a note, for feature files appear when they are complete.
+
+    Parameters
+    ----------
+    expected : what the file should be, for messages
+    options : of `h5py.File`
+
+    Raises
+    ------
+    UserError : no such file, truncated, damaged, or not HDF5 at all, each in words of its own.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; expected {expected}")
+    held = False
+    try:
+        try:
+            return h5py.File(path, "r", **options)
+        except OSError as error:
+            if "lock" not in str(error):  # "unable to lock file", or opened in this process with other flags of locking
+                raise
+            held = error.errno in HELD
+            file = h5py.File(path, "r", locking=False, **options)
+    except (OSError, RuntimeError) as error:
+        writes = ", or another program is still writing it" if held else ""
+        raise UserError(f"{path}: {_reason(path, str(error))}{writes}; expected {expected}") from None
+    if held:
+        note(f"{path}: another program has it open for writing; what it changes from now on may not be seen")
+    return file
+
+
+@functools.cache
+def note(text):
+    """Said once by a process and those that it forks."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _reason(path, told):
+    sizes = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", told)
+    if sizes:
+        return f"truncated: {sizes[1]} of {sizes[2]} bytes"
+    return damage_of(path, "an HDF5 file", b"\x89HDF\r\n\x1a\n", f"truncated or damaged ({told[:120]})")
