@@ -202,6 +202,8 @@ def test_a_task_says_the_error_of_its_test_and_leaves_the_scores(ave, tmp_path, 
     (alone, _) = main(ave)  # every clip its own cluster
     assert alone["n_clusters"] == 20
     assert alone["test_error"] == pytest.approx(sem([0] * 8 + [100] * 12), abs=1e-4)
+    (tmp_path / "AVE" / "clusters.csv").write_text((tmp_path / "clusters.csv").read_text())
+    assert main(ave)[0]["n_clusters"] == 5  # beside the annotations
     (fitted,) = main([*ave, "--protocol", "paper", "--probe-epochs", "2"])[:1]  # a fit: no clips were kept for a test
     assert "test_error" not in fitted and not (tmp_path / "ave_paper_clips.npz").exists()
 

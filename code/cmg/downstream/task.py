@@ -72,7 +72,7 @@ def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30, clusters=True)
     p.add_argument("--seed", type=whole(), default=0, help="first probe's seed")
     if clusters:
         p.add_argument("--clusters", help="CSV with the columns id and cluster: which test clips share something, for "
-                       "the error of the test set; default: those of one video")
+                       "the error of the test set; default: clusters.csv beside their annotations, else their videos")
     return add_place_flags(p)
 
 
@@ -165,13 +165,22 @@ def open_run(args, needs=("vectors",), path=None) -> Run:
     if "protocol" in args:
         settings = Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
                             args.probe_seeds, args.seed)
-    clusters = read_clusters(args.clusters) if getattr(args, "clusters", None) else None
+    clusters = find_clusters(args)
     device, path = choose_device(args.device), file_of(path or args.checkpoint)
     content = read(path)
     run = Run(args, settings, device, path, content, build_model(content, device, path, args.method), clusters)
     require(run.model, needs, path)
     prepare_results(run.out)
     return run
+
+
+def find_clusters(args) -> dict[str, str] | None:
+    """Those of --clusters, else of clusters.csv in the folder of the test clips' annotations, if there are any."""
+    flags = vars(args)
+    if "clusters" in flags and (folder := flags.get("avvp_annotations") or flags.get("annotations")):
+        beside = Path(folder) / "clusters.csv"
+        flags |= {"clusters": flags["clusters"] or (beside if beside.is_file() else None)}
+    return read_clusters(flags["clusters"]) if flags.get("clusters") else None
 
 
 def require(model, needs, path):
