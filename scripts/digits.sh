@@ -12,7 +12,7 @@
 #   ave      the recipes on AVE, without AVVP's clips
 #   recipes  every recipe of these without one term at a time, at full length; nobody has run it yet
 #   speed    Ψ on fewer seconds, or left out: what that costs and saves
-#   pair     the recommended recipe and one that aligns nothing, between two data sets that share only their classes, in
+#   pair     "recommended" (InfoNCE) and one that aligns nothing, between two data sets that share only their classes, in
 #            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
 #
 # table1.sh … table5.sh and fig3.sh are this script with a table of the paper's.

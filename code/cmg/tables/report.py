@@ -1,4 +1,5 @@
-"""What `cmg.tables` makes of finished cells: mean ± std over seeds as Markdown, CSV, JSON and a figure."""
+"""What `cmg.tables` makes of finished cells: mean ± std over pretraining seeds as Markdown, CSV, JSON and a
+figure."""
 
 import csv
 import io
@@ -187,7 +188,7 @@ def titles(shown, summary, evaluations) -> dict[tuple[str, str], str]:
 
 def draw(path, summary, evaluations, cells):
     """Bars, or lines where all rows are named by a number (`AV 256`, `AV 400`): a sweep, over what the number counts.
-    A panel for every evaluation and metric."""
+    A panel for every evaluation and metric; whiskers are the standard deviation over pretraining seeds."""
     shown = [column for column in columns(summary, evaluations) if "rank" not in column[2]]  # ranks are no percentages
     found = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
     rows = list(dict.fromkeys(line["name"] for line in summary))
