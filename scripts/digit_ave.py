@@ -6,8 +6,9 @@
 FOLDER is the folder of digit clips. Every AVE clip of the split is taken as a pattern (category, onset, offset,
 distractors) `--per-clip` times; its images and recordings are drawn anew among those of the same split and digit that
 the split's clips do not use. A recording is drawn with its speaker: one event, one speaker. Writes OUT with
-compositions.jsonl, the annotation files (train and val as they are, test replaced) and links to everything else, so
-that OUT/render_media.py renders it like FOLDER itself.
+compositions.jsonl, the annotation files (train and val as they are, test replaced, and in clusters.csv the pattern of
+every test clip: clips of one pattern are no independent ones) and links to everything else, so that OUT/render_media.py
+renders it like FOLDER itself.
 """
 
 import argparse
@@ -82,6 +83,8 @@ def main():
     (out / "ann/testSet.txt").write_text("".join(lines))
     for name in ("trainSet.txt", "valSet.txt"):
         (out / "ann" / name).write_bytes((folder / "ann" / name).read_bytes())
+    shared = [f"{clip['id']},{pattern['id']}\n" for clip, pattern in zip(clips, patterns * a.per_clip)]
+    (out / "ann/clusters.csv").write_text("".join(["id,cluster\n", *shared]))
     print(f"{out}: {len(clips)} new clips, {len({f[1] for r in clips for e in r['visual'] for f in e['frames']})} "
           f"images, {len({s[1] for r in clips for e in r['audio'] for s in e['segments']})} recordings; "
           f"{dict(Counter(r['category'] for r in clips))}")

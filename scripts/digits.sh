@@ -10,8 +10,9 @@
 #   digits   recipes, and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the unlabelled
 #            clips of AVVP as well, for only these show small digits in the quarters of a frame
 #   ave      the recipes on AVE, without AVVP's clips
+#   recipes  every recipe of these without one term at a time, at full length; nobody has run it yet
 #   speed    Ψ on fewer seconds, or left out: what that costs and saves
-#   pair     the recommended recipe and one that aligns nothing, between two data sets that share only their classes, in
+#   pair     "recommended" (InfoNCE) and one that aligns nothing, between two data sets that share only their classes, in
 #            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
 #
 # table1.sh … table5.sh and fig3.sh are this script with a table of the paper's.
@@ -49,8 +50,8 @@ extract() {
 }
 "$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain ave avvp s4
 "$python" "$root/scripts/digit_pair.py" "$CMG_DIGITS" "$media"
-# AVE's test split: 600 new clips, whose images and recordings no recipe was chosen by; valSet.txt is written last
-[[ -f "$media/new/ann/valSet.txt" ]] || "$python" "$root/scripts/digit_ave.py" "$CMG_DIGITS" "$media/new"
+# AVE's test split: 600 new clips, whose images and recordings no recipe was chosen by; clusters.csv is written last
+[[ -f "$media/new/ann/clusters.csv" ]] || "$python" "$root/scripts/digit_ave.py" "$CMG_DIGITS" "$media/new"
 "$python" "$media/new/render_media.py" "$media/new" --kinds ave
 
 text=(--modalities video audio text --captions "$media/annotations/pretrain_captions.csv")

@@ -150,9 +150,9 @@ def test_table_scripts_take_features_of_ones_own(called, script):
 
 def test_digits_script_takes_no_half_written_test_split_for_a_whole_one():
     """It makes the split unless the file is there that digit_ave.py writes last."""
-    last = re.findall(r"\[\[ -f \"\$media/new/ann/(\w+\.txt)\" \]\] \|\|", (ROOT / "scripts" / "digits.sh").read_text())
-    written = re.findall(r"\w+\.txt", (ROOT / "scripts" / "digit_ave.py").read_text())
-    assert last == ["valSet.txt"] == written[-1:]
+    last = re.findall(r"\[\[ -f \"\$media/new/ann/(\w+\.\w+)\" \]\] \|\|", (ROOT / "scripts" / "digits.sh").read_text())
+    written = re.findall(r"\w+\.(?:txt|csv)", (ROOT / "scripts" / "digit_ave.py").read_text())
+    assert last == ["clusters.csv"] == written[-1:]
 
 
 @pytest.mark.parametrize("number", range(1, 6))

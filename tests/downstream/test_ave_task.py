@@ -372,7 +372,7 @@ def test_sweep_marks_the_best_checkpoint(run, capsys):
     out, err = capsys.readouterr()
     assert "| **epoch_001.pt** | 100.0 |" in out
     assert "strict (test split)" in out
-    assert "| video → audio |         accuracy | 100.0 ± 0.0 |  100.0 ± 0.0 |   28.6 |      100.0 |" in out  # 4 of 14
+    assert "| video → audio |         accuracy | 100.0 ± 0.0 |        0.0 |  100.0 ± 0.0 |   28.6 |" in out  # 4 of 14
     assert "1 test clips were pretrained on" in err
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cmg.data.ave import read_ave
+from cmg.downstream.clip_scores import read_clusters
 from support import ROOT
 
 SCRIPT = ROOT / "scripts" / "digit_ave.py"
@@ -56,6 +57,20 @@ def test_annotations_are_read_as_an_ave_folder(digits, composed):
     pairs = list(zip(new.splits["test"], old.splits["test"] * 2))
     assert len(pairs) == 120
     assert all(a[1:] == b[1:] for a, b in pairs)  # category, onset, offset of the pattern
+
+
+def test_clips_of_one_pattern_are_a_cluster(composed):
+    """As the rows are: category, times and distractors alike."""
+    rows = [json.loads(line) for line in open(composed / "compositions.jsonl")]
+    clusters = read_clusters(composed / "ann" / "clusters.csv")
+    assert set(clusters) == {row["id"] for row in rows if row["split"] == "test"}
+    patterns = {}
+    for row in rows:
+        if row["split"] == "test":
+            events = [[(event["label"], event["onset"], event["offset"]) for event in row[side]]
+                      for side in ("audio", "visual")]
+            patterns.setdefault(clusters[row["id"]], []).append((row["category"], events))
+    assert len(patterns) == 60 and all(len(own) == 2 and own[0] == own[1] for own in patterns.values())
 
 
 def test_an_image_is_shown_in_one_clip_only(composed):

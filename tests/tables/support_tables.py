@@ -23,11 +23,14 @@ def row(metric, value, target="audio", protocol="strict", source="video"):
 class Finished:
     """A cell whose results are given."""
 
-    def __init__(self, name, seed, results):
-        self.name, self.seed, self._results = name, seed, results
+    def __init__(self, name, seed, results, clip_scores=None):
+        self.name, self.seed, self._results, self._clip_scores = name, seed, results, clip_scores or {}
 
     def results(self):
         return self._results
+
+    def clip_scores(self):
+        return self._clip_scores
 
     def account(self):
         return {"name": self.name, "minutes": 1.5, "commit": "abc"}

@@ -14,7 +14,7 @@ from support import TABLES
 
 def test_table_files_of_the_repository_parse():
     paths = sorted(TABLES.glob("*.toml"))
-    assert len(paths) == 10
+    assert len(paths) == 11
     for path in paths:
         table = read_table(path)
         settings = {name: ["x"] for name in re.findall(r"\{(\w+)\}", path.read_text())}
@@ -74,6 +74,29 @@ name = "second"
     assert (table.trials, table.trial_flags) == ({}, [])
 
 
+def test_every_recipe_has_its_rows_without_one_term():
+    table = read_table(TABLES / "recipes.toml")
+    terms = ["vCLUB", "Cross-CPC", "L_cmcm", "MM-EMA", "cross commitment", "reset"]
+    for recipe in ("InfoNCE", "paper", "official"):
+        own = {name for name, reference in table.references.items() if reference == recipe}
+        expected = ["InfoNCE", *terms[1:]] if recipe == "InfoNCE" else terms
+        assert {recipe, *(f"{recipe} without {term}" for term in expected)} <= own
+        lengths = {tuple(table.rows[name][table.rows[name].index("--epochs"):][:2]) for name in own}
+        assert lengths == {("--epochs", {"InfoNCE": "64", "paper": "48", "official": "60"}[recipe])}  # full length
+
+
+def test_rows_are_compared_with_the_first_or_the_one_that_is_named(tmp_path):
+    file = tmp_path / "t.toml"
+    groups = "[[groups]]\nrows = [{name = 'c'}]\n[[groups]]\nreference = 'e'\nrows = [{name = 'd'}, {name = 'e'}]\n"
+    file.write_text(AVE + rows(a="", b="") + groups)
+    assert read_table(file).references == {"a": "a", "b": "a", "c": "a", "d": "e", "e": "e"}
+    file.write_text("reference = 'b'\n" + AVE + rows(a="", b="") + groups)
+    assert read_table(file).references == {"a": "b", "b": "b", "c": "b", "d": "e", "e": "e"}
+    file.write_text("reference = 'cc'\n" + AVE + rows(a="", b=""))
+    with pytest.raises(UserError, match="reference: there is no row 'cc'; expected one of a, b"):
+        read_table(file)
+
+
 @pytest.mark.parametrize("flags, chooses", [
     ("--data {ave}", True), ("--protocol paper", False), ("--protocol=paper", False),
     ("--checkpoint {run}/a.pt", False), ("--checkpoint={run}/a.pt", False)])
@@ -88,7 +111,8 @@ def test_ave_chooses_unless_told_otherwise(flags, chooses, tmp_path):
     ("[evaluations.ave]\n[evaluations.ave]\n",
      "Cannot declare ('evaluations', 'ave') twice (at line 2, column 17); expected TOML"),
     ("default = 'x'\n", "unknown key 'default'; did you mean 'defaults'?"),
-    ("seeds = 3\n", "unknown key 'seeds'; expected one of about, defaults, trial_flags, evaluations, rows, groups"),
+    ("seeds = 3\n", "unknown key 'seeds'; expected one of about, defaults, trial_flags, evaluations, rows, groups, "
+     "reference"),
     ("defaults = 3\n", "defaults is 3; expected text in quotes"),
     ("defaults = \"--x 'b\"\n", "defaults: no closing quotation; expected quotes in pairs"),
     ("rows = 'a'\n", "rows is 'a'; expected a list"),

@@ -1,15 +1,18 @@
 """`cmg.tables`: trials before a table, judged on validation alone, and the order of rows beside the published one."""
 
 import csv
+import itertools
 import json
 from statistics import mean
 
+import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from support_tables import AVE, AVVP, Finished, row, rows, run
 
 from cmg.errors import UserError
 from cmg.tables.file import read_table
-from cmg.tables.paper import compare, read_published
+from cmg.tables.paper import compare, read_published, spearman
 from cmg.tables.report import summarise, write_table
 from support import TABLES
 
@@ -134,6 +137,20 @@ def test_order_beside_the_papers(ours, paper, rho):
     assert [one["rho"] for one in found] == 2 * [rho if rho is None else pytest.approx(rho)]  # also over the means
 
 
+def test_p_of_an_order_is_the_share_of_all_orders():
+    """Enumerated up to eight rows, against scipy's ρ of every order; beyond, a share of random ones."""
+    paper = [3.0, 1.0, 4.0, 1.5, 9.0, 2.0]
+    for ours in ([10, 20, 60, 30, 40, 50], [1, 2, 2, 2, 5, 9]):
+        rho = spearmanr(ours, paper).statistic
+        rhos = np.array([spearmanr(order, paper).statistic for order in itertools.permutations(ours)])
+        assert spearman(zip(ours, paper)) == (pytest.approx(rho), pytest.approx(np.mean(abs(rhos) > abs(rho) - 1e-9)))
+    assert spearman(zip(range(4), range(4)))[1] == pytest.approx(2 / 24)  # of all orders, it and its reverse
+    ours = np.random.default_rng(0).permutation(12)
+    found = spearman(zip(ours, range(12)))
+    assert found == spearman(zip(ours, range(12)))
+    assert found[1] == pytest.approx(spearmanr(ours, range(12)).pvalue, abs=0.01)  # of Student's t
+
+
 def test_comparison_by_hand(tmp_path):
     """Rows that the paper lacks stay out; the mean is over the rows that have every column."""
     ours = {"x": (10.0, 90.0), "y": (20.0, 50.0), "z": (30.0, 70.0), "new": (99.0, 1.0), "half": (5.0, None)}
@@ -162,7 +179,7 @@ def test_comparison_by_hand(tmp_path):
             for line in (tmp_path / "o" / "table.md").read_text().splitlines()]
     assert ["row", "ave accuracy v2a", "ave accuracy a2v", "mean"] in text
     assert ["z", "30.0 / 3.0", "70.0 / 1.0", "50.0 / 2.0"] in text and ["half", "5.0 / 4.0", "–", "–"] in text
-    assert ["Spearman's ρ", "-0.20", "0.50", "–"] in text
+    assert ["Spearman's ρ", "-0.20", "0.50", "–"] in text and ["p of ρ", "0.917", "1.000", "–"] in text
     with open(tmp_path / "o" / "table.csv", newline="") as csv_file:
         by = {(line["name"], line["direction"], line["metric"]): line["published"] for line in csv.DictReader(csv_file)}
     assert (by["z", "v2a", "accuracy"], by["z", "v2a", "segment_accuracy"], by["new", "v2a", "accuracy"]) == (

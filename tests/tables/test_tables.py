@@ -42,15 +42,27 @@ def test_summary_is_mean_and_std_over_seeds(tmp_path):
     evaluations = read_table(file).evaluations
     assert columns(summary, evaluations) == [
         ("ave", "v2a", "segment_accuracy"), ("ave", "v2a", "accuracy"), ("avvp", "a2v", "precision")]
-    header, _, own, chance, _, _, _, *details = markdown(summary, evaluations, cells).splitlines()
+    header, _, own, chance, _, titles, _, *details = markdown(summary, evaluations, cells).splitlines()
+    details, notes = details[:3], details[3:]
     assert [cell.strip() for cell in header.split("|")[1:-1]] == [
         "transfer", "ave segment_accuracy v2a", "ave accuracy v2a", "avvp a2v (paper)", "seeds", "minutes",
         "pretrained at"]
     assert [cell.strip() for cell in own.split("|")[1:-1]] == [
         "row", "39.0 ± 3.6", "78.0 ± 7.2", "30.0", "3", "1.5", "abc"]
     assert [cell.strip() for cell in chance.split("|")[1:5]] == ["chance", "10.0", "10.0", "10.0"]
-    assert details[1].split("|")[7].strip() == "79.0 ± 7.2"  # own modality
-    assert [line.split("|")[-3].strip() for line in details] == ["3", "3", "1"]  # seeds
+    told = [dict(zip(*([cell.strip() for cell in line.split("|")] for line in (titles, own)))) for own in details]
+    assert told[1]["own modality"] == "79.0 ± 7.2" and [line["seeds"] for line in told] == ["3", "3", "1"]
+    assert notes[1].startswith("±: standard deviation over pretraining seeds, each the mean of its probe seeds.")
+
+
+def test_lines_say_what_is_known_of_test_set_and_codes():
+    known = {"test_error": 2.0, "n_clusters": 60, "match_chance": 3.0, "used_codes": 40}
+    cells = [Finished("row", seed, {"ave": [row("accuracy", 70.0) | {key: x + seed for key, x in known.items()}]})
+             for seed in (0, 1)] + [Finished("old", 0, {"ave": [row("accuracy", 70.0)]})]
+    new, old = summarise(cells)
+    assert {key: new[key] for key in known} == {"test_error": 2.5, "n_clusters": 60, "match_chance": 3.5,
+                                                "used_codes": 40.5}
+    assert {old[key] for key in known} == {None}
 
 
 def test_rows_of_an_older_arithmetic_are_named(tmp_path):

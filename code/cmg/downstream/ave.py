@@ -20,7 +20,9 @@ paper : what the public script measures. Fit on train and report on the *train* 
     no fewer epochs for a later checkpoint.
 
 `source_value` is the same probe on its own modality, the upper bound of the transfer; `chance` the accuracy of
-always answering the training split's most frequent class. Values are means over probe seeds, `std` goes with them.
+always answering the training split's most frequent class. Values are means over probe seeds, `std` goes with them;
+`test_error` is the standard error of the value over the test clips, by clusters of `n_clusters` (strict). Scores of the
+clips lie beside the results (`ave_strict_clips.npz`).
 A picture of them is drawn (`ave_strict.png` and `.pdf`).
 """
 
@@ -116,7 +118,8 @@ class AveTask(ProbeTask):
         return probing.chosen | val if self.strict else {}
 
     def draw(self, rows, folder):
-        """Bars of the transfer and its upper bound for every direction, with chance; a panel for every metric."""
+        """Bars of the transfer and its upper bound for every direction, with chance; a panel for every metric; whiskers
+        are the standard deviation over probe seeds."""
         panels = []
         for metric in dict.fromkeys(row["metric"] for row in rows):
             own = [row for row in rows if row["metric"] == metric]

@@ -6,6 +6,7 @@ import torch
 
 from cmg.data.avvp import AvvpAnnotations
 from cmg.data.features import FeatureFile
+from cmg.downstream.clip_scores import pooled
 from cmg.downstream.probe import EventProbes, ProbeData, probe_data
 from cmg.downstream.probing import ProbeTask, best_epochs
 from cmg.downstream.results import mean
@@ -55,6 +56,12 @@ class EventTask(ProbeTask):
         found = {"precision": precision, "recall": recall, "f1": harmonic_mean(precision, recall)}
         found = {name: 100 * found[name] for name in (self.chosen_by, *found)}
         return found | {"positives": fired.sum((1, 2, 3)).double().cpu()}
+
+    def names(self, encoded, role, modality):
+        return self.splits[role, modality].names
+
+    def clip_scores(self, probes, data):
+        return clip_localisation(fires(probes, data), data.labels)
 
     def chance(self, kind, train, test):
         """The constant answer that names the most frequent class of `train`, in paper also if it is background."""
@@ -152,3 +159,12 @@ def localisation(fired, truth) -> dict[str, torch.Tensor]:
     for level in LEVELS:
         found[f"{level}_f1"] = video_f(COUNT[level](by_class(fired), by_class(truth))).mean(-1)
     return {name: 100 * x for name, x in found.items()}
+
+
+def clip_localisation(fired, truth) -> dict[str, torch.Tensor]:
+    """What each clip adds to the figures of `localisation` that get rows, dict of Tensor[P, N]."""
+    fired, truth = fired[..., :-1].cpu(), truth[..., :-1].cpu()
+    hits, predicted, true = (cells.sum((-1, -2)) for cells in (fired & truth, fired, truth))
+    counts = {level: COUNT[level](fired.mT, truth.mT) for level in LEVELS}  # of [P, N, K, T]
+    return {"micro_f1": pooled(2 * hits, predicted + true)} | {
+        f"{level}_f1": 100 * video_f(own) for level, own in counts.items()}

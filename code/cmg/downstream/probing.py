@@ -24,6 +24,7 @@ paper reads 93.9 / 91.1.
 
 import torch
 
+from cmg.downstream.clip_scores import pooled
 from cmg.downstream.probe import (
     ClipProbes,
     ProbeData,
@@ -76,6 +77,7 @@ class ProbeTask:
     modalities : those of the pairs
     splits : (role, modality) -> Split
     kept : (source, target) -> what `tested` keeps
+    clips : (source, target, metric) -> (names, scores [N]) of the test clips, see `clip_scores`; in strict
     """
 
     name: str
@@ -86,7 +88,7 @@ class ProbeTask:
         self.classes, self.pairs, self.settings, self.device = list(classes), list(pairs), settings, device
         self.modalities = list(dict.fromkeys(m for pair in self.pairs for m in pair))
         self.strict = settings.protocol == "strict"
-        self.splits, self.kept = Splits(pretrain_ids if self.strict else ()), {}
+        self.splits, self.kept, self.clips = Splits(pretrain_ids if self.strict else ()), {}, {}
 
     @property
     def sources(self):
@@ -118,9 +120,22 @@ class ProbeTask:
         split = self.splits[role, modality]
         return data_of_present(encoded.tokens(role, modality), split.labels[kind]) if len(split) else None
 
+    def names(self, encoded: Encoded, role: str, modality: str) -> list[str]:
+        """The clips of `data`."""
+        there = encoded.tokens(role, modality).valid.any(1).tolist()
+        return [name for name, present in zip(self.splits[role, modality].names, there) if present]
+
     def measure(self, probes: Probes, data: ProbeData) -> dict[str, torch.Tensor]:
         """Figures of P probes, dict metric -> Tensor[P]; the paper protocol takes its epoch by the first."""
         return {probes.metric: probes.score(data).accuracy}
+
+    def clip_scores(self, probes: Probes, data: ProbeData) -> dict[str, torch.Tensor]:
+        """What each clip adds to the figures that get rows, dict metric -> Tensor[P, N] of which `measure` has the
+        mean."""
+        right, counts = probes.logits(data).argmax(-1) == data.labels, torch.ones_like(data.labels)
+        if right.ndim == 3:  # (P, N, T)
+            right, counts = (right & data.valid).sum(-1), data.valid.sum(-1)
+        return {probes.metric: pooled(right, counts)}
 
     def chance(self, kind: type[Probes], train: ProbeData, test: ProbeData) -> dict[str, float]:
         """The same figures of an answer that knows `train`'s labels alone."""
@@ -144,6 +159,10 @@ class ProbeTask:
                     self.name, probing.source, target, self.settings, metric, figures[metric], own and own[metric],
                     chance[metric], len(probing.train.labels), len(test.labels),
                     **self.about(probing.kind, target), **self.extra(probing, target, metric, figures), **sharing))
+            if self.strict:
+                names = self.names(probing.encoded, "test", target)
+                self.clips |= {(probing.source, target, metric): (names, scores.mean(0))
+                               for metric, scores in self.clip_scores(probing.probes, test).items()}
             self.tested(probing, target)
         return found
 

@@ -133,12 +133,17 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def results_table(rows: list[dict]) -> str:
-    """Rows of `results.json` as a Markdown table: the transfer, its upper bound and how far codes are shared."""
+    """Rows of `results.json` as a Markdown table: the transfer, its upper bound and how far codes are shared.
+
+    ± is the standard deviation over probe seeds; `test error` the standard error over the test clips.
+    """
     def cell(row, name, digits=1):
         return "–" if row.get(name) is None else f"{row[name]:.{digits}f}"
 
-    header = ["direction", "metric", "transfer", "own modality", "chance", "match rate", "code overlap", "clips"]
+    header = ["direction", "metric", "transfer", "test error", "own modality", "chance", "match rate", "match chance",
+              "codes", "code overlap", "clips"]
     return markdown_table(header, [[
         f"{row['source']} → {row['target']}", row["metric"], f"{cell(row, 'value')} ± {cell(row, 'std')}",
-        f"{cell(row, 'source_value')} ± {cell(row, 'source_std')}", cell(row, "chance"), cell(row, "match_rate"),
-        cell(row, "code_overlap", 2), str(row["n_test"])] for row in rows])
+        cell(row, "test_error"), f"{cell(row, 'source_value')} ± {cell(row, 'source_std')}", cell(row, "chance"),
+        cell(row, "match_rate"), cell(row, "match_chance"), cell(row, "used_codes", 0), cell(row, "code_overlap", 2),
+        str(row["n_test"])] for row in rows])

@@ -144,7 +144,7 @@ def parser() -> Parser:
     p.add_argument("--text-data", nargs="+", help="feature files of captions, several a clip")
     p.add_argument("--captions", help="CSV with a column id: the captions there should be; the lacking count as wrong")
     p.add_argument("--gallery", help="fit a head to this modality's features; without it zero-shot")
-    return add_probe_flags(p, epochs=50)
+    return add_probe_flags(p, epochs=50, clusters=False)
 
 
 def asked_captions(path) -> list[str]:

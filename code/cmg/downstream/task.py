@@ -16,8 +16,9 @@ from cmg.cli import Parser, git_commit, number, require_folder, whole
 from cmg.data.features import FeatureSet
 from cmg.data.provenance import Provenance
 from cmg.distributed import choose_device
+from cmg.downstream.clip_scores import clustered, read_clusters, write_clip_scores
 from cmg.downstream.registry import TASKS
-from cmg.downstream.results import prepare_results, results_table, write_results
+from cmg.downstream.results import prepare_results, results_table, rounded, write_results
 from cmg.downstream.tokens import directions
 from cmg.errors import UserError
 from cmg.modalities import ordered
@@ -55,8 +56,8 @@ def task_parser(name: str, about: str = "", checkpoint="a .pt file, or a run fol
     return p
 
 
-def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30) -> argparse.ArgumentParser:
-    """The flags that mean the same in every task with a probe."""
+def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30, clusters=True) -> argparse.ArgumentParser:
+    """The flags that mean the same in every task with a probe; `clusters` of those that give clips' scores."""
     p.add_argument("--source", help="default: every modality that data and checkpoint share")
     p.add_argument("--target", help="default: every other modality")
     p.add_argument("--protocol", choices=("strict", "paper"), default="strict",
@@ -69,6 +70,9 @@ def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30) -> argparse.Ar
     p.add_argument("--batch-size", type=whole(1), default=80, help="clips in a step of the probe")
     p.add_argument("--probe-seeds", type=whole(1), default=3, help="probes per direction, for mean and std")
     p.add_argument("--seed", type=whole(), default=0, help="first probe's seed")
+    if clusters:
+        p.add_argument("--clusters", help="CSV with the columns id and cluster: which test clips share something, for "
+                       "the error of the test set; default: clusters.csv beside their annotations, else their videos")
     return add_place_flags(p)
 
 
@@ -88,6 +92,7 @@ class Run(NamedTuple):
     path: Path
     content: dict
     model: torch.nn.Module
+    clusters: dict[str, str] | None = None
 
     @property
     def out(self) -> Path:
@@ -132,8 +137,16 @@ class Run(NamedTuple):
         return rows
 
     def finish(self, task, rows=None) -> list[dict]:
-        """Run a `ProbeTask`, unless its rows are there, and leave its files behind -> the rows of results.json."""
-        rows = self.write(task.title, task.run(self.model) if rows is None else rows)
+        """Run a `ProbeTask`, unless its rows are there, add the error of its test set and leave its files behind ->
+        the rows of results.json."""
+        rows = task.run(self.model) if rows is None else rows
+        found = {key: clustered(*own, self.clusters) for key, own in task.clips.items()}
+        for row in rows:
+            own = found.get((row["source"], row["target"], row["metric"]))
+            row |= {"test_error": rounded(own.error), "n_clusters": own.n_clusters} if own else {}
+        rows = self.write(task.title, rows)
+        if found:
+            print(write_clip_scores(self.out, task.name, self.settings.protocol, found))
         for path in task.draw(rows, self.out):
             print(path)
         return rows
@@ -152,12 +165,22 @@ def open_run(args, needs=("vectors",), path=None) -> Run:
     if "protocol" in args:
         settings = Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
                             args.probe_seeds, args.seed)
+    clusters = find_clusters(args)
     device, path = choose_device(args.device), file_of(path or args.checkpoint)
     content = read(path)
-    run = Run(args, settings, device, path, content, build_model(content, device, path, args.method))
+    run = Run(args, settings, device, path, content, build_model(content, device, path, args.method), clusters)
     require(run.model, needs, path)
     prepare_results(run.out)
     return run
+
+
+def find_clusters(args) -> dict[str, str] | None:
+    """Those of --clusters, else of clusters.csv in the folder of the test clips' annotations, if there are any."""
+    flags = vars(args)
+    if "clusters" in flags and (folder := flags.get("avvp_annotations") or flags.get("annotations")):
+        beside = Path(folder) / "clusters.csv"
+        flags |= {"clusters": flags["clusters"] or (beside if beside.is_file() else None)}
+    return read_clusters(flags["clusters"]) if flags.get("clusters") else None
 
 
 def require(model, needs, path):

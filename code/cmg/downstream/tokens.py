@@ -66,22 +66,27 @@ def codebook_sharing(a: TokenSet, b: TokenSet) -> dict[str, float | int | None]:
 
     match_rate : % of the seconds that exist in both modalities at which both pick the same code; None where
         the steps do not line up (words are no seconds).
-    code_overlap : intersection of the two histograms of code use, see `cmg.metrics.codebook.overlap`.
+    match_chance : the rate that two draws from the two histograms of these seconds would have, 100 · Σ p_a(k) p_b(k);
+        of n codes used evenly 100 / n, so a match rate compares at equal size, or against its chance.
+    code_overlap : intersection of the two histograms of code use, see `cmg.metrics.codebook.overlap`. It does not look
+        at pairs: shuffled clips have the same.
     shared_codes, used_codes : codes used by both modalities, and by at least one.
 
     All are None of a model without a codebook.
     """
     if a.codes is None or b.codes is None:
-        return dict.fromkeys(("match_rate", "code_overlap", "shared_codes", "used_codes"))
+        return dict.fromkeys(("match_rate", "match_chance", "code_overlap", "shared_codes", "used_codes"))
     size = int(max(a.codes.max(), b.codes.max())) + 1
     use_a = torch.bincount(a.codes[a.valid], minlength=size).double()  # (M,)
     use_b = torch.bincount(b.codes[b.valid], minlength=size).double()
-    match_rate = None
-    if a.codes.shape == b.codes.shape:
-        both = a.valid & b.valid
-        match_rate = 100.0 * (a.codes == b.codes)[both].double().mean().item() if both.any() else None
+    match_rate = match_chance = None
+    if a.codes.shape == b.codes.shape and (both := a.valid & b.valid).any():
+        match_rate = 100.0 * (a.codes == b.codes)[both].double().mean().item()
+        p_a, p_b = (x.codes[both].bincount(minlength=size).double() / both.sum() for x in (a, b))  # (M,)
+        match_chance = 100.0 * (p_a @ p_b).item()
     return {
         "match_rate": match_rate,
+        "match_chance": match_chance,
         "code_overlap": overlap(use_a, use_b).item(),
         "shared_codes": int(((use_a > 0) & (use_b > 0)).sum()),
         "used_codes": int(((use_a > 0) | (use_b > 0)).sum()),

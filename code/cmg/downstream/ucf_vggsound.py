@@ -76,7 +76,7 @@ class PairTask(ProbeTask):
     def sharing(self, encoded, source, target):
         """Of what was learnt from and what was tested: no clip is in both modalities."""
         found = rounded(codebook_sharing(encoded.tokens("fit", source), encoded.tokens("test", target)))
-        return {name: x for name, x in found.items() if name != "match_rate"}
+        return {name: x for name, x in found.items() if not name.startswith("match_")}
 
     def tested(self, probing, target):
         data = probing.data("test", target)

@@ -1,4 +1,4 @@
-"""Tables of results as commands: run what is missing, then print mean ± std over seeds.
+"""Tables of results as commands: run what is missing, then print mean ± std over pretraining seeds.
 
     python -m cmg.tables scripts/tables/digits.toml --data pretrain.h5 --set ave=ave.h5 annotations=AVE/ \
         --seeds 0 1 2 --jobs 2 --out checkpoint/digits
@@ -8,6 +8,9 @@ cmg/tables/file.py). A cell is a run folder OUT/<row>-seed<seed>, pretrained and
 all that they print is in OUT/<row>-seed<seed>.log. What is finished is not done again, neither a pretraining nor a
 single evaluation: a task added to the table file runs alone. An interrupted pretraining continues. A cell that another
 commit made is kept, and the table says so.
+
+Every row is compared with the first, or with the `reference` that the table file names: mean difference over the same
+seeds and test clips, with a 95 % interval (see cmg/tables/differences.py).
 
 Where the table file gives rows several trials, these come first, and every row is run with the flags of the trial that
 does best on AVE's validation split (see cmg/tables/sweep.py). Where published figures lie beside it, the table has them
@@ -24,7 +27,7 @@ from cmg.errors import UserError
 from cmg.tables.cells import Cell, fill_in
 from cmg.tables.file import fill, read_settings, read_table
 from cmg.tables.paper import read_published
-from cmg.tables.report import markdown, summarise, write_table
+from cmg.tables.report import summarise, write_table
 from cmg.tables.sweep import tune
 
 
@@ -75,8 +78,8 @@ def main(argv=None):
     present = [cell for cell in cells.values() if cell.pretrained]
     if any(cell.results() for cell in present):
         summary = summarise(present)
-        write_table(args.out, summary, evaluations, present, sweep, published)
-        print(markdown(summary, evaluations, present, sweep, published) + f"\n{Path(args.out) / 'table.md'}")
+        text = write_table(args.out, summary, evaluations, present, sweep, published, table.references)
+        print(f"{text}\n{Path(args.out) / 'table.md'}")
     if failed or failures:
         trials = f"{len(failed)} trials and " if failed else ""
         raise UserError(f"{trials}{len(failures)} of {len(cells)} cells failed; first: {(failed + failures)[0]}")

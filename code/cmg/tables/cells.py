@@ -12,9 +12,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cmg.downstream.clip_scores import read_clip_scores
 from cmg.downstream.results import read_results
 from cmg.errors import UserError
 from cmg.files import write_atomically
+from cmg.modalities import TABLE
 from cmg.tables.file import fill, read_settings, slug
 
 NEEDED = {"metric", "source", "target", "protocol", "value", "chance", "n_test", "commit"}  # of a row of results.json
@@ -126,6 +128,12 @@ class Cell:
         return {one.name: read_results(self.folder / slug(one.name))
                 for one in self.evaluations if one not in missing}
 
+    def clip_scores(self):
+        """dict (evaluation, source, target, metric) -> `ClipScores`, of all that have them."""
+        found = {(name, row["source"], row["target"], row["metric"]): read_clip_scores(self.folder / slug(name), row)
+                 for name, rows in self.results().items() for row in rows}
+        return {key: scores for key, scores in found.items() if scores is not None}
+
     def account(self):
         """Who made this cell, and how long it took: minutes and commit of the pretraining and of every evaluation."""
         done = self.record.get("evaluations", {})
@@ -146,6 +154,12 @@ class Cell:
 def numerics_of(record) -> int:
     """The version of the arithmetic behind a row of results.json or an args.json (`cmg.CHANGES`)."""
     return record.get("numerics", 0)
+
+
+def direction_of(row) -> str:
+    """The key of a row's direction, as `cmg.modalities.direction` has it; of modalities that only the row's own feature
+    files declare, and of no modality, the whole names."""
+    return "2".join(TABLE[m].key if m in TABLE else m for m in (row["source"], row["target"]))
 
 
 def names_only(arguments):

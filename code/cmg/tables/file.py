@@ -31,6 +31,9 @@ AVE under `strict` chooses this checkpoint, so it comes before all others, whate
 Rows that have more in common stand in `[[groups]]`, each with `defaults` and `rows` of its own: flags of the file come
 first, then those of the group, then those of the row; the last of equal flags counts. Rows outside of groups lead.
 
+Rows are compared with the first of all, or with the row that the file names by `reference = "full"`; those of a group
+with the row that the group names.
+
 Rows may be tuned. The first trial of a row is the row as it stands; each entry of its `trials` is one more, with these
 flags after the row's own. What all trials have and rows do not, for example fewer epochs, are the file's `trial_flags`:
 
@@ -74,12 +77,14 @@ class Evaluation(NamedTuple):
 
 class Table(NamedTuple):
     """rows : dict name -> list of flags; evaluations : list of Evaluation, the one that chooses first; trials : dict
-    name -> what each trial adds to the row's flags, nothing for the first; trial_flags : what all trials share."""
+    name -> what each trial adds to the row's flags, nothing for the first; trial_flags : what all trials share;
+    references : dict name -> the row that it is compared with."""
 
     rows: dict[str, list[str]]
     evaluations: list[Evaluation]
     trials: dict[str, list[list[str]]]
     trial_flags: list[str]
+    references: dict[str, str]
 
 
 def read_table(path) -> Table:
@@ -89,21 +94,22 @@ def read_table(path) -> Table:
     ------
     UserError
         No such file, no TOML, an unknown key or a value of another kind, flags with an open quotation, a name that
-        occurs twice, a task that does not exist, a trial that occurs twice or fewer trials than other rows have, trials
-        without AVE to judge them, or nothing to run or to evaluate. File and key are named.
+        occurs twice, a task or a reference that does not exist, a trial that occurs twice or fewer trials than other
+        rows have, trials without AVE to judge them, or nothing to run or to evaluate. File and key are named.
     """
     try:
         content = tomllib.loads(read_text(path, "a table file"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}; expected TOML") from None
     file = _entry(content, FILE, str(path))
-    rows, trials = _rows(file, path)
+    rows, trials, references = _rows(file, path)
     evaluations = _evaluations(file, path)
     if not rows:
         raise UserError(f"{path}: no rows; expected [[rows]] with a name and flags")
     if not evaluations:
         raise UserError(f"{path}: no evaluations; expected [evaluations.ave] with a task and flags")
-    table = Table(rows, sorted(evaluations, key=lambda one: not one.chooses), trials, file["trial_flags"])
+    table = Table(rows, sorted(evaluations, key=lambda one: not one.chooses), trials, file["trial_flags"],
+                  references)
     _check_trials(table, path)
     return table
 
@@ -119,23 +125,28 @@ def _evaluations(file: dict, path) -> list[Evaluation]:
     return list(found.values())
 
 
-def _rows(file: dict, path) -> tuple[dict, dict]:
-    """All rows with all of their flags, and their trials, none where no row has more than its first."""
-    groups = [{"defaults": [], "rows": file["rows"]}]
+def _rows(file: dict, path) -> tuple[dict, dict, dict]:
+    """All rows with all of their flags, their trials, none where no row has more than its first, and their references.
+    """
+    groups = [{"defaults": [], "rows": file["rows"], "reference": ""}]
     groups += [_entry(group, GROUP, f"{path}: group {n}") for n, group in enumerate(file["groups"], 1)]
-    rows, trials = {}, {}
-    for defaults, entry in [(group["defaults"], entry) for group in groups for entry in group["rows"]]:
+    rows, trials, references = {}, {}, {}
+    for group, entry in [(own, entry) for own in groups for entry in own["rows"]]:
         place = f"{path}: row {entry.get('name', len(rows) + 1)!r}"
         entry = _entry(entry, ROW, place)
         name = entry["name"]
         _check_name(name, rows, place)
-        rows[name] = file["defaults"] + defaults + entry["flags"]
+        rows[name] = file["defaults"] + group["defaults"] + entry["flags"]
+        references[name] = group["reference"] or file["reference"] or next(iter(rows))
         trials[name] = [[]]
         for flags in entry["trials"]:
             if flags in trials[name]:
                 raise UserError(f"{place}: trials: {shlex.join(flags)!r} is tried already; expected other flags")
             trials[name].append(flags)
-    return rows, trials if any(len(own) > 1 for own in trials.values()) else {}
+    for reference in references.values():
+        if reference not in rows:
+            raise UserError(f"{path}: reference: there is no row {reference!r}; {_nearest(reference, rows)}")
+    return rows, trials if any(len(own) > 1 for own in trials.values()) else {}, references
 
 
 def _check_trials(table: Table, path: Path):
@@ -187,9 +198,9 @@ def _list(read):
 
 # Of every table of the file: key -> how its value is read, and the value of a key that is not there.
 FILE = {"about": (_text, ""), "defaults": (_flags, ""), "trial_flags": (_flags, ""), "evaluations": (_table, {}),
-        "rows": (_list(_table), []), "groups": (_list(_table), [])}
+        "rows": (_list(_table), []), "groups": (_list(_table), []), "reference": (_text, "")}
 EVALUATION = {"task": (_text, ""), "metrics": (_list(_text), []), "flags": (_flags, "")}
-GROUP = {"defaults": (_flags, ""), "rows": (_list(_table), [])}
+GROUP = {"defaults": (_flags, ""), "rows": (_list(_table), []), "reference": (_text, "")}
 ROW = {"name": (_text, ""), "flags": (_flags, ""), "trials": (_list(_flags), [])}
 
 

@@ -3,20 +3,22 @@
 Published figures stand in a file beside the table file, `table1.paper.csv` beside `table1.toml`: columns row, task,
 direction, pretraining and value, lines of # as comments; rows and tasks are called as in the table file. Compared are
 the figures of one pretraining set, 40K, with the first metric of the task: metrics, data and sizes differ, so nothing
-is compared but the order of the rows.
+is compared but the order of the rows: by Spearman's ρ, with p, the share of all orders of the rows, or of RESAMPLES
+random ones where there are more, whose ρ is as far from 0.
 """
 
 import csv
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import permutation_test, rankdata
 
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
 from cmg.files import read_text
 
 PRETRAINING = "40K"  # clips; the set that the paper's ablations use
+RESAMPLES = 99_999  # exact up to eight rows
 
 
 def read_published(path) -> dict[tuple[str, str, str], float]:
@@ -61,7 +63,7 @@ def compare(summary, shown, published) -> dict:
     Returns
     -------
     dict with `figures`, a list of {row, task, direction, metric, value, published}; and `spearman`, a list of {task,
-    direction, rows, rho}, the last of them over the means of all columns, for the rows that have all. Empty where
+    direction, rows, rho, p}, the last of them over the means of all columns, for the rows that have all. Empty where
     nothing is there to compare.
     """
     ours = {(line["name"], line["task"], line["direction"], line["metric"]): line["value"] for line in summary}
@@ -81,18 +83,23 @@ def compare(summary, shown, published) -> dict:
         return {}
     complete = [name for name in names if all(name in column for column in pairs.values())]
     means = {name: tuple(np.mean([column[name] for column in pairs.values()], 0).tolist()) for name in complete}
-    correlations = [{"task": task, "direction": direction, "rows": len(column), "rho": _rho(column.values())}
+    correlations = [{"task": task, "direction": direction, "rows": len(column)}
+                    | dict(zip(("rho", "p"), spearman(column.values())))
                     for (task, direction), column in [*pairs.items(), (("mean", ""), means)]]
     return {"pretraining": PRETRAINING, "figures": figures, "spearman": correlations,
             "means": {name: {"value": value, "published": paper} for name, (value, paper) in means.items()}}
 
 
-def _rho(pairs) -> float | None:
-    """Spearman's ρ of (value, published) pairs; None without two different values on either side."""
-    sides = list(zip(*pairs))
+def spearman(pairs) -> tuple[float, float] | tuple[None, None]:
+    """Spearman's ρ of (value, published) pairs and its two-sided p among permutations of the rows; None without two
+    different values on either side."""
+    sides = [rankdata(side) for side in zip(*pairs)]
     if not sides or any(len(set(side)) < 2 for side in sides):
-        return None
-    return float(spearmanr(*sides).statistic)
+        return None, None
+    ours, theirs = ((ranks - ranks.mean()) / (ranks.std() * len(ranks) ** 0.5) for ranks in sides)
+    found = permutation_test((ours,), lambda x, axis: (x * theirs).sum(axis), permutation_type="pairings",
+                             vectorized=True, n_resamples=RESAMPLES, batch=10_000, rng=0)
+    return float(found.statistic), float(found.pvalue)
 
 
 def markdown_comparison(comparison) -> str:
@@ -106,8 +113,9 @@ def markdown_comparison(comparison) -> str:
 
     lines = [[name, *(both(cells.get((name, *column))) for column in columns), both(comparison["means"].get(name))]
              for name in dict.fromkeys(one["row"] for one in comparison["figures"])]
-    rho = ["–" if one["rho"] is None else f"{one['rho']:.2f}" for one in comparison["spearman"]]
-    lines.append(["Spearman's ρ", *rho])
+    for title, key, digits in (("Spearman's ρ", "rho", 2), ("p of ρ", "p", 3)):
+        lines.append([title, *("–" if one[key] is None else f"{one[key]:.{digits}f}"
+                               for one in comparison["spearman"])])
     lines.append(["rows", *(str(one["rows"]) for one in comparison["spearman"])])
     titles = [f"{task} {metrics[task, direction]} {direction}" for task, direction in columns]
     head = (f"This table / the paper's, pretrained on {comparison['pretraining']}. Data, sizes and metrics differ: "

@@ -1,4 +1,5 @@
-"""What `cmg.tables` makes of finished cells: mean ± std over seeds as Markdown, CSV, JSON and a figure."""
+"""What `cmg.tables` makes of finished cells: mean ± std over pretraining seeds as Markdown, CSV, JSON and a
+figure."""
 
 import csv
 import io
@@ -12,10 +13,18 @@ from cmg.figures import bars, lines
 from cmg.figures.names import arrow_of, axis_label, figure_name
 from cmg.figures.style import save
 from cmg.files import write_atomically
-from cmg.modalities import TABLE
-from cmg.tables.cells import numerics_of
+from cmg.tables.cells import direction_of, numerics_of
+from cmg.tables.differences import compare_rows, markdown_differences
 from cmg.tables.paper import compare, markdown_comparison
 from cmg.tables.sweep import markdown_sweep, spoken
+
+MEANS = ("chance", "test_error", "match_rate", "match_chance", "used_codes", "code_overlap")  # over seeds, of a line
+SPREAD = """\
+±: standard deviation over pretraining seeds, each the mean of its probe seeds. Test error: standard error of one seed's
+figure over the test clips, by clusters of clips that share something. Match rate: % of seconds with the same code in
+both modalities; match chance: what independent draws from the two usages would have. Match rates compare at equal
+numbers of codes alone. Code overlap does not look at pairs: shuffled clips have the same.
+"""
 
 
 def spread(values):
@@ -26,9 +35,9 @@ def spread(values):
 def summarise(cells) -> list[dict]:
     """A line for every row, evaluation, direction and metric of the cells.
 
-    `value`, `own` (the same probe on its own modality, the upper bound) and their `_std` are over the seeds that have
-    a figure; `chance`, `match_rate` and `code_overlap` are means. `commits` are those that measured, `numerics` the
-    versions of the arithmetic behind the figures.
+    `value`, `own` (the same probe on its own modality, the upper bound) and their `_std` are over the pretraining seeds
+    that have a figure, each the mean of its probe seeds; `test_error`, `chance` and what is said of codes are means.
+    `commits` are those that measured, `numerics` the versions of the arithmetic behind the figures.
     """
     groups = {}
     for cell in cells:
@@ -44,20 +53,14 @@ def summarise(cells) -> list[dict]:
         for key, field in (("value", "value"), ("own", "source_value")):
             values = [row[field] for row in rows if row.get(field) is not None]
             line[key], line[f"{key}_std"] = spread(values) if values else (None, None)
-        for field in ("chance", "match_rate", "code_overlap"):
+        for field in MEANS:
             values = [row[field] for row in rows if row.get(field) is not None]
             line[field] = mean(values) if values else None
-        line["n_test"] = rows[0]["n_test"]
+        line |= {field: rows[0].get(field) for field in ("n_test", "n_clusters")}
         line["commits"] = sorted({row["commit"] for row in rows})
         line["numerics"] = sorted({numerics_of(row) for row in rows})
         lines.append(line)
     return lines
-
-
-def direction_of(row) -> str:
-    """The key of a row's direction, as `cmg.modalities.direction` has it; of modalities that only the row's own feature
-    files declare, and of no modality, the whole names."""
-    return "2".join(TABLE[m].key if m in TABLE else m for m in (row["source"], row["target"]))
 
 
 def common_chance(summary, column):
@@ -93,9 +96,14 @@ def plus_minus(line, key):
     return f"{line[key]:.1f} ± {line[f'{key}_std']:.1f}" if len(line["seeds"]) > 1 else f"{line[key]:.1f}"
 
 
-def markdown(summary, evaluations, cells, sweep=None, published=None) -> str:
-    """Transfer of every row in every column; own modalities, chance and sharing line by line; the same figures beside
-    the published ones, where there are any; and what was tuned, where a sweep went before."""
+def number(line, key, digits=1):
+    return "–" if line[key] is None else f"{line[key]:.{digits}f}"
+
+
+def markdown(summary, evaluations, cells, sweep=None, published=None, differences=()) -> str:
+    """Transfer of every row in every column; own modalities, errors, chance and sharing line by line; differences, as
+    `compare_rows` has them; the same figures beside the published ones, where there are any; and what was tuned, where
+    a sweep went before."""
     shown = columns(summary, evaluations)
     lines = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
     names = list(dict.fromkeys(line["name"] for line in summary))
@@ -112,15 +120,18 @@ def markdown(summary, evaluations, cells, sweep=None, published=None) -> str:
     wide = markdown_table(["transfer", *headers(shown, summary), "seeds", "minutes", "pretrained at"], body)
     order = [lines[(name, *column)] for name in names for column in shown if (name, *column) in lines]
     details = markdown_table(
-        ["row", "task", "protocol", "direction", "metric", "transfer", "own modality", "chance", "match rate",
-         "code overlap", "clips", "numerics", "seeds", "measured at"],
+        ["row", "task", "protocol", "direction", "metric", "transfer", "test error", "own modality", "chance",
+         "match rate", "match chance", "codes", "code overlap", "clips", "clusters", "numerics", "seeds",
+         "measured at"],
         [[line["name"], line["task"], line["protocol"], line["direction"], line["metric"],
-          plus_minus(line, "value"), plus_minus(line, "own"),
-          f"{line['chance']:.1f}", "–" if line["match_rate"] is None else f"{line['match_rate']:.1f}",
-          "–" if line["code_overlap"] is None else f"{line['code_overlap']:.2f}", str(line["n_test"]),
-          ", ".join(map(str, line["numerics"])), str(len(line["seeds"])), ", ".join(line["commits"])]
-         for line in order])
-    parts = [f"{wide}\n", *older(summary), f"{details}\n"]
+          plus_minus(line, "value"), number(line, "test_error"), plus_minus(line, "own"), number(line, "chance"),
+          number(line, "match_rate"), number(line, "match_chance"), number(line, "used_codes", 0),
+          number(line, "code_overlap", 2), number(line, "n_test", 0), number(line, "n_clusters", 0),
+          ", ".join(map(str, line["numerics"])),
+          str(len(line["seeds"])), ", ".join(line["commits"])] for line in order])
+    parts = [f"{wide}\n", *older(summary), f"{details}\n", SPREAD]
+    if differences:
+        parts.append(markdown_differences(differences, shown, headers(shown, summary)))
     comparison = compare(summary, shown, published or {})
     if comparison:
         parts.append(markdown_comparison(comparison))
@@ -140,17 +151,21 @@ def older(summary) -> list[str]:
             f"others: {'; '.join(named)}. `cmg.CHANGES` says what has changed since.\n"] if named else []
 
 
-def write_table(out, summary, evaluations, cells, sweep=None, published=None):
-    """table.md, table.csv (a line for every figure), table.json (the same, every cell and trial), table.png and
-    table.pdf."""
+def write_table(out, summary, evaluations, cells, sweep=None, published=None, references=None) -> str:
+    """table.md, table.csv (a line for every figure), table.json (the same, every cell, trial and difference), table.png
+    and table.pdf -> the text of table.md. references : dict row -> the row that it is compared with."""
     out, shown = Path(out), columns(summary, evaluations)
     comparison = compare(summary, shown, published or {})
     paper = {(one["row"], one["task"], one["direction"], one["metric"]): one["published"]
              for one in comparison.get("figures", ())}
+    differences = compare_rows(cells, shown, references or {})
+    compared = {(one["row"], one["task"], one["direction"], one["metric"]): one for one in differences}
     flat = []
     for line in summary:
         flat.append(line | {key: " ".join(map(str, line[key])) for key in ("seeds", "values", "commits", "numerics")})
-        flat[-1]["published"] = paper.get((line["name"], line["task"], line["direction"], line["metric"]))
+        key = line["name"], line["task"], line["direction"], line["metric"]
+        flat[-1] |= {name: compared.get(key, {}).get(name) for name in ("reference", "difference", "low", "high")}
+        flat[-1]["published"] = paper.get(key)
         if sweep:
             tuned = sweep["rows"][line["name"]]
             flat[-1]["trials"] = "; ".join(spoken(trial["flags"]) for trial in tuned["trials"])
@@ -161,10 +176,12 @@ def write_table(out, summary, evaluations, cells, sweep=None, published=None):
     writer.writerows(flat)
     write_atomically(out / "table.csv", buffer.getvalue())
     content = {"lines": summary, "cells": [cell.account() for cell in cells], "sweep": sweep or {},
-               "comparison": comparison}
+               "differences": differences, "comparison": comparison}
     write_atomically(out / "table.json", json.dumps(content, indent=1) + "\n")
-    write_atomically(out / "table.md", markdown(summary, evaluations, cells, sweep, published))
+    text = markdown(summary, evaluations, cells, sweep, published, differences)
+    write_atomically(out / "table.md", text)
     draw(out / "table.png", summary, evaluations, cells)
+    return text
 
 
 def swept(cells) -> str:
@@ -185,7 +202,7 @@ def titles(shown, summary, evaluations) -> dict[tuple[str, str], str]:
 
 def draw(path, summary, evaluations, cells):
     """Bars, or lines where all rows are named by a number (`AV 256`, `AV 400`): a sweep, over what the number counts.
-    A panel for every evaluation and metric."""
+    A panel for every evaluation and metric; whiskers are the standard deviation over pretraining seeds."""
     shown = [column for column in columns(summary, evaluations) if "rank" not in column[2]]  # ranks are no percentages
     found = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
     rows = list(dict.fromkeys(line["name"] for line in summary))

@@ -1,0 +1,263 @@
+"""README and figs/README.md say what the committed records say: every figure of their tables, and every difference."""
+
+import json
+import re
+from statistics import mean
+
+import pytest
+from scipy.stats import t, ttest_ind_from_stats
+
+from cmg.tables.paper import spearman
+from support import ROOT
+
+PAGES = {"README": ROOT / "README.md", "figs": ROOT / "figs" / "README.md"}
+DIRECTIONS = ("v2a", "a2v")
+SEVEN = [("ave", "accuracy"), ("ave", "segment_accuracy"), ("avvp", "segment_f1")]  # columns of the paper's tables
+COLUMNS = [(task, metric, direction) for task, metric in SEVEN for direction in DIRECTIONS]
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def tables_of(text):
+    """All tables of a page, as [header, rows ...] of cells."""
+    found = re.findall(r"((?:^\|.*\n)+)", text, re.M)
+    return [[cells_of(line) for line in table.splitlines() if not re.fullmatch(r"[|: -]+", line)] for table in found]
+
+
+def table(page, *header):
+    """The table of a page whose header begins like this, with rows; one that stands there once."""
+    (found,) = [own for own in tables_of(PAGES[page].read_text(encoding="utf-8")) if own[0][: len(header)] == [*header]]
+    return found
+
+
+class Record:
+    """One of figs/*.md: `transfer` row -> column -> cell, `lines` (row, task, direction, metric) -> column -> cell, and
+    `means` row -> "here / paper"."""
+
+    def __init__(self, name):
+        tables = {own[0][0]: own for own in reversed(tables_of((ROOT / "figs" / f"{name}.md").read_text("utf-8")))}
+        head, *rows = tables["transfer"]
+        self.transfer = {row[0]: dict(zip(head, row)) for row in rows}
+        head, *rows = next(own for own in tables_of((ROOT / "figs" / f"{name}.md").read_text("utf-8"))
+                           if own[0][:2] == ["row", "task"])
+        lines = [dict(zip(head, row)) for row in rows]
+        self.lines = {(one["row"], one["task"], one["direction"], one["metric"]): one for one in lines}
+        compared = [own for own in tables_of((ROOT / "figs" / f"{name}.md").read_text("utf-8"))
+                    if own[0][-1] == "mean"]
+        self.means = {row[0]: row[-1] for own in compared for row in own[1:]}
+
+    def get(self, row, task, metric, direction, column="transfer"):
+        return self.lines[row, task, direction, metric][column]
+
+
+def record_name(row):
+    """What a page calls a row, as its record does."""
+    return row.replace("InfoNCE", "recommended").replace("`", "").replace(", with text", " AVT")
+
+
+def test_results_of_the_readme():
+    record, unrecorded = Record("ave"), []
+    header, *rows = table("README", "pretraining", "clip top-1, video → audio")
+    assert len(rows) == 8
+    for name, *cells in rows:
+        if name.startswith("*"):
+            unrecorded.append(name)
+            continue
+        row = record_name(name)
+        if name == "chance":
+            expected = [record.transfer[name][f"ave {metric} {d}"] for _, metric in SEVEN[:2] for d in DIRECTIONS]
+            assert cells == [*expected, "", ""]
+            continue
+        row = row if row.endswith("AVT") else f"{row} AV"
+        expected = [record.get(row, "ave", metric, d) for _, metric in SEVEN[:2] for d in DIRECTIONS]
+        assert cells[:4] == expected
+        assert cells[4] == record.get(row, "ave", "accuracy", "v2a", "match rate") + " %"
+        assert cells[5] == ("128" if row.startswith("recommended") else "400")  # --codes of its preset
+    assert unrecorded == ["*perfect codes*"]
+
+
+TASKS = {  # row of README's table of tasks -> its task in digits.md, or its cells, record by record
+    "AVE event classification": ("ave", "accuracy"), "AVVP event": ("avvp", "segment_f1"),
+    "AVE → AVVP": ("ave-avvp", "segment_f1"), "retrieval, zero-shot": ("retrieval", "codes_r10")}
+RECIPES = ("recommended AVT", "recommended AV", "paper AVT", "paper AV", "no alignment AVT")
+ELSEWHERE = {
+    "UCF101": ("pair", ["recommended", None, None, None, "no alignment"], [("ucf-vgg", "accuracy", d)
+                                                                           for d in DIRECTIONS]),
+    "AVS-S4": ("table4", ["recommended", None, None, None, "baseline"], [("avs", "miou", "a2t"),
+                                                                         ("avs by text", "miou", "t2a")]),
+    "retrieval with a head": ("table5", ["recommended", None, "paper", None, "baseline"], [
+        ("retrieval", "r10", "v2t"), ("retrieval", "r10", "t2v")])}
+
+
+def value(cell):
+    return cell.partition(" ±")[0]
+
+
+def test_tasks_of_the_readme():
+    """All cells of a column are of one checkpoint's record, where a task is of digits.md."""
+    header, *rows = table("README", "task", "command", "measures")
+    digits, seen = Record("digits"), 0
+    assert len(header) == 9
+    for name, _, _, *cells in rows:
+        for start, (task, metric) in TASKS.items():
+            if name.startswith(start):
+                expected = [" / ".join(value(digits.get(row, task, metric, d)) for d in DIRECTIONS) for row in RECIPES]
+                chance = [digits.get(RECIPES[0], task, metric, d, "chance") for d in DIRECTIONS]
+                assert cells == [*expected, chance[0] if chance[0] == chance[1] else " / ".join(chance)], name
+                seen += 1
+        for start, (record, own, columns) in ELSEWHERE.items():
+            if name.startswith(start):
+                record = Record(record)
+                expected = ["–" if row is None else " / ".join(value(record.get(row, *column)) for column in columns)
+                            for row in own]
+                assert cells[:5] == expected, name
+                chance = {record.get(own[0], *column, "chance") for column in columns}
+                assert cells[5] == (chance.pop() if start != "AVS-S4" else "–"), name
+                seen += 1
+    assert seen == 7 and rows[-1][3:] == 6 * ["–"]
+    text = " ".join(PAGES["README"].read_text(encoding="utf-8").split())
+    told = re.search(r"Epochs and minutes of the first five columns: (.*?)\. ", text)[1]
+    minutes = [digits.transfer[row]["minutes"] for row in RECIPES]
+    assert re.findall(r"(\d+) in ([\d.]+)", told) == list(zip(["64", "64", "48", "48", "48"], minutes))
+
+
+def test_ave_in_full():
+    records, unrecorded = {"": Record("ave"), " + AVVP": Record("digits")}, []
+    header, *rows = table("figs", "pretraining", "direction")
+    columns = [("ave", "accuracy", "transfer"), ("ave", "accuracy", "own modality"),
+               ("ave", "segment_accuracy", "transfer"), ("ave", "segment_accuracy", "own modality"),
+               ("ave-60", "accuracy", "transfer"), ("ave-60", "segment_accuracy", "transfer"),
+               ("ave", "accuracy", "match rate"), ("ave", "accuracy", "code overlap")]
+    for name, direction, *cells in rows:
+        if name.startswith("*"):
+            unrecorded.append(name)
+            continue
+        row, plus, _ = record_name(name).partition(" + AVVP")
+        assert cells == [records[plus].get(row, task, metric, direction, column) for task, metric, column in columns]
+    assert len(rows) == 22 and {*unrecorded} == {"*perfect codes*"}
+
+
+def test_other_tasks_in_full():
+    record = Record("digits")
+    header, *rows = table("figs", "task", "direction")
+    order = [record_name(name) for name in header[2:-1]]
+    tasks = [("avvp", "segment_f1"), ("ave-avvp", "segment_f1"), ("retrieval", "codes_r10")]
+    for number, (_, direction, *cells) in enumerate(rows):
+        task, metric = tasks[number // 2]
+        assert cells == [*(record.get(row, task, metric, direction) for row in order),
+                         record.get(order[0], task, metric, direction, "chance")]
+    assert len(rows) == 6
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_papers_tables(number):
+    record = Record(f"table{number}")
+    header = ["row", "AVE clip v2a", "a2v", "AVE segment v2a", "a2v", "AVVP segment F v2a", "a2v", "mean",
+              "mean in the paper"]
+    found = [own for own in tables_of(PAGES["figs"].read_text(encoding="utf-8")) if own[0] == header][number - 1]
+    assert [row[0] for row in found[1:]] == [name for name in record.transfer if name != "chance"]
+    for name, *cells in found[1:]:
+        assert cells[:6] == [record.get(name, task, metric, d) for task, metric, d in COLUMNS]
+        ours = mean(float(value(record.get(name, *column))) for column in COLUMNS[:2] + COLUMNS[4:])
+        assert float(cells[6]) == pytest.approx(ours, abs=0.1)
+        if name in record.means:
+            assert cells[6:] == record.means[name].split(" / ")
+        else:
+            assert cells[7] == ""
+
+
+def test_order_beside_the_papers():
+    """ρ over the means and its p among permutations, as the README has them of Tables 1, 2 and 3."""
+    found = [spearman(tuple(map(float, cell.split(" / "))) for name, cell in Record(f"table{number}").means.items()
+                      if " / " in cell) for number in (1, 2, 3)]
+    (one, p_one), (two, p_two), (three, p_three) = found
+    told = (f"{one:.2f} (permutation p {p_one:.2f}), {two:.2f} ({p_two:.2f}) and {three:.2f} ({p_three:.3f}) in Tables "
+            "1, 2 and 3.")
+    assert told in " ".join(PAGES["README"].read_text(encoding="utf-8").split())
+
+
+def test_match_rates_of_two_sizes():
+    """What figs/README.md shows of the confounding of sharing by size."""
+    small, large = (Record("fig3").get(f"AV {codes}", "ave", "accuracy", "v2a", "match rate") for codes in (128, 400))
+    text = " ".join(PAGES["figs"].read_text(encoding="utf-8").split())
+    assert f"InfoNCE with both, after 16 epochs: {small} with 128 codes, {large} with 400." in text
+
+
+def test_less_work():
+    record = Record("speed")
+    header, *rows = table("figs", "Ψ, its decoder and vCLUB")
+    names = ["10 seconds", "2 seconds", "1 second", "1 second, 256 channels", "1 second, 16 channels", "without"]
+    assert [name.startswith(own[:8]) or own == "without" for (name, *_), own in zip(rows, names)] == 6 * [True]
+    for (_, *cells), row in zip(rows, names):
+        assert cells == [*(record.get(row, *column) for column in COLUMNS), record.transfer[row]["minutes"]]
+
+
+def welch(a, b):
+    """Difference of two cells "mean ± std" of three seeds, and its 95 % interval, as the page prints it."""
+    (a, sa), (b, sb) = (map(float, cell.split(" ± ")) for cell in (a, b))
+    u, v = sa**2 / 3, sb**2 / 3
+    half = t.ppf(0.975, (u + v) ** 2 / (u**2 / 2 + v**2 / 2)) * (u + v) ** 0.5
+    assert (ttest_ind_from_stats(a, sa, 3, b, sb, 3, equal_var=False).pvalue < 0.05) == (half < abs(a - b))
+    return f"{a - b:+.1f} [{a - b - half:+.1f}, {a - b + half:+.1f}]" + (" \\*" if half < abs(a - b) else "")
+
+
+def test_differences_of_the_records():
+    header, *rows = table("figs", "record", "row less reference")
+    assert len(rows) >= 15
+    for name, pair, *cells in rows:
+        record = Record(name)
+        row, reference = map(record_name, pair.split(" less "))
+        expected = [welch(record.get(row, *column), record.get(reference, *column))
+                    if (row, column[0], column[2], column[1]) in record.lines else "–" for column in COLUMNS]
+        assert cells == expected, (name, pair)
+
+
+def test_differences_of_other_tasks():
+    header, *rows = table("figs", "record", "row less reference, tasks")
+    columns = [(task, metric, d) for task, metric in (("ave-avvp", "segment_f1"), ("retrieval", "codes_r10"))
+               for d in DIRECTIONS]
+    assert len(rows) == 2
+    for name, pair, *cells in rows:
+        row, reference = map(record_name, pair.split(" less "))
+        assert cells == [welch(*(Record(name).get(own, *column) for own in (row, reference))) for column in columns]
+
+
+def test_what_no_record_holds_is_listed():
+    """Figures of the tables above that no file of figs/ holds: all of them stand in the list, and nothing else."""
+    header, *rows = table("figs", "page", "table", "rows without a record")
+    listed = {(page, start): (names, how) for page, start, names, how in rows}
+    known = {("README", "direction"): "all", ("README", "pretraining"): "*perfect codes*",
+             ("README", "program"): "released, float64, as published; released, cast to float32; here, bf16, "
+                                    "`--specific-steps 1`",
+             ("figs", "pretraining"): "*perfect codes*"}
+    assert {key: names for key, (names, _) in listed.items()} == known
+    # The rest of README's steps a second are in the benchmark's own records.
+    for row, precision in (("here, `--precision fp32`", "fp32"), ("here, `--precision bf16`", "bf16")):
+        (found,) = [own for own in table("README", "program") if own[0] == row]
+        (told,) = json.loads((ROOT / "figs" / f"bench_{precision}.json").read_text())
+        assert found[1] == f"{told['step_ms'] / 1000:.1f}"
+        assert found[4] == f"{told['peak_memory_mib'] / 1024:.1f} GiB"
+
+
+def test_sentences_without_a_record_say_so():
+    """"No command here prints" stands at these figures of the text, and the list names them."""
+    pages = {page: " ".join(path.read_text(encoding="utf-8").split()) for page, path in PAGES.items()}
+    marked = {page: re.findall(r"No command here prints[^.]*\.", text) for page, text in pages.items()}
+    assert marked == {
+        "README": ["No command here prints these three, nor the released program's seconds."],
+        "figs": ["No command here prints those four figures.", "No command here prints these."]}
+    listed = re.search(r"In the text, no record holds(.*?)\n\n", PAGES["figs"].read_text(encoding="utf-8"), re.S)[1]
+    for figure in ("71 / 71", "77 / 56", "49 %", "13 %", "7.8 s", "5.2 s", "5.8 s", "2.4 to 2.9"):
+        assert figure in " ".join(listed.split()), figure
+        assert any(figure in text.replace(" ".join(listed.split()), "") for text in pages.values()), figure
+
+
+def test_tables_of_the_pages_are_all_looked_at():
+    """A table of results that nobody compares with a record would be one more place for a figure of its own."""
+    heads = {page: [own[0][0] for own in tables_of(path.read_text(encoding="utf-8"))] for page, path in PAGES.items()}
+    assert heads == {
+        "README": ["direction", "pretraining", "task", "paper", "to add", "item", "program"],
+        "figs": ["pretraining", "task", "record", "record", "row", "row", "row", "Ψ, its decoder and vCLUB", "page",
+                 "files"]}
