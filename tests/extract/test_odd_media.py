@@ -126,6 +126,19 @@ def test_a_slanted_picture_is_shown_in_the_nearest_orientation(tmp_path, degrees
     np.testing.assert_array_equal(second[0], shown(stored[0], matrix))
 
 
+def test_what_an_edit_list_cuts_off_is_not_seen(tmp_path):
+    """A cut without encoding anew keeps the first second in the file, and says that the clip begins after it."""
+    path = write(tmp_path / "a.mp4", [steady(4)], [np.concatenate([tone(440, 1), tone(880, 3)])])
+    raw, at = bytearray(path.read_bytes()), -1
+    for ticks in (12800, 16000):  # of a second, in the order of the tracks
+        at = raw.index(b"elst", at + 1)
+        duration, start = struct.unpack_from(">2i", raw, at + 12)  # the clip's in ms, the track's in its own ticks
+        struct.pack_into(">2i", raw, at + 12, duration - 1000, start + ticks)
+    path.write_bytes(raw)
+    assert levels(path) == [[80] * 5, [120] * 5, [160] * 5]
+    assert pitch(audio_seconds(path, 10)) == [880] * 3
+
+
 def test_odd_sizes_and_ten_bits(tmp_path):
     """Sizes that chroma's half does not divide and more than eight bits are read as what they show."""
     path = tmp_path / "a.mkv"
