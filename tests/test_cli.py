@@ -159,8 +159,8 @@ def test_a_file_in_the_place_of_the_folder_is_told_before_the_work(name, argv, t
 @pytest.mark.parametrize("error, line", [
     (PermissionError(errno.EACCES, "Permission denied", "/run/args.json"), "/run/args.json: Permission denied"),
     (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-    (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "DataLoader worker (pid(s) 7) exited unexpectedly; "
-     "expected more memory, in /dev/shm as well, or --workers 0"),
+    (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+     "DataLoader worker (pid(s) 7) exited unexpectedly; expected more memory, in /dev/shm as well, or --workers 0"),
     (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nTraceback …\nRuntimeError: unable to allocate "
                   "shared memory(shm) for file </torch_1>: No space left on device (28)\n"),
      "RuntimeError: unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28); expected "
