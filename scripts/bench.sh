@@ -10,6 +10,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 mkdir -p "$root/checkpoint/bench"
 for modalities in "video audio text" "video audio"; do
   # shellcheck disable=SC2086  # a list of names
-  "$python" -m cmg.bench --preset paper --shapes paper --batch-size 80 --modalities $modalities \
+  run "$python" -m cmg.bench --preset paper --shapes paper --batch-size 80 --modalities $modalities \
     --out "$root/checkpoint/bench/$(tr -d ' ' <<<"$modalities").json" "$@"
 done

@@ -24,14 +24,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 fill() {  # TABLE FLAGS…
   local table="$1"; shift
-  "$python" -m cmg.tables "$root/scripts/tables/$table.toml" "$@"
+  run "$python" -m cmg.tables "$root/scripts/tables/$table.toml" "$@"
 }
-run=(--seeds 0 1 2 --jobs "${JOBS:-$(nproc)}")
+flags=(--seeds 0 1 2 --jobs "${JOBS:-$(nproc)}")
 
 if [[ $# -gt 0 && "$1" != --* ]]; then
   CMG_DIGITS="$1"; shift
 elif [[ " $* " == *" --data"[\ =]* || " $* " == *" --help "* ]]; then
-  for table in ${TABLES:-digits}; do fill "$table" "${run[@]}" --out "$root/checkpoint/$table" "$@"; done
+  for table in ${TABLES:-digits}; do fill "$table" "${flags[@]}" --out "$root/checkpoint/$table" "$@"; done
   exit
 fi
 [[ -n "${CMG_DIGITS:-}" && -f "$CMG_DIGITS/render_media.py" ]] || {
@@ -45,14 +45,14 @@ export PYTHONDONTWRITEBYTECODE=1  # the folder of clips may be read-only
 # extract NAME FLAGS…: features of clips, once
 extract() {
   local out="$media/$1.h5"; shift
-  [[ -f "$out" ]] || "$python" -m cmg.extract --video-backbone pixels --audio-backbone logmel --text-backbone hash \
+  [[ -f "$out" ]] || run "$python" -m cmg.extract --video-backbone pixels --audio-backbone logmel --text-backbone hash \
     "$@" --out "$out"
 }
-"$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain ave avvp s4
-"$python" "$root/scripts/digit_pair.py" "$CMG_DIGITS" "$media"
+run "$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain ave avvp s4
+run "$python" "$root/scripts/digit_pair.py" "$CMG_DIGITS" "$media"
 # AVE's test split: 600 new clips, whose images and recordings no recipe was chosen by; clusters.csv is written last
-[[ -f "$media/new/ann/clusters.csv" ]] || "$python" "$root/scripts/digit_ave.py" "$CMG_DIGITS" "$media/new"
-"$python" "$media/new/render_media.py" "$media/new" --kinds ave
+[[ -f "$media/new/ann/clusters.csv" ]] || run "$python" "$root/scripts/digit_ave.py" "$CMG_DIGITS" "$media/new"
+run "$python" "$media/new/render_media.py" "$media/new" --kinds ave
 
 text=(--modalities video audio text --captions "$media/annotations/pretrain_captions.csv")
 extract pretrain --videos "$media/videos" --select "pre_*" "${text[@]}"
@@ -75,5 +75,5 @@ for table in ${TABLES:-digits}; do
     ave_60="$media/ave_60.h5" ave_60_lists="$media/annotations" \
     pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair" \
     clips="$media/pretrain.h5" s4="$media/s4" \
-    "${run[@]}" --out "$root/checkpoint/$table" "$@"
+    "${flags[@]}" --out "$root/checkpoint/$table" "$@"
 done

@@ -5,10 +5,21 @@
 #   else .venv in the checkout, made here on the first run (or again when setup.py or requirements.txt change).
 #
 # CMG_EXTRAS="dev extract" names the extras of setup.py that the script needs on top.
-# Afterwards: $root is the checkout, $python the interpreter, PYTHONPATH holds code/.
+# Afterwards: $root is the checkout, $python the interpreter, PYTHONPATH holds code/, and `run` runs a command.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 export PYTHONPATH="$root/code${PYTHONPATH:+:$PYTHONPATH}"
+
+# Runs a command where more is to follow, as `exec` does where nothing is: `kill` of the script reaches the command, and
+# its end is the script's.
+run() {
+  "$@" &
+  local child=$! status=0
+  trap 'trap - HUP INT TERM; kill -TERM "$child" 2>/dev/null || true; wait "$child"; exit' HUP INT TERM
+  wait "$child" || status=$?
+  trap - HUP INT TERM
+  return "$status"
+}
 
 env_say() { echo "env: $*" >&2; }
 env_fail() { echo "env: error: $*" >&2; exit 1; }

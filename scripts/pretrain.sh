@@ -35,18 +35,18 @@ for ((i = 0; i < $#; i++)); do
 done
 if "$help"; then exec "$python" -m cmg.pretrain ${preset[@]+"${preset[@]}"} "$@"; fi  # with the defaults of what is run
 
-[[ "${NPROC:-1}" =~ ^[1-9][0-9]*$ ]] || {
-  echo "pretrain.sh: error: NPROC=$NPROC: expected a number of processes" >&2
+[[ "${NPROC:-1}" =~ ^[1-9][0-9]{0,2}$ ]] || {
+  echo "pretrain.sh: error: NPROC=$NPROC: expected a number of processes, 1 to 999" >&2
   exit 2
 }
 launch=("$python")
 if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standalone --nproc_per_node="$NPROC"); fi
 
-"${launch[@]}" -m cmg.pretrain \
+run "${launch[@]}" -m cmg.pretrain \
   --out "$out" --resume auto ${what[@]+"${what[@]}"} ${preset[@]+"${preset[@]}"} ${recipe[@]+"${recipe[@]}"} "$@"
 
 if [[ "$data" == synthetic ]]; then
-  "$python" -m cmg.downstream.ave --checkpoint "$out" --data synthetic --protocol strict --seed 0 --device "$device"
+  exec "$python" -m cmg.downstream.ave --checkpoint "$out" --data synthetic --protocol strict --seed 0 --device "$device"
 else
   echo "next: scripts/ave.sh --checkpoint $(printf %q "$out") --data FEATURES.h5 --annotations FOLDER" >&2
 fi

@@ -159,6 +159,12 @@ def test_a_file_in_the_place_of_the_folder_is_told_before_the_work(name, argv, t
 @pytest.mark.parametrize("error, line", [
     (PermissionError(errno.EACCES, "Permission denied", "/run/args.json"), "/run/args.json: Permission denied"),
     (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+     "DataLoader worker (pid(s) 7) exited unexpectedly; expected more memory, in /dev/shm as well, or --workers 0"),
+    (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nTraceback …\nRuntimeError: unable to allocate "
+                  "shared memory(shm) for file </torch_1>: No space left on device (28)\n"),
+     "RuntimeError: unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28); expected "
+     "more memory, in /dev/shm as well, or --workers 0"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
      "out of memory (CUDA out of memory. Tried to allocate 20 GiB.); expected smaller sizes, such as --batch-size, or "
      "more memory"),

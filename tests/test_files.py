@@ -5,13 +5,14 @@ import os
 import resource
 import shutil
 import signal
+import time
 
 import pytest
 import torch
 
 from cmg.downstream.results import prepare_results, read_results, write_results
 from cmg.errors import UserError
-from cmg.files import locked, read_text, replacing, write_atomically
+from cmg.files import in_turn, locked, read_text, replacing, write_atomically
 from cmg.training import checkpoint
 from support import SMALL, refused, rows, run, same_weights, write_clips
 
@@ -94,6 +95,44 @@ def test_results_that_could_not_be_written_are_told_before_the_work(tmp_path):
         (tmp_path / "results.json").write_text(torn)
         with pytest.raises(UserError, match="results.json: not a list of results"):
             prepare_results(tmp_path)
+
+
+def measure(folder, task, start):
+    start.wait(30)
+    for seed in range(5):
+        write_results(folder, [{"task": task, "seed": seed}])
+
+
+def test_tasks_that_end_together_lose_no_row(tmp_path):
+    context = multiprocessing.get_context("fork")
+    start, folder = context.Event(), tmp_path / "new" / "out"
+    tasks = [context.Process(target=measure, args=(folder, f"task{n}", start)) for n in range(8)]
+    for task in tasks:
+        task.start()
+    start.set()
+    for task in tasks:
+        task.join()
+    found = sorted((row["task"], row["seed"]) for row in read_results(folder))
+    assert found == [(f"task{n}", seed) for n in range(8) for seed in range(5)]
+    assert os.listdir(folder) == ["results.json"]
+
+
+def test_a_turn_that_was_killed_is_over(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    other = context.Process(target=take_a_turn, args=(tmp_path / "results.json", ready))
+    other.start()
+    assert ready.wait(30)
+    other.kill()
+    other.join()
+    write_results(tmp_path, [{"task": "ave"}])
+    assert read_results(tmp_path) == [{"task": "ave"}] and os.listdir(tmp_path) == ["results.json"]
+
+
+def take_a_turn(path, ready):
+    with in_turn(path):
+        ready.set()
+        time.sleep(60)
 
 
 def test_a_checkpoint_that_is_none_is_told_apart(tmp_path):
@@ -225,9 +264,10 @@ def test_a_checkpoint_that_lacks_a_part_is_one_line(clips, again, capsys, part, 
 
 def test_metrics_that_are_none_are_not_overwritten(clips, again, capsys):
     (again / "metrics.csv").write_text("my,notes\n1,2\n")
+    before = content_of(again)
     line = refused(capsys, "--data", clips, "--out", str(again), *SMALL, "--epochs", "3", "--resume", "auto")
     assert f"{again / 'metrics.csv'}: not the metrics of a run" in line
-    assert (again / "metrics.csv").read_text() == "my,notes\n1,2\n"
+    assert content_of(again) == before  # args.json as well
 
 
 def test_weights_that_do_not_fit_or_are_not_finite_are_not_used(finished):

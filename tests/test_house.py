@@ -4,8 +4,10 @@ import ast
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
@@ -213,12 +215,39 @@ def test_pretrain_script_honours_nproc(called):
     assert ave[:2] == ["-m", "cmg.downstream.ave"]
 
 
-@pytest.mark.parametrize("processes", ["two", "0", "-1", "2 3"])
+@pytest.mark.parametrize("script, environment", [
+    ("ave", {}), ("pretrain", {}), ("pretrain", {"NPROC": "2"}), ("bench", {}), ("table2", {}),
+    ("digits", {"TABLES": "ave pair"})])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_a_script_ends_its_program_and_nothing_follows(tmp_path, script, environment, number):
+    log, stand_in = tmp_path / "log", tmp_path / "python"
+    stand_in.write_text(f"""#!/usr/bin/env bash
+[[ "$1" == - ]] && exit
+trap 'echo ended >>"{log}"; exit 7' TERM INT
+echo began >>"{log}"
+for ((i = 0; i < 600; i++)); do sleep 0.05; done
+""")
+    stand_in.chmod(0o755)
+    flags = ["--data", "x.h5"] if script in ("digits", "table2") else []
+    inherited = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    with subprocess.Popen([str(ROOT / "scripts" / f"{script}.sh"), *flags], stderr=subprocess.DEVNULL, cwd=tmp_path,
+                          env=inherited | {"CMG_PYTHON": str(stand_in)} | environment) as process:
+        for _ in range(600):
+            if log.exists():
+                break
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(30) == 7
+    assert log.read_text() == "began\nended\n"
+
+
+@pytest.mark.parametrize("processes", ["two", "0", "-1", "2 3", "08", "1000", "9" * 30])
 def test_pretrain_script_refuses_what_is_no_number_of_processes(processes):
     environment = {**os.environ, "CMG_PYTHON": "true", "NPROC": processes}
     done = subprocess.run([str(ROOT / "scripts" / "pretrain.sh")], env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == f"pretrain.sh: error: NPROC={processes}: expected a number of processes"
+    assert done.stderr.splitlines()[-1] == (f"pretrain.sh: error: NPROC={processes}: expected a number of processes, "
+                                            "1 to 999")
 
 
 def test_the_sizes_in_the_pretrain_script_are_those_of_its_preset(called):

@@ -173,6 +173,10 @@ def _refused(error):
         if error.filename is not None:
             return f"{error.filename}: {error.strerror}"
         return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else None
+    # torch's errors where a process that loads has ended, or has no room for what it loaded
+    if told.startswith("DataLoader worker") or "unable to allocate shared memory" in str(error):
+        line = str(error).strip().splitlines()[-1].strip()
+        return f"{line}; expected more memory, in /dev/shm as well, or --workers 0"
     # torch's own error on a card is a RuntimeError by another name, on the host it has no name
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told:
         return f"out of memory ({told[:200]}); expected smaller sizes, such as --batch-size, or more memory"

@@ -71,6 +71,34 @@ def damage_of(path, kind: str, signature, reason: str) -> str:
 
 
 @contextlib.contextmanager
+def in_turn(path):
+    """Wait until no other process is in such a block for the same file: for one that is read, changed and replaced.
+
+    A file system without locks lets everybody in.
+    """
+    beside = Path(path).with_name(f"{Path(path).name}.tmp-lock")
+    handle = None
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    while fcntl and handle is None:
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT)
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            still_there = os.path.samestat(os.fstat(handle), os.stat(beside))
+        except FileNotFoundError:
+            still_there = False
+        if not still_there:  # the one before has ended, and taken it away
+            os.close(handle)
+            handle = None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            beside.unlink(missing_ok=True)
+            os.close(handle)
+
+
+@contextlib.contextmanager
 def locked(folder):
     """Keep other processes out of a folder that exists, as far as they ask: to the end of the block, or of us.
 

@@ -237,8 +237,8 @@ def main(argv=None):
                   "features": {m: known._asdict() for m, known in features.provenance.items()},
                   "parameters": sum(p.numel() for p in method.parameters()),
                   "parameters_kept": sum(p.numel() for p in method.kept().parameters())}
+        recorder = Recorder(out, trainer.step)  # which may refuse what is there, and then nothing has been changed
         write_atomically(out / "args.json", json.dumps(record, indent=1) + "\n")
-        recorder = Recorder(out, trainer.step)
         print(f"{flags['method']} ({flags['preset']}): {' '.join(features.modalities)}, {len(features)} clips, "
               f"{record['parameters'] / 1e6:.1f} M parameters ({record['parameters_kept'] / 1e6:.1f} M kept), "
               f"{trainer.total} steps on {device}" + (f", from step {trainer.step}" if content else ""))

@@ -11,7 +11,7 @@ import h5py
 from cmg.errors import UserError
 from cmg.files import damage_of
 
-HELD = (errno.EAGAIN, errno.EACCES)  # of a lock: another process has it; any other means that there are no locks
+BUSY = (errno.EAGAIN, errno.EACCES)  # of a lock: another process has it; any other means that there are no locks
 
 
 def opened(path, expected, **options) -> h5py.File:
@@ -31,19 +31,19 @@ def opened(path, expected, **options) -> h5py.File:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; expected {expected}")
-    held = False
+    busy = False
     try:
         try:
             return h5py.File(path, "r", **options)
         except OSError as error:
             if "lock" not in str(error):  # "unable to lock file", or opened in this process with other flags of locking
                 raise
-            held = error.errno in HELD
+            busy = error.errno in BUSY
             file = h5py.File(path, "r", locking=False, **options)
     except (OSError, RuntimeError) as error:
-        writes = ", or another program is still writing it" if held else ""
+        writes = ", or another program is still writing it" if busy else ""
         raise UserError(f"{path}: {_reason(path, str(error))}{writes}; expected {expected}") from None
-    if held:
+    if busy:
         note(f"{path}: another program has it open for writing; what it changes from now on may not be seen")
     return file
 

@@ -9,7 +9,7 @@ import torch
 
 from cmg.cli import require_folder
 from cmg.errors import UserError
-from cmg.files import replacing, write_atomically
+from cmg.files import in_turn, replacing, write_atomically
 
 # Two rows with equal values here are the same measurement: the newer one replaces the older.
 IDENTITY = ("task", "source", "target", "protocol", "metric", "seed")
@@ -99,8 +99,9 @@ def write_results(folder, rows: list[dict]) -> Path:
     """
     path = Path(folder) / "results.json"
     new = {_identity(row) for row in rows}
-    kept = [row for row in read_results(folder) if _identity(row) not in new]
-    write_atomically(path, json.dumps(kept + rows, indent=2) + "\n")
+    with in_turn(path):  # tasks may end together
+        kept = [row for row in read_results(folder) if _identity(row) not in new]
+        write_atomically(path, json.dumps(kept + rows, indent=2) + "\n")
     return path
 
 

@@ -51,6 +51,7 @@ import difflib
 import re
 import shlex
 import tomllib
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,6 +121,8 @@ def _evaluations(file: dict, path) -> list[Evaluation]:
         place = f"{path}: evaluation {name!r}"
         entry = _entry(_table(entry, place), EVALUATION, place)
         _check_name(name, found, place)
+        if slug(name) == "tb":
+            raise UserError(f"{place}: is what a run calls its own folder; expected another name")
         module = _module(entry["task"], Path(path).parent, place)
         found[name] = Evaluation(name, tuple(entry["metrics"]), module, tuple(entry["flags"]))
     return list(found.values())
@@ -280,7 +283,7 @@ def fill(arguments, settings: dict[str, list[str]], owner: str) -> list[str]:
 def slug(name: str) -> str:
     """A name as part of a file name.
 
-    >>> slug("DCID + CMCM (AV)")
-    'dcid-cmcm-av'
+    >>> slug("DCID + CMCM (AV)"), slug("Ψ, 音声")
+    ('dcid-cmcm-av', 'ψ-音声')
     """
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name).lower()).strip("-")

@@ -3,11 +3,18 @@
 Features travel as they are stored (float16 as a rule) and become float32 on the device, which halves every copy.
 """
 
+import math
+import os
 import queue
+import shutil
 import threading
 
 import torch
 
+from cmg.errors import UserError
+
+SHARED = "/dev/shm"  # where loader processes leave what they have read
+PIECE = 16 << 20  # bytes that one of them leaves there at a time
 BLOCKS = 16  # blocks of one batch each that are held, and shuffled, together when features are read from disk
 
 
@@ -108,22 +115,59 @@ def ahead(items, depth=2):
 
 def windows(features, batches, device, workers):
     """Batches from disk. The rows of `BLOCKS` batches are read together, in the order in which they lie in the file,
-    by `workers` processes that are a window ahead; the batches are then picked from memory."""
+    by `workers` processes while the window before is in use; the batches are then picked from memory."""
     groups = [batches[i : i + BLOCKS] for i in range(0, len(batches), BLOCKS)]
     needed = [sorted({row for rows in group for row in rows}) for group in groups]
-    workers = min(workers, len(groups))  # a worker that never gets work may fail at shutdown
-    loader = torch.utils.data.DataLoader(
-        Stored(features), batch_sampler=needed, collate_fn=keep, num_workers=workers,
-        pin_memory=device.type == "cuda", prefetch_factor=1 if workers else None,
-        # A loader draws a seed when it is opened; from the global stream, a resumed run would draw once more.
-        generator=torch.Generator(),
-    )
-    for window, group, rows in zip(loader, groups, needed):
+    if workers:
+        ready = ahead(read_by(workers, features, needed, device), depth=1)
+    else:
+        ready = map(features.stored, needed)
+    for window, group, rows in zip(ready, groups, needed):
         window = {k: v.to(device, non_blocking=True) for k, v in window.items()}
         position = {row: i for i, row in enumerate(rows)}
         for batch in group:
             index = torch.tensor([position[row] for row in batch]).to(device, non_blocking=True)
             yield {k: v.index_select(0, index) for k, v in window.items()}
+
+
+def read_by(workers, features, needed, device):
+    """An iterator over windows, lists of rows, that processes have read; page-locked for a card.
+
+    They hand over pieces in shared memory, of which a container may have as little as 64 MB: at most half of what is
+    free is in use at any time, whatever the size of a window.
+    """
+    one = features.stored(needed[0][:1])
+    size = sum(value.nbytes for value in one.values())
+    free = shutil.disk_usage(SHARED).free if os.path.isdir(SHARED) else math.inf
+    step = int(min(PIECE, free / 2 / (workers + 1)) / size)
+    if step == 0:
+        raise UserError(f"{SHARED}: {free / 1e6:.1f} MB free; expected {2 * (workers + 1) * size / 1e6:.1f} MB for "
+                        f"--workers {workers}, or --workers 0")
+    pieces = [rows[i : i + step] for rows in needed for i in range(0, len(rows), step)]
+    loader = torch.utils.data.DataLoader(
+        Stored(features), batch_sampler=pieces, collate_fn=shared, num_workers=min(workers, len(pieces)),
+        prefetch_factor=1,
+        # A loader draws a seed when it is opened; from the global stream, a resumed run would draw once more.
+        generator=torch.Generator(),
+    )
+    return joined(iter(loader), needed, one, device)
+
+
+def joined(pieces, needed, one, device):
+    """Windows from their pieces. one : a batch of one clip, for shapes and dtypes."""
+    pinned = device.type == "cuda"
+    if pinned:
+        torch.cuda.set_device(device)  # a new thread starts on the first card
+    for rows in needed:
+        window = {k: torch.empty((len(rows), *v.shape[1:]), dtype=v.dtype, pin_memory=pinned) for k, v in one.items()}
+        start = 0
+        while start < len(rows):
+            piece = next(pieces)
+            end = start + len(piece["index"])
+            for k, value in piece.items():
+                window[k][start:end] = value
+            start = end
+        yield window
 
 
 class Stored(torch.utils.data.Dataset):
@@ -139,6 +183,10 @@ class Stored(torch.utils.data.Dataset):
         return self.features.stored(rows)
 
 
-def keep(batch):
-    """The feature set hands out whole batches: nothing to collate."""
-    return batch
+def shared(batch):
+    """Put a batch into shared memory here, where the loader hears of it if there is no room: it would not hear of it
+    from the thread that sends batches, and wait for ever."""
+    try:
+        return {k: v.share_memory_() for k, v in batch.items()}
+    except RuntimeError as error:
+        raise UserError(f"{SHARED}: {str(error).splitlines()[0][:160]}; expected more room, or --workers 0") from None
