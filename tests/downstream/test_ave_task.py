@@ -167,6 +167,35 @@ def test_pretraining_clips_leave_the_test(features, clips):
         AveTask(features, annotations_of(clips), [("video", "audio")], pretrain_ids=[clip.id for clip in clips["test"]])
 
 
+def test_videos_of_the_training_split_leave_the_test(tmp_path, clips):
+    """A video that is there twice, under two classes, is no test of a probe that has learnt it under one."""
+    features = FeatureSet(write_features(tmp_path / "two.h5", [c for split in clips.values() for c in split]))
+    clips["test"] += [Clip("train_000", "Cat", 7, 9), Clip("val_003", "Truck", 0, 2)]
+    ids = ["train_000_000030.mp4", "train_000", "test_000"]
+    for pretrain_ids, expected in (((), (0, 2, 15)), (ids, (2, 1, 14))):
+        rows = evaluate(OneHotModel(), features, annotations_of(clips), settings=FAST, pretrain_ids=pretrain_ids)
+        assert {(row["n_excluded"], row["n_in_train"], row["n_test"]) for row in rows} == {expected}
+        assert {row["n_ambiguous"] for row in rows} == {0} and {row["value"] for row in rows} == {100.0}
+
+
+def test_the_public_splits_after_pretraining_on_llp(tmp_path, annotations):
+    """Of AVE's 402 test clips, LLP's training list holds 36, and AVE's own training split 8 under another
+    class; one is both."""
+    of_ave = read_ave(annotations / "AVE" / "DG-SCT_copy")
+    ids = list({clip.id: None for split in of_ave.splits.values() for clip in split})
+    with FeatureWriter(tmp_path / "f.h5", {"video": (10, 1), "audio": (10, 1)}, {}) as writer:
+        writer.append(ids, {m: np.zeros((len(ids), 10, 1), "float32") for m in ("video", "audio")}, None)
+    features, pairs = FeatureSet(tmp_path / "f.h5"), [("video", "audio")]
+    with open(annotations / "AVVP" / "AVVP_train.csv", encoding="utf-8") as file:
+        llp = [line.split("\t")[0] for line in file][1:]
+    files = [f"{name[:11]}.mp4" for name in llp]
+    for pretrain_ids, expected in (((), (0, 8, 394)), (llp, (36, 7, 359)), (files, (36, 7, 359))):
+        test = AveTask(features, of_ave, pairs, FAST, pretrain_ids).splits["test", "audio"]
+        assert (test.n_excluded, test.n_in_train, len(test)) == expected
+    paper = AveTask(features, of_ave, pairs, FAST._replace(protocol="paper"), llp).splits["test", "audio"]
+    assert (paper.n_excluded, paper.n_in_train, len(paper)) == (0, 0, 3339)
+
+
 def test_clips_without_features_are_counted(tmp_path, clips):
     present = [clip for split in clips.values() for clip in split][2:-1]
     features = FeatureSet(write_features(tmp_path / "some.h5", present))

@@ -71,8 +71,7 @@ class AvvpTask(EventTask):
                 "test": annotations.splits["test"]}
 
     def about(self, kind, target):
-        return {"probe_seeds": self.settings.probe_seeds, "n_excluded": self.n_excluded(target),
-                "n_missing": len(self.splits.missing), "n_dropped_rows": self.n_dropped}
+        return super().about(kind, target) | {"n_dropped_rows": self.n_dropped}
 
 
 def parser() -> Parser:

@@ -71,6 +71,10 @@ class EventTask(ProbeTask):
     def reported(self, figures):
         return REPORTED if self.strict else (self.chosen_by,)
 
+    def about(self, kind, target):
+        """As ever but for the share of a class among all, which says nothing where any number of classes holds."""
+        return {name: x for name, x in super().about(kind, target).items() if name != "chance_uniform"}
+
     def extra(self, probing, target, metric, figures):
         if not self.strict:
             return self._vanishing(probing, target, figures)

@@ -73,15 +73,11 @@ class ProbeTask:
         self.classes, self.pairs, self.settings, self.device = list(classes), list(pairs), settings, device
         self.modalities = list(dict.fromkeys(m for pair in self.pairs for m in pair))
         self.strict = settings.protocol == "strict"
-        self.splits, self.kept = Splits(pretrain_ids if self.strict else ()), {}
+        self.splits, self.kept = Splits(pretrain_ids if self.strict else None), {}
 
     @property
     def sources(self):
         return list(dict.fromkeys(source for source, _ in self.pairs))
-
-    def n_excluded(self, target: str) -> int:
-        """Clips left out of a test because the checkpoint was pretrained on them."""
-        return self.splits["test", target].n_excluded
 
     def settle(self):
         """To be called when all splits are there: what cannot be tested is left out, and told. Where there is none to
@@ -140,8 +136,10 @@ class ProbeTask:
 
     def about(self, kind: type[Probes], target: str) -> dict:
         """What a row says of the benchmark."""
-        return {"chance_uniform": round(100 / self.outputs(kind), 4), "n_excluded": self.n_excluded(target),
-                "n_missing": len(self.splits.missing), "probe_seeds": self.settings.probe_seeds}
+        test = self.splits["test", target]
+        return {"chance_uniform": round(100 / self.outputs(kind), 4), "n_excluded": test.n_excluded,
+                "n_in_train": test.n_in_train, "n_missing": len(self.splits.missing),
+                "n_ambiguous": len(self.splits.ambiguous), "probe_seeds": self.settings.probe_seeds}
 
     def extra(self, probing: "Probing", target: str, metric: str, figures) -> dict:
         """What a row says of the probes."""

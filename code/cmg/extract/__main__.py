@@ -20,12 +20,13 @@ from pathlib import Path
 
 from cmg import modalities
 from cmg.cli import Parser, command, whole
+from cmg.data.videos import SUFFIXES
 from cmg.distributed import choose_device
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES, Choice
 from cmg.extract.captions import read_captions
 from cmg.extract.hashed import words_of
-from cmg.extract.media import FRAMES_PER_SECOND, SUFFIXES
+from cmg.extract.media import FRAMES_PER_SECOND
 from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
 from cmg.extract.workers import Job, Recipe, extract_all

@@ -15,8 +15,6 @@ except ImportError:  # an extra: captions alone can be extracted without it
 
 SAMPLE_RATE = 16_000  # Hz, mono: what every audio backbone gets
 FRAMES_PER_SECOND = 16  # at most so many frames of a second, evenly chosen; more cost time and change little
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
-SUFFIXES += (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac")
 SOUND_GAP = 0.05  # s; smaller jumps of time stamps are the container's rounding, not missing sound
 
 
