@@ -17,7 +17,7 @@ from cmg.data.features import FeatureSet
 from cmg.data.provenance import Provenance
 from cmg.distributed import choose_device
 from cmg.downstream.registry import TASKS
-from cmg.downstream.results import prepare_results, results_table, write_results
+from cmg.downstream.results import chosen_by, prepare_results, results_table, write_results
 from cmg.downstream.tokens import directions
 from cmg.errors import UserError
 from cmg.modalities import ordered
@@ -80,7 +80,10 @@ def add_place_flags(p: argparse.ArgumentParser, files="results.json") -> argpars
 
 
 class Run(NamedTuple):
-    """What a task's main works with: its flags, and the checkpoint that is tested, its model built once."""
+    """What a task's main works with: its flags, and the checkpoint that is tested, its model built once.
+
+    chosen_by : whose labels chose the checkpoint, None where that is not known
+    """
 
     args: argparse.Namespace
     settings: Settings
@@ -88,6 +91,7 @@ class Run(NamedTuple):
     path: Path
     content: dict
     model: torch.nn.Module
+    chosen_by: str | None = None
 
     @property
     def out(self) -> Path:
@@ -123,6 +127,7 @@ class Run(NamedTuple):
     def write(self, title: str, rows: list[dict], table=results_table) -> list[dict]:
         """Add the origin to the rows, write them into `results.json` and print them as a table."""
         origin = {"checkpoint": str(self.path), "epoch": self.content["epoch"],
+                  "chosen_by": self.chosen_by,
                   "pretrain_seed": self.content["args"].get("seed"), "commit": git_commit(),
                   "features": known_features(self.model, self.path)}
         rows = [row | origin for row in rows]
@@ -154,7 +159,8 @@ def open_run(args, needs=("vectors",), path=None) -> Run:
                             args.probe_seeds, args.seed)
     device, path = choose_device(args.device), file_of(path or args.checkpoint)
     content = read(path)
-    run = Run(args, settings, device, path, content, build_model(content, device, path, args.method))
+    run = Run(args, settings, device, path, content, build_model(content, device, path, args.method),
+              chosen_by(path))
     require(run.model, needs, path)
     prepare_results(run.out)
     return run

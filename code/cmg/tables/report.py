@@ -25,8 +25,9 @@ def spread(values):
 def summarise(cells) -> list[dict]:
     """A line for every row, evaluation, direction and metric of the cells.
 
-    `value`, `own` (the same probe on its own modality, the upper bound) and their `_std` are over the seeds that have
-    a figure; `chance`, `match_rate` and `code_overlap` are means. `commits` are those that measured.
+    `value`, `own` (the same probe on its own modality), `bound` (a probe trained and tested on the target, the upper
+    bound) and their `_std` are over the seeds that have a figure; `chance`, `match_rate` and `code_overlap` are means.
+    `commits` are those that measured.
     """
     groups = {}
     for cell in cells:
@@ -39,7 +40,7 @@ def summarise(cells) -> list[dict]:
         rows = [row for _, row in found]
         line = {"name": name, "task": task, "protocol": rows[0]["protocol"], "direction": direction, "metric": metric,
                 "seeds": [seed for seed, _ in found], "values": [row["value"] for row in rows]}
-        for key, field in (("value", "value"), ("own", "source_value")):
+        for key, field in (("value", "value"), ("own", "source_value"), ("bound", "target_value")):
             values = [row[field] for row in rows if row.get(field) is not None]
             line[key], line[f"{key}_std"] = spread(values) if values else (None, None)
         for field in ("chance", "match_rate", "code_overlap"):
@@ -91,8 +92,8 @@ def plus_minus(line, key):
 
 
 def markdown(summary, evaluations, cells, sweep=None, published=None) -> str:
-    """Transfer of every row in every column; own modalities, chance and sharing line by line; the same figures beside
-    the published ones, where there are any; and what was tuned, where a sweep went before."""
+    """Transfer of every row in every column; own modalities, upper bounds, chance and sharing line by line; the same
+    figures beside the published ones, where there are any; and what was tuned, where a sweep went before."""
     shown = columns(summary, evaluations)
     lines = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
     names = list(dict.fromkeys(line["name"] for line in summary))
@@ -109,10 +110,10 @@ def markdown(summary, evaluations, cells, sweep=None, published=None) -> str:
     wide = markdown_table(["transfer", *headers(shown, summary), "seeds", "minutes", "pretrained at"], body)
     order = [lines[(name, *column)] for name in names for column in shown if (name, *column) in lines]
     details = markdown_table(
-        ["row", "task", "protocol", "direction", "metric", "transfer", "own modality", "chance", "match rate",
-         "code overlap", "clips", "seeds", "measured at"],
+        ["row", "task", "protocol", "direction", "metric", "transfer", "own modality", "upper bound", "chance",
+         "match rate", "code overlap", "clips", "seeds", "measured at"],
         [[line["name"], line["task"], line["protocol"], line["direction"], line["metric"],
-          plus_minus(line, "value"), plus_minus(line, "own"),
+          plus_minus(line, "value"), plus_minus(line, "own"), plus_minus(line, "bound"),
           f"{line['chance']:.1f}", "–" if line["match_rate"] is None else f"{line['match_rate']:.1f}",
           "–" if line["code_overlap"] is None else f"{line['code_overlap']:.2f}", str(line["n_test"]),
           str(len(line["seeds"])), ", ".join(line["commits"])] for line in order])
