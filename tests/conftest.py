@@ -42,6 +42,15 @@ def digits():
 
 
 @pytest.fixture(scope="session")
+def annotations():
+    """Folder of the public annotation files, AVE/, AVVP/ and others, from the environment variable CMG_ANNOTATIONS."""
+    folder = os.environ.get("CMG_ANNOTATIONS", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs the public annotation files: set CMG_ANNOTATIONS to the folder that holds AVE/ and others")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def digit_media(digits, tmp_path_factory):
     """A folder with the first few digit clips of each kind and split as .mp4 (videos/) and all annotations."""
     out = tmp_path_factory.mktemp("digits")

@@ -12,12 +12,13 @@ from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream import ave
 from cmg.downstream.ave import AveTask, evaluate, main
 from cmg.downstream.probe import ClipProbes, SegmentProbes, fit
-from cmg.downstream.probing import Encoded, Probing
+from cmg.downstream.probing import Encoded, Probing, Probings
 from cmg.downstream.results import find_checkpoints, markdown_table, write_results
 from cmg.downstream.task import Settings
 from cmg.downstream.tokens import TokenSet, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
 from cmg.modalities import Modality, declare
+from cmg.models.pretrained import Tokens
 from cmg.training import checkpoint
 from support import untrained
 
@@ -95,12 +96,40 @@ def test_shared_codes_transfer_fully(features, clips):
 
 
 def test_split_codebook_does_not_transfer(features, clips):
-    """Audio with codes of its own: the upper bound stays, the transfer goes, match and overlap say why."""
+    """Audio with codes of its own: own modality and upper bound stay, the transfer goes, match and overlap say why."""
     rows = by_key(evaluate(OneHotModel(audio=4), features, annotations_of(clips), settings=FAST))
     for row in rows.values():
-        assert row["source_value"] == 100.0
+        assert row["source_value"] == row["target_value"] == 100.0
         assert row["value"] < 70.0
         assert (row["match_rate"], row["code_overlap"], row["shared_codes"], row["used_codes"]) == (0.0, 0.0, 0, 8)
+
+
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_the_upper_bound_is_a_probe_of_the_target(features, clips, monkeypatch, protocol):
+    """Of video, whose codes are one for two classes, no probe can tell these; of audio it can. Every probe is fitted
+    once: what is the own modality of one direction is the upper bound of the other."""
+    class Blurred(OneHotModel):
+        def encode_modality(self, modality, features, valid=None):
+            codes = features[..., : self.size].argmax(-1)
+            codes = codes // 2 * 2 if modality == "video" else codes
+            return Tokens(codes, self.book[codes], features)
+
+    fitted = []
+    monkeypatch.setattr(Probing, "__init__", lambda self, task, kind, source, encoded, init=Probing.__init__:
+                        fitted.append((kind, source)) or init(self, task, kind, source, encoded))
+    settings = FAST._replace(protocol=protocol, lrs=(1e-2,))
+    rows = by_key(evaluate(Blurred(), features, annotations_of(clips), settings=settings))
+    assert sorted(fitted, key=str) == sorted(((k, m) for k in AveTask.kinds for m in ("audio", "video")), key=str)
+    assert rows["video", "audio", "accuracy"]["target_value"] == 100.0
+    assert rows["video", "audio", "accuracy"]["source_value"] == pytest.approx(200 / 3, abs=1e-3)
+    for source, target, metric in rows:
+        for bound, own in (("target_value", "source_value"), ("target_std", "source_std")):
+            assert rows[source, target, metric][bound] == rows[target, source, metric][own]
+    fitted.clear()
+    alone = by_key(evaluate(Blurred(), features, annotations_of(clips), [("video", "audio")], settings))
+    assert len(fitted) == 4  # the target's as well
+    for key, row in alone.items():
+        assert row == rows[key]
 
 
 def test_text_takes_part_in_clip_accuracy_only(tmp_path, clips):
@@ -165,6 +194,35 @@ def test_pretraining_clips_leave_the_test(features, clips):
     assert {(row["n_excluded"], row["n_test"]) for row in rows} == {(0, 30)}
     with pytest.raises(UserError, match="all 15 test clips were pretrained on"):
         AveTask(features, annotations_of(clips), [("video", "audio")], pretrain_ids=[clip.id for clip in clips["test"]])
+
+
+def test_videos_of_the_training_split_leave_the_test(tmp_path, clips):
+    """A video that is there twice, under two classes, is no test of a probe that has learnt it under one."""
+    features = FeatureSet(write_features(tmp_path / "two.h5", [c for split in clips.values() for c in split]))
+    clips["test"] += [Clip("train_000", "Cat", 7, 9), Clip("val_003", "Truck", 0, 2)]
+    ids = ["train_000_000030.mp4", "train_000", "test_000"]
+    for pretrain_ids, expected in (((), (0, 2, 15)), (ids, (2, 1, 14))):
+        rows = evaluate(OneHotModel(), features, annotations_of(clips), settings=FAST, pretrain_ids=pretrain_ids)
+        assert {(row["n_excluded"], row["n_in_train"], row["n_test"]) for row in rows} == {expected}
+        assert {row["n_ambiguous"] for row in rows} == {0} and {row["value"] for row in rows} == {100.0}
+
+
+def test_the_public_splits_after_pretraining_on_llp(tmp_path, annotations):
+    """Of AVE's 402 test clips, LLP's training list holds 36, and AVE's own training split 8 under another
+    class; one is both."""
+    of_ave = read_ave(annotations / "AVE" / "DG-SCT_copy")
+    ids = list({clip.id: None for split in of_ave.splits.values() for clip in split})
+    with FeatureWriter(tmp_path / "f.h5", {"video": (10, 1), "audio": (10, 1)}, {}) as writer:
+        writer.append(ids, {m: np.zeros((len(ids), 10, 1), "float32") for m in ("video", "audio")}, None)
+    features, pairs = FeatureSet(tmp_path / "f.h5"), [("video", "audio")]
+    with open(annotations / "AVVP" / "AVVP_train.csv", encoding="utf-8") as file:
+        llp = [line.split("\t")[0] for line in file][1:]
+    files = [f"{name[:11]}.mp4" for name in llp]
+    for pretrain_ids, expected in (((), (0, 8, 394)), (llp, (36, 7, 359)), (files, (36, 7, 359))):
+        test = AveTask(features, of_ave, pairs, FAST, pretrain_ids).splits["test", "audio"]
+        assert (test.n_excluded, test.n_in_train, len(test)) == expected
+    paper = AveTask(features, of_ave, pairs, FAST._replace(protocol="paper"), llp).splits["test", "audio"]
+    assert (paper.n_excluded, paper.n_in_train, len(paper)) == (0, 0, 3339)
 
 
 def test_clips_without_features_are_counted(tmp_path, clips):
@@ -247,10 +305,10 @@ def test_invalid_clips_are_not_judged(features, clips):
     """A clip without sound is left out where audio is concerned, and only there."""
     model = OneHotModel()
     task = AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
-    encoded = Encoded(model, task.splits)
+    probings = Probings(task, model)
     for role in ROLES:
-        encoded.tokens(role, "audio").valid[:3] = False
-    (row,) = task.rows(Probing(task, ClipProbes, "video", encoded))
+        probings.encoded.tokens(role, "audio").valid[:3] = False
+    (row,) = task.rows(probings, ClipProbes, "video")
     assert (row["n_train"], row["n_test"]) == (30, 12)
     assert (row["value"], row["match_rate"]) == (100.0, 100.0)
 
@@ -372,8 +430,41 @@ def test_sweep_marks_the_best_checkpoint(run, capsys):
     out, err = capsys.readouterr()
     assert "| **epoch_001.pt** | 100.0 |" in out
     assert "strict (test split)" in out
-    assert "| video → audio |         accuracy | 100.0 ± 0.0 |        0.0 |  100.0 ± 0.0 |   28.6 |" in out  # 4 of 14
+    assert ("| video → audio |         accuracy | 100.0 ± 0.0 |        0.0 |  100.0 ± 0.0 | 100.0 ± 0.0 |   28.6 |"
+            in out)  # 4 of 14
     assert "1 test clips were pretrained on" in err
+
+
+@pytest.mark.parametrize(("flags", "epoch", "said", "scores"), [
+    ([], 1, "target validation", 3),
+    (["--choose-by", "target"], 1, "target validation", 3),
+    (["--choose-by", "source"], 0, "source validation", 3),  # all do equally well there: the first
+    (["--choose-by", "none"], 2, "no labels", 1),
+    (["--protocol", "paper", "--probe-lr", "0.01"], 1, "target training", 3),
+])
+def test_rows_say_whose_labels_chose_the_checkpoint(run, flags, epoch, said, scores):
+    rows = call(run, *flags)
+    assert {(row["epoch"], row["chosen_by"]) for row in rows} == {(epoch, said)}
+    folder = run / "run"
+    if "paper" in flags:
+        assert not (folder / "best.pt").exists()
+        return
+    assert (folder / "best.pt").read_bytes() == (folder / f"epoch_{epoch:03d}.pt").read_bytes()
+    # And so do rows of whatever reads the run afterwards, but not of a file that was named by hand.
+    again = call(run, checkpoint=folder / "best.pt", out=run / "again")
+    named = call(run, checkpoint=folder / f"epoch_{epoch:03d}.pt", out=run / "named")
+    assert [{row["chosen_by"] for row in found} for found in (again, named)] == [{said}, {None}]
+    call(run, "--choose-only", *flags)
+    sweep = json.loads((folder / "ave_sweep_strict.json").read_text())
+    assert len(sweep) == scores
+    if said == "source validation":
+        assert [entry["score"] for entry in sweep] == [100.0] * 3
+
+
+def test_a_single_checkpoint_is_no_choice(run):
+    for name in ("epoch_000.pt", "epoch_002.pt"):
+        (run / "run" / name).unlink()
+    assert {row["chosen_by"] for row in call(run)} == {"no labels"}
 
 
 def test_sweep_choice_does_not_read_test_labels(run, clips):
@@ -417,7 +508,8 @@ def test_picture_shows_transfer_and_upper_bound(run, monkeypatch):
         own = [row for row in rows if row["metric"] == metric]
         assert panel.groups == [{"audio": "V→A", "text": "V→T"}[row["target"]] for row in own]
         assert panel.bars == {"transfer": [(row["value"], row["std"]) for row in own],
-                              "own modality": [(row["source_value"], row["source_std"]) for row in own]}
+                              "own modality": [(row["source_value"], row["source_std"]) for row in own],
+                              "upper bound": [(row["target_value"], row["target_std"]) for row in own]}
         assert panel.chance == [row["chance"] for row in own]
 
 
@@ -448,6 +540,7 @@ def test_real_model(tmp_path, clips):
     (["--source", "audio", "--target", "audio"], {}, "--target audio: the same as --source"),
     (["--probe-epochs", "0"], {}, "--probe-epochs: '0' is not a whole number of at least 1"),
     (["--probe-lr", "-1"], {}, "--probe-lr: '-1' is not a number above 0"),
+    (["--choose-by", "source", "--protocol", "paper"], {}, "--choose-by source: paper chooses by the target's"),
     (["--choose-only", "--protocol", "paper"], {}, "--choose-only: paper has no test split"),
     (["--prob-lr", "1"], {}, "unrecognized arguments: --prob-lr 1"),
 ])

@@ -15,7 +15,7 @@ from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream import ave_avvp, avvp, events
 from cmg.downstream.events import localisation
 from cmg.downstream.probe import EventProbes, fit, probe_data
-from cmg.downstream.probing import Encoded, Probing, best_epochs
+from cmg.downstream.probing import Probings, best_epochs
 from cmg.downstream.task import Settings
 from cmg.downstream.tokens import TokenSet
 from cmg.errors import UserError
@@ -227,9 +227,10 @@ def test_silence_that_buys_precision_is_told(clips, capsys):
     assert best_epochs(curves, 2, by="f1")["recall"].tolist() == [80.0, 80.0]
     assert best_epochs(curves, 1, by="f1")["positives"].tolist() == [90.0]  # two learning rates of one seed
     task = avvp.AvvpTask(*clips, PAIRS, FAST._replace(protocol="paper", epochs=1, probe_seeds=1))
-    probing = Probing(task, EventProbes, "video", Encoded(OneHotModel(), task.splits))
+    probings = Probings(task, OneHotModel())
+    probing = probings[EventProbes, "video"]
     probing.curves = dict.fromkeys(("video", "audio"), {name: [x[:1] for x in own] for name, own in curves.items()})
-    (row,) = task.rows(probing)
+    (row,) = task.rows(probings, EventProbes, "video")
     assert row["recall_vanished"] is True and row["value"] == 100.0
     assert "precision rose to 100.0 % only because recall sank to 1.0 %, from 80.0 %" in capsys.readouterr().err
 

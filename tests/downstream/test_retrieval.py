@@ -3,6 +3,7 @@
 import csv
 import json
 from itertools import permutations
+from math import comb
 
 import numpy as np
 import pytest
@@ -19,37 +20,91 @@ from cmg.downstream.retrieval import Collection, zero_shot
 from cmg.downstream.retrieval_head import tenth, with_head
 from cmg.downstream.task import Settings
 from cmg.errors import UserError
-from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
+from cmg.metrics.retrieval import (
+    Places,
+    chance,
+    mean_rank_recall_at,
+    median_mean_rank,
+    median_rank,
+    places,
+    recall_at,
+)
 from cmg.training import checkpoint
 
 INF = float("inf")
 
 
-def test_ranks_agree_with_sorting():
+def test_places_agree_with_sorting():
     generator = torch.Generator().manual_seed(0)
     queries, gallery = (torch.randn(n, 6, generator=generator) for n in (23, 17))
     groups = torch.randint(0, 30, (23,), generator=generator), torch.randint(0, 30, (17,), generator=generator)
-    found = ranks(queries, gallery, *groups, chunk=5, block=4)
-    assert torch.equal(found, ranks(queries, gallery, *groups))
+    found = places(queries, gallery, *groups, chunk=5, block=4)
+    assert all(map(torch.equal, found, places(queries, gallery, *groups)))
     q, g = queries.numpy().astype(float), gallery.numpy().astype(float)
     cosine = q @ g.T / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(g, axis=1)
+    expected = []
     for n in range(23):
         order = groups[1].numpy()[np.argsort(-cosine[n])]
-        places = np.flatnonzero(order == groups[0][n].item())
-        assert found[n].item() == (places[0] + 1 if len(places) else INF)
-    assert torch.isinf(found).any()  # some groups are not in the gallery: wrong, not dropped
+        right = np.flatnonzero(order == groups[0][n].item())
+        expected.append(right[0] + 1 if len(right) else INF)
+    assert found.mean_ranks().tolist() == expected
+    assert INF in expected  # some groups are not in the gallery: wrong, not dropped
+    for k in (1, 3, 10):
+        share = 100 * np.mean(np.array(expected) <= k)
+        assert recall_at(k, found) == mean_rank_recall_at(k, found) == pytest.approx(share)
+    assert not found.wrong.any() and set(found.right.tolist()) == {0, 1}
 
 
-def test_ties_take_the_mean_place_of_random_orders():
-    # All equal but one that is nearer: right items at 2 and 4 of the gallery.
-    gallery = torch.tensor([[1.0, 0.0], [3.0, 1.0], [3.0, 1.0], [6.0, 2.0], [3.0, 1.0], [0.0, 1.0]])
-    groups = torch.tensor([9, 9, 5, 9, 5, 9])
-    query = torch.tensor([[1.0, 0.0]])
-    found = ranks(query, gallery, torch.tensor([5]), groups, block=2).item()
-    firsts = [1 + min(order.index(2), order.index(4)) for order in permutations([1, 2, 3, 4])]
-    assert found == pytest.approx(1 + np.mean(firsts))
-    single = ranks(query, gallery, torch.tensor([7]), torch.tensor([9, 7, 9, 9, 9, 9])).item()
-    assert single == (2 + 3 + 4 + 5) / 4
+def some_places():
+    """Queries in a gallery of three different vectors -> (places, of each query all orders: which items are right)."""
+    vectors, of_query = torch.eye(3, dtype=torch.float64), []
+    gallery = torch.tensor([0, 0, 1, 2, 1, 0])
+    groups = torch.tensor([4, 5, 5, 4, 7, 5])
+    asked = [(0, 4), (0, 5), (1, 5), (1, 4), (2, 4), (2, 7), (1, 9), (2, 5)]
+    # A vector that is near to 0, less to 1 and not to 2, and so on: three ties of different nearness.
+    queries = torch.stack([vectors[v] + 0.5 * vectors[(v + 1) % 3] for v, _ in asked])
+    similarity = (queries @ vectors.T).numpy()
+    for (_, group), near in zip(asked, similarity):
+        orders = {tuple(sorted(order, key=lambda i: -near[gallery[i]])) for order in permutations(range(6))}
+        assert len(orders) == 12  # 3! · 2! · 1!
+        of_query.append([[int(groups[i]) == group for i in order] for order in orders])
+    return places(queries, vectors[gallery], torch.tensor([group for _, group in asked]), groups), of_query
+
+
+def test_ties_are_the_mean_over_all_orders():
+    """Against the permutations themselves: recalls at every k, the mean rank, and the median of all their ranks."""
+    found, of_query = some_places()
+    first = [[order.index(True) + 1 if True in order else INF for order in orders] for orders in of_query]
+    assert found.mean_ranks().tolist() == pytest.approx([np.mean(ranks) for ranks in first])
+    for k in range(1, 8):
+        assert recall_at(k, found) == pytest.approx(100 * np.mean([[rank <= k for rank in own] for own in first]))
+        assert mean_rank_recall_at(k, found) == 100 * np.mean([np.mean(own) <= k for own in first])
+    assert median_rank(found) == np.median(first)
+    assert median_mean_rank(found) == np.median([np.mean(own) for own in first])
+    assert {int(m) for m in found.right} == {0, 1, 2}  # of one query two of three equal items are right
+
+
+@pytest.mark.parametrize(("nearer", "right", "wrong"), [
+    (0, 1, 999), (3, 1, 6), (7, 2, 5), (0, 4, 4), (9, 1, 0), (2, 3, 0)])
+def test_a_tie_is_shown_in_random_order(nearer, right, wrong):
+    """One right item: min(1, max(0, K − nearer) / ties). Several: of the subsets that are shown, those with any."""
+    found = Places(*(torch.tensor([n]) for n in (nearer, right, wrong)))
+    ties = right + wrong
+    for k in (1, 2, 5, 10, 100):
+        shown = min(max(0, k - nearer), ties)
+        expected = min(1, max(0, k - nearer) / ties) if right == 1 else 1 - comb(wrong, shown) / comb(ties, shown)
+        assert recall_at(k, found) == pytest.approx(100 * expected, abs=1e-9)
+
+
+def test_equal_items_are_found_by_chance():
+    """A thousand equal items: 1 % of them among the first ten, as of a gallery in random order, and not 0."""
+    n, same = torch.arange(1000), torch.ones(1000, 4)
+    found = places(same, same, n, n)
+    assert [recall_at(k, found) for k in (1, 10, 1000)] == pytest.approx([0.1, 1.0, 100.0])
+    assert median_rank(found) == median_mean_rank(found) == 500.5
+    assert mean_rank_recall_at(10, found) == 0.0  # the rule of the paper protocol
+    guessed = chance(n, n)
+    assert all(map(torch.equal, found, guessed))
 
 
 def test_a_large_gallery_is_compared_in_blocks():
@@ -68,16 +123,22 @@ def test_a_large_gallery_is_compared_in_blocks():
     items, groups = torch.stack([angle.cos(), angle.sin()], 1), torch.arange(n)
     queries = torch.tensor([0, 1, n - 1])
     with Largest() as largest:
-        found = ranks(items[queries], items, groups[queries], groups, chunk=2, block=1000)
-        assert chance_at(1, groups, groups) == pytest.approx(100 / n)
-    assert found.tolist() == [1, 1, 1] and largest.size <= 2 * n
+        found = places(items[queries], items, groups[queries], groups, chunk=2, block=1000)
+        assert recall_at(1, chance(groups, groups)) == pytest.approx(100 / n)
+    assert found.mean_ranks().tolist() == [1, 1, 1] and largest.size <= 2 * n
 
 
 def test_figures_of_ranks():
-    rank = torch.tensor([1.0, 4.5, 5.0, 5.5, INF, 11.0], dtype=torch.float64)
-    assert [recall_at(k, rank) for k in (1, 5, 10)] == pytest.approx([100 / 6, 50.0, 400 / 6])
-    assert median_rank(rank) == 5.25 and median_rank(rank[:3]) == 4.5
-    assert median_rank(torch.tensor([1.0, INF, INF])) == INF
+    # Ranks 1, 4.5 (a tie of 4 and 5), 5, 5.5, none, 11.
+    found = Places(*torch.tensor([[0, 3, 4, 4, 9, 10], [1, 1, 1, 1, 0, 1], [0, 1, 0, 1, 0, 0]]))
+    assert found.mean_ranks().tolist() == [1.0, 4.5, 5.0, 5.5, INF, 11.0]
+    assert [recall_at(k, found) for k in (1, 4, 5, 10)] == pytest.approx([100 / 6, 25.0, 350 / 6, 400 / 6])
+    assert [mean_rank_recall_at(k, found) for k in (1, 4, 5)] == pytest.approx([100 / 6, 100 / 6, 50.0])
+    assert median_rank(found) == 5.0 and median_mean_rank(found) == 5.25
+    first = Places(*(x[:3] for x in found))  # of three queries 1.5 are right within 4
+    assert median_rank(first) == median_mean_rank(first) == 4.5
+    lost = Places(*torch.tensor([[0, 2, 2], [1, 0, 0], [0, 0, 0]]))
+    assert median_rank(lost) == median_mean_rank(lost) == INF
 
 
 def test_chance_is_that_of_a_shuffled_gallery():
@@ -85,7 +146,7 @@ def test_chance_is_that_of_a_shuffled_gallery():
     shuffles = list(permutations(gallery.tolist()))
     for k in (1, 2, 5, 9):
         hits = np.mean([[q in order[:k] for q in queries.tolist()] for order in shuffles])
-        assert chance_at(k, queries, gallery) == pytest.approx(100 * hits)
+        assert recall_at(k, chance(queries, gallery)) == pytest.approx(100 * hits)
 
 
 # Captions
@@ -180,8 +241,8 @@ def test_zero_shot_ranks_codes_and_semantics(tmp_path):
     rows = zero_shot(OneHotModel(), Collection(features), [("video", "audio"), ("audio", "video")], FAST)
     assert len(rows) == 16
     found = by_metric(rows, "video", "audio")
-    # Two clips share each code: rank 1.5 for all of them. Before quantising they differ.
-    assert [found[f"codes_{name}"]["value"] for name in ("r1", "r5", "r10", "median_rank")] == [0.0, 100.0, 100.0, 1.5]
+    # Two clips share each code: one of them is first, by chance. Before quantising they differ.
+    assert [found[f"codes_{name}"]["value"] for name in ("r1", "r5", "r10", "median_rank")] == [50.0, 100.0, 100.0, 1.5]
     assert [found[f"semantic_{name}"]["value"] for name in ("r1", "median_rank")] == [100.0, 1.0]
     assert [found[f"codes_{name}"]["chance"] for name in ("r1", "r5", "median_rank")] == [6.25, 31.25, 8.5]
     assert {(row["n_test"], row["n_gallery"], row["n_missing"]) for row in rows} == {(16, 16, 0)}
@@ -196,9 +257,9 @@ def test_a_model_without_a_codebook_ranks_its_vectors(tmp_path):
     rows = zero_shot(Vectors(), Collection(features), [("video", "audio")], FAST)
     # Its vectors are the other's code vectors: two clips share each.
     assert {row["metric"]: row["value"] for row in rows} == {
-        "semantic_r1": 0.0, "semantic_r5": 100.0, "semantic_r10": 100.0, "semantic_median_rank": 1.5}
+        "semantic_r1": 50.0, "semantic_r5": 100.0, "semantic_r10": 100.0, "semantic_median_rank": 1.5}
     assert retrieval.draw(rows, tmp_path / "r.png").exists()
-    assert "| video → audio | semantic | 0.0 | 100.0 | 100.0 |" in " ".join(retrieval.table(rows).split())
+    assert "| video → audio | semantic | 50.0 | 100.0 | 100.0 |" in " ".join(retrieval.table(rows).split())
 
 
 def test_the_order_of_equal_codes_breaks_no_tie(tmp_path):
@@ -211,7 +272,10 @@ def test_the_order_of_equal_codes_breaks_no_tie(tmp_path):
         writer.append([f"c{n}" for n in range(24)], {"video": one_hot[orders], "audio": one_hot[orders + 2]})
     rows = zero_shot(OneHotModel(), Collection(FeatureSet(tmp_path / "a.h5")), [("video", "audio")], FAST)
     found = {row["metric"]: row["value"] for row in rows}
-    assert (found["codes_median_rank"], found["codes_r10"]) == (12.5, 0.0)
+    assert (found["codes_median_rank"], found["codes_r10"]) == (12.5, pytest.approx(1000 / 24, abs=1e-3))
+    collection = Collection(FeatureSet(tmp_path / "a.h5"))
+    rows = zero_shot(OneHotModel(), collection, [("video", "audio")], FAST._replace(protocol="paper"))
+    assert {row["metric"]: row["value"] for row in rows}["codes_r10"] == 0.0
 
 
 def test_what_is_missing_is_wrong(tmp_path):
@@ -233,8 +297,8 @@ def test_captions_of_their_own(tmp_path):
     # c1#1 has no features, and of c9 there is no clip; the other four find theirs.
     assert (to_audio["value"], to_audio["n_test"], to_audio["n_missing"]) == (pytest.approx(400 / 6, abs=1e-3), 6, 2)
     to_text = by_metric(rows, "audio", "text")
-    # Clips 3 to 7 have no caption. c1 shares code 1 with the caption of c9: mean rank 1.5.
-    assert to_text["codes_r1"]["value"] == 25.0 and to_text["codes_r5"]["value"] == 37.5
+    # Clips 3 to 7 have no caption. c1 shares code 1 with the caption of c9: first by chance.
+    assert to_text["codes_r1"]["value"] == 31.25 and to_text["codes_r5"]["value"] == 37.5
     assert to_text["codes_median_rank"]["value"] is None
 
 
@@ -270,9 +334,11 @@ def test_head_is_fitted_with_one_modality_and_queried_with_another(tmp_path):
             assert row["n_test"] == len(test) and row["n_train"] == sum(tenth(name) < 6 for name in ids)
             # The head can tell the eight codes, no more: what it finds is what perfect codes find.
             same = torch.tensor([[a % 8 == b % 8 for b in test] for a in test])
-            perfect = 1 + (same.sum(1).double() - 1) / 2
-            assert row["value"] == row["source_value"] == pytest.approx(
-                recall_at(int(row["metric"][1:]), perfect), abs=1e-3)
+            perfect = Places(torch.zeros(len(test)), torch.ones(len(test)), same.sum(1) - 1)
+            recall = {"strict": recall_at, "paper": mean_rank_recall_at}[protocol]
+            assert row["value"] == row["source_value"] == row["target_value"] == pytest.approx(
+                recall(int(row["metric"][1:]), perfect), abs=1e-3)
+            assert row["target_std"] == 0.0
             assert row["chance"] == pytest.approx(100 * min(1, int(row["metric"][1:]) / len(test)), abs=1e-3)
 
 
@@ -313,7 +379,8 @@ def test_picture_has_recalls_of_codes_and_vectors_beside_chance(tmp_path, monkey
     ranks = [row | {"metric": f"{row['metric'].split('_')[0]}_median_rank", "value": None} for row in rows]
     retrieval.draw(rows + ranks, tmp_path / "r.png")
     head = [{"task": "retrieval_head", "source": "video", "target": "text", "protocol": "paper", "value": k + 1.0,
-             "std": 0.5, "source_value": k + 2.0, "source_std": 0.25, "metric": f"r{k}", "chance": k / 2}
+             "std": 0.5, "source_value": k + 2.0, "source_std": 0.25, "target_value": k + 3.0,
+             "target_std": 0.75, "metric": f"r{k}", "chance": k / 2}
             for k in (1, 5, 10)]
     retrieval.draw(head, tmp_path / "h.png")
     (title, (first, second)), (of_head, (only,)) = drawn
@@ -325,7 +392,8 @@ def test_picture_has_recalls_of_codes_and_vectors_beside_chance(tmp_path, monkey
     assert first.bars == {"codes": [(10.0, None), (50.0, None), (100.0, None)],
                           "semantic vectors": [(11.0, None), (51.0, None), (101.0, None)]}
     assert only.bars == {"transfer": [(2.0, 0.5), (6.0, 0.5), (11.0, 0.5)],
-                         "own modality": [(3.0, 0.25), (7.0, 0.25), (12.0, 0.25)]}
+                         "own modality": [(3.0, 0.25), (7.0, 0.25), (12.0, 0.25)],
+                         "upper bound": [(4.0, 0.75), (8.0, 0.75), (13.0, 0.75)]}
 
 
 @pytest.mark.parametrize(("flags", "said"), [

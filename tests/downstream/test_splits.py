@@ -1,11 +1,8 @@
 """Clips of a split: how names meet features, what is left out, and what is told."""
 
-import doctest
-
 import numpy as np
 import pytest
 
-from cmg.data import videos
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream.splits import Splits, match, require_seconds
 from cmg.errors import UserError
@@ -24,36 +21,66 @@ def features_of(tmp_path):
     return features_of
 
 
-def test_names_of_videos():
-    assert doctest.testmod(videos).failed == 0
-    # The digits' ids are no cuts; a video whose own name ends in numbers keeps them.
-    assert [videos.video_of(name) for name in ("ave_test_000", "pre_0001", "abcdefgh_12_000030")] == [
-        "ave_test_000", "pre_0001", "abcdefgh_12"]
-    assert videos.from_videos(["abcdefg_1_2", "ave_test_000"], ["abcdefg_1_2_000030", "ave_test_001"]) == [True, False]
-
-
 def test_clips_are_found_by_their_name_their_video_or_a_cut_from_it(features_of):
-    features = features_of("abc_10_20", "def", "ghi_1.5_11.5", f"{VGG}_000030", "v_Piano_g01_c01")
-    names = ["def_20_30", "abc_10_20", "xyz_0_10", "ghi_1.5_11.5", VGG, "v_Piano_g01_c01", "abc_30_40"]
-    rows, found, missing = match(features, names)
-    assert rows.tolist() == [1, 0, 2, 3, 4]
-    assert [names[n] for n in missing] == ["xyz_0_10", "abc_30_40"]  # another cut of a video is another clip
+    features = features_of(f"{VGG}_10_20", "abcdefgh_12", "AP0061o0Nvk_1.5_11.5", "glLQEri_300_000300",
+                           "v_Piano_g01_c01")
+    names = ["abcdefgh_12_20_30", f"{VGG}_10_20", "xyzxyzxyzxy_0_10", "AP0061o0Nvk_1.5_11.5", "glLQEri_300",
+             "v_Piano_g01_c01", f"{VGG}_30_40"]
+    rows, found, missing, ambiguous = match(features, names)
+    assert rows.tolist() == [1, 0, 2, 3, 4] and not ambiguous
+    assert [names[n] for n in missing] == ["xyzxyzxyzxy_0_10", f"{VGG}_30_40"]  # another cut of a video is another clip
     assert found == [0, 1, 3, 4, 5]
 
 
+def test_two_cuts_of_a_video_are_ambiguous_where_the_list_says_of_no_times(features_of, capsys):
+    features = features_of(f"{VGG}_000010", f"{VGG}_000050", "abcdefgh_12_10_20", "abcdefgh_12", "b")
+    rows, found, missing, ambiguous = match(features, [VGG, "abcdefgh_12", f"{VGG}_000050", "z"])
+    assert (rows.tolist(), found, missing, ambiguous) == ([3, 1], [1, 2], [3], [0])
+    splits = Splits()
+    splits.add("test", "audio", features, [VGG, "b", "z"], lambda clips, steps: {})
+    assert splits["test", "audio"].names == ["b"]
+    assert (list(splits.ambiguous), list(splits.missing)) == ([VGG], ["z"])
+    splits.testable([("text", "audio")])
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: 1 annotated clips have no features and are left out, the first is z",
+        f"warning: 1 annotated clips could be any of several cuts and are left out, the first is {VGG}"]
+
+
 def test_what_is_left_out_is_counted_and_told(features_of, capsys):
-    features = features_of("a", "b", f"{VGG}_000030", "d")
+    features = features_of("a", "b", f"{VGG}_000030", "d", "e")
     splits = Splits([f"{VGG}_000070", "d", "a"])
     seen = []
-    for role, names in (("fit", ["a", "z", "b"]), ("test", ["b", VGG, "d", "y", "z"])):
+    for role, names in (("fit", ["a", "z", "e"]), ("test", ["b", VGG, "d", "y", "z"])):
         splits.add(role, "audio", features, names, lambda clips, steps: seen.append((clips, steps)) or {})
-    assert seen == [(["a", "b"], 2), (["b"], 2)]  # what was pretrained on may be learnt from
-    assert splits["fit", "audio"].rows.tolist() == [0, 1] and splits["test", "audio"].rows.tolist() == [1]
+    assert seen == [(["a", "e"], 2), (["b"], 2)]  # what was pretrained on may be learnt from
+    assert splits["fit", "audio"].rows.tolist() == [0, 4] and splits["test", "audio"].rows.tolist() == [1]
     assert [splits[role, "audio"].n_excluded for role in ("fit", "test")] == [0, 2]
     assert splits.testable([("audio", "audio")]) == [("audio", "audio")]
     assert capsys.readouterr().err.splitlines() == [
         "warning: 2 test clips were pretrained on and are left out",
         "warning: 2 annotated clips have no features and are left out, the first is z"]
+
+
+def test_videos_that_are_learnt_from_leave_the_test(features_of, capsys):
+    features = features_of("a", "b", "c", f"{VGG}_000030", f"{VGG}_000070", "d")
+
+    def splits(pretrain_ids):
+        found = Splits(pretrain_ids)
+        for role, names in (("fit", ["a", f"{VGG}_000030"]), ("val", ["b"]),
+                            ("test", ["a", "b", "c", f"{VGG}_000070", "d"])):
+            found.add(role, "audio", features, names, lambda clips, steps: {})
+        return found
+
+    test = splits(["d", "a"])["test", "audio"]
+    assert (test.names, test.n_excluded, test.n_in_train) == (["c"], 2, 2)  # one that is both was pretrained on
+    everything = splits(None)["test", "audio"]
+    assert (len(everything), everything.n_excluded, everything.n_in_train) == (5, 0, 0)
+    splits(["d", "a"]).testable([("text", "audio")])
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: 2 test clips were pretrained on and are left out",
+        "warning: 2 test clips are from videos that are learnt from and are left out"]
+    with pytest.raises(UserError, match="all 5 test clips were pretrained on or learnt from; nothing to test"):
+        splits(["d", "c"]).testable([("text", "audio")])
 
 
 def test_a_direction_without_test_clips_is_left_out(features_of, capsys):

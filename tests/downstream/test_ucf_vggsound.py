@@ -114,7 +114,8 @@ def test_pretrained_clips_are_left_out_of_test(sets, capsys):
     sounds = [item.id for item in lists.items["audio"]]
     # As the public pretraining list has it: every sound, by video and start.
     task = PairTask(features, lists, PAIRS, FAST, pretrain_ids=[f"{name}_000010" for name in sounds])
-    assert task.pairs == [("audio", "video")] and [task.n_excluded(m) for m in ("video", "audio")] == [0, 4]
+    assert task.pairs == [("audio", "video")]
+    assert [task.splits["test", m].n_excluded for m in ("video", "audio")] == [0, 4]
     assert "video → audio: all 4 test clips of VGGSound were pretrained on" in capsys.readouterr().err
     (row,) = task.run(OneHotModel())
     assert row["value"] == 100.0 and row["source_value"] is None

@@ -10,19 +10,24 @@ the target's. Two figures a direction: `accuracy`, clip top-1 over the K classes
 Protocols
 ---------
 strict : fit on train; learning rate and epoch chosen on val *of the source modality*, so that the probe never sees a
-    label of the target; test once. Of a run folder's checkpoints the one that does best on the *target's* val split,
-    averaged over directions and both figures, is taken and copied to `best.pt` (AVE is the paper's validation set);
-    only this one is tested. Clips that the checkpoint was pretrained on are left out of test and counted.
+    label of the target; test once. Of a run folder's checkpoints one is taken, copied to `best.pt`, and tested alone:
+    by default the one that does best on the *target's* val split, averaged over directions and both figures (AVE is the
+    paper's validation set). So the target's val labels choose the checkpoint, though no probe. `--choose-by source`
+    takes the one whose probes do best on their own modality's val split, `--choose-by none` the last one, without any
+    label; rows have the choice as `chosen_by`. Clips whose videos the checkpoint was pretrained on are left out of test
+    and counted (`n_excluded`), as are those of videos that the probes learn from or are chosen by (`n_in_train`: 8 of
+    AVE's 402, there under another class).
 paper : what the public script measures. Fit on train and report on the *train* split of the target, at the epoch at
     which that figure is best; learning rate 4e-4, batch 80, gradient norm 0.5. A fit, not a test. Kept comparable,
     marked in every output. The script takes the best epoch by hand, from a log of both modalities.
     `cmg.downstream.probing` says where the fit is not the script's: no dropout in the frozen encoder, a constant rate,
     no fewer epochs for a later checkpoint.
 
-`source_value` is the same probe on its own modality, the upper bound of the transfer; `chance` the accuracy of
-always answering the training split's most frequent class. Values are means over probe seeds, `std` goes with them;
-`test_error` is the standard error of the value over the test clips, by clusters of `n_clusters` (strict). Scores of the
-clips lie beside the results (`ave_strict_clips.npz`).
+`source_value` is the same probe on its own modality; `target_value` a probe trained and tested on the target (the
+paper's "labeled modality"), the upper bound of the transfer; `chance` the accuracy of always answering the training
+split's most frequent class. Values are means over probe seeds, `std` goes with them; `test_error` is the standard
+error of the value over the test clips, by clusters of `n_clusters` (strict). Scores of the clips lie beside the results
+(`ave_strict_clips.npz`).
 A picture of them is drawn (`ave_strict.png` and `.pdf`).
 """
 
@@ -37,8 +42,8 @@ from cmg.cli import Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import synthetic_files, synthetic_spec
-from cmg.downstream.probe import ClipProbes, Probes, SegmentProbes
-from cmg.downstream.probing import Encoded, ProbeTask, Probing
+from cmg.downstream.probe import ClipProbes, SegmentProbes
+from cmg.downstream.probing import ProbeTask, Probings
 from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, mean, rounded
 from cmg.downstream.splits import require_seconds
 from cmg.downstream.task import STRICT, Run, add_probe_flags, open_run, task_parser
@@ -49,6 +54,8 @@ from cmg.figures.names import arrow, axis_label, figure_name
 from cmg.figures.style import save
 from cmg.files import write_atomically
 
+CHOSEN_BY = {"target": "target validation", "source": "source validation", "none": "no labels"}
+
 
 class Validation(NamedTuple):
     """One checkpoint before any test.
@@ -56,12 +63,12 @@ class Validation(NamedTuple):
     score : what the choice among checkpoints rests on, the mean over directions on the deciding split, val (strict) or
         train (paper): of both figures in strict, because a val split of few clips tells little by clips alone; of
         clip top-1 in paper.
-    clips : clip top-1 on that split, by direction
+    clips : clip top-1 on that split of the target, by direction
     """
 
     score: float
     clips: dict[tuple[str, str], float]
-    probings: dict[tuple[type[Probes], str], Probing]
+    probings: Probings
 
 
 class AveTask(ProbeTask):
@@ -93,21 +100,19 @@ class AveTask(ProbeTask):
                 self.splits.add(role, m, features, annotations.splits[split], labels, called=split)
         self.settle()
 
-    def validate(self, model) -> Validation:
-        """Fit the probes of one checkpoint and score it on the deciding split."""
-        encoded = Encoded(model, self.splits, self.device)
-        probings = {(kind, source): Probing(self, kind, source, encoded)
-                    for kind in self.kinds for source in self.sources if self.targets(source, kind)}
-        values = {(kind, source, target): probing.figures(target, "val")[kind.metric].mean().item()
-                  for (kind, source), probing in probings.items() for target in probing.targets}
-        clips = {(source, target): value for (kind, source, target), value in values.items() if kind is ClipProbes}
-        deciding = [*(values if self.strict else clips).values()]
-        return Validation(sum(deciding) / len(deciding), clips, probings)
+    def validate(self, model, judge="target") -> Validation:
+        """Fit the probes of one checkpoint and score it on the deciding split of a direction's target, or of its
+        source."""
+        probings = Probings(self, model)
 
-    def report(self, validation: Validation) -> list[dict]:
-        """Test the chosen checkpoint (paper: repeat its figures): a row for every direction and metric."""
-        return [row for source in self.sources for kind in self.kinds if (kind, source) in validation.probings
-                for row in self.rows(validation.probings[kind, source])]
+        def score(kind, source, judged):
+            return probings[kind, source].figures(judged, "val")[kind.metric].mean().item()
+
+        clips = {pair: score(ClipProbes, *pair) for pair in self.pairs}
+        deciding = [score(kind, source, {"source": source, "target": target}[judge])
+                    for kind in (self.kinds if self.strict else self.kinds[:1]) for source in self.sources
+                    for target in self.targets(source, kind)]
+        return Validation(sum(deciding) / len(deciding), clips, probings)
 
     def about(self, kind, target):
         return {"split": "test" if self.strict else "train", **super().about(kind, target)}
@@ -118,8 +123,8 @@ class AveTask(ProbeTask):
         return probing.chosen | val if self.strict else {}
 
     def draw(self, rows, folder):
-        """Bars of the transfer and its upper bound for every direction, with chance; a panel for every metric; whiskers
-        are the standard deviation over probe seeds."""
+        """Bars of transfer, own modality and upper bound for every direction, with chance; a panel for every metric;
+        whiskers are the standard deviation over probe seeds."""
         panels = []
         for metric in dict.fromkeys(row["metric"] for row in rows):
             own = [row for row in rows if row["metric"] == metric]
@@ -127,7 +132,8 @@ class AveTask(ProbeTask):
                 figure_name(self.name, metric, protocol=self.settings.protocol), axis_label(metric),
                 [arrow(row["source"], row["target"]) for row in own],
                 {"transfer": [(row["value"], row["std"]) for row in own],
-                 "own modality": [(row["source_value"], row["source_std"]) for row in own]},
+                 "own modality": [(row["source_value"], row["source_std"]) for row in own],
+                 "upper bound": [(row["target_value"], row["target_std"]) for row in own]},
                 [row["chance"] for row in own]))
         return [save(bars.draw(panels), folder / f"{self.name}_{self.settings.protocol}.png")]
 
@@ -149,6 +155,8 @@ def parser() -> Parser:
     p = task_parser("ave", checkpoint="a .pt file, or a run folder: its epoch_*.pt are swept")
     p.add_argument("--data", nargs="+", required=True, help="feature files, or: synthetic (as pretrained on)")
     p.add_argument("--annotations", help="folder of AVE's Annotations.txt and splits; not needed with synthetic")
+    p.add_argument("--choose-by", choices=tuple(CHOSEN_BY), default="target", help="strict: whose val labels choose "
+                   "among a run's checkpoints; none takes the last one (default: target)")
     p.add_argument("--choose-only", action="store_true", help="strict: score the checkpoints on val, mark best.pt, and "
                    "leave the test split alone")
     return add_probe_flags(p)
@@ -178,13 +186,17 @@ def main(argv=None):
     strict = args.protocol == "strict"
     if args.choose_only and not strict:
         raise UserError(f"--choose-only: {args.protocol} has no test split to leave alone; expected --protocol strict")
-    paths = find_checkpoints(args.checkpoint)
+    if args.choose_by != "target" and not strict:
+        raise UserError(f"--choose-by {args.choose_by}: {args.protocol} chooses by the target's training labels; "
+                        "expected --protocol strict")
+    paths = find_checkpoints(args.checkpoint)[-1 if args.choose_by == "none" else 0:]
+    judge = args.choose_by if len(paths) > 1 else "none"  # a single one needs no choice
     run = open_run(args, path=paths[0])
     task = open_task(run)
     best, sweep = None, []
     for path in tqdm(paths, desc="sweep", leave=False, disable=len(paths) == 1):
         run = run if path == run.path else run.at(path)
-        validation = task.validate(run.model)
+        validation = task.validate(run.model, "source" if judge == "source" else "target")
         sweep.append({"checkpoint": path.name, "epoch": run.content["epoch"], "score": rounded(validation.score),
                       **{f"{s} → {t}": rounded(validation.clips[s, t]) for s, t in task.pairs}})
         if best is None or validation.score > best[0].score:  # the earlier one of equals
@@ -193,13 +205,17 @@ def main(argv=None):
     if len(paths) > 1 or args.choose_only:
         write_atomically(run.out / f"ave_sweep_{args.protocol}.json", json.dumps(sweep, indent=2) + "\n")
         names = ["score", *(f"{s} → {t}" for s, t in task.pairs)]
-        print(f"Score and clip top-1 on the {'val' if strict else 'train'} split of the target\n")
+        split = "val" if strict else "train"
+        of_source = f" on the {split} split of the source" if judge == "source" else ""
+        print(f"Score{of_source} and clip top-1 on the {split} split of the target\n")
         print(markdown_table(["checkpoint", *names], [
             [f"**{e['checkpoint']}**" if e["checkpoint"] == run.path.name else e["checkpoint"],
              *(f"{e[name]:.1f}" for name in names)] for e in sweep]) + "\n")
-    if strict and Path(args.checkpoint).is_dir():
-        mark_best(run.path)
-    return sweep if args.choose_only else run.finish(task, task.report(validation))
+    if Path(args.checkpoint).is_dir():
+        run = run._replace(chosen_by="target training" if judge == "target" and not strict else CHOSEN_BY[judge])
+        if strict:
+            mark_best(run.path, run.chosen_by)
+    return sweep if args.choose_only else run.finish(task, task.report(validation.probings))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ paper : what the public script measures. Fit on all AVE clips of these classes, 
     `cmg.downstream.probing` says where the fit is not the script's: no dropout in the frozen encoder, a constant rate,
     no fewer epochs for a later checkpoint.
 
-`source_value` is the same probe on AVVP in its own modality: the data set changes, the modality does not.
+`source_value` is the same probe on AVVP in its own modality: the data set changes, the modality does not. So it
+does for `target_value`, a probe of AVE in the target's modality, the upper bound of the transfer.
 """
 
 import csv
@@ -30,7 +31,7 @@ from cmg.cli import Parser, command
 from cmg.data.ave import AveAnnotations, read_ave
 from cmg.data.avvp import AvvpAnnotations, Event, event_labels, read_avvp
 from cmg.data.features import FeatureSet
-from cmg.data.videos import video_of
+from cmg.data.videos import from_videos
 from cmg.downstream.events import EventTask, annotated_directions, print_account
 from cmg.downstream.probe import EventProbes
 from cmg.downstream.splits import match, require_seconds
@@ -82,7 +83,7 @@ class AveAvvpTask(EventTask):
     n_in_ave : test clips that are left out because they are cut from videos of AVE
     """
 
-    name, title, chosen_by = "ave_avvp", "AVE→AVVP", "f1"
+    name, title, epoch_by = "ave_avvp", "AVE→AVVP", "f1"
 
     def __init__(self, ave: tuple[FeatureSet, AveAnnotations], avvp: tuple[FeatureSet, AvvpAnnotations],
                  mapping: dict[str, str], pairs, settings=STRICT, pretrain_ids=(), device="cpu"):
@@ -120,16 +121,16 @@ class AveAvvpTask(EventTask):
         if not of_avvp.splits.get("test"):
             raise UserError("--avvp-annotations: AVVP_test_pd.csv names no videos; strict needs them")
         names = [name for name in of_avvp.splits["test"] if any(self.holds(of_avvp, name, m) for m in of_avvp.events)]
-        known = {clip.id for own in clips.values() for clip in own}
-        shared = {names[n] for n in match(avvp, names)[1] if names[n] in known or video_of(names[n]) in known}
+        names_of_ave = [clip.id for own in clips.values() for clip in own]
+        found = [names[n] for n in match(avvp, names).found]
+        shared = {name for name, known in zip(found, from_videos(found, names_of_ave)) if known}
         self.n_in_ave = len(shared)
         if shared:
             print(f"warning: {len(shared)} test clips are cut from videos of AVE and are left out", file=sys.stderr)
         return [name for name in names if name not in shared]
 
     def about(self, kind, target):
-        return {"probe_seeds": self.settings.probe_seeds, "n_excluded": self.n_excluded(target),
-                "n_in_ave": self.n_in_ave, "n_missing": len(self.splits.missing), "n_classes": len(self.classes)}
+        return super().about(kind, target) | {"n_in_ave": self.n_in_ave, "n_classes": len(self.classes)}
 
 
 def parser() -> Parser:

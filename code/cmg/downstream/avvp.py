@@ -21,8 +21,9 @@ paper : what the public script measures. Fit on every video annotated in the sou
     a constant rate, no fewer epochs for a later checkpoint.
 
 Other modalities than audio and video have no annotations. `source_value` is the same probe tested on its own modality,
-`chance` the answer that always gives the most frequent class. A picture of the first test clips is drawn for every
-direction (`avvp_strict_video_audio.png` and `.pdf`).
+`target_value` a probe trained and tested on the target, the upper bound of the transfer; `chance` the answer that
+always gives the most frequent class. A picture of the first test clips is drawn for every direction
+(`avvp_strict_video_audio.png` and `.pdf`).
 """
 
 from cmg.cli import Parser, command
@@ -72,8 +73,7 @@ class AvvpTask(EventTask):
                 "test": annotations.splits["test"]}
 
     def about(self, kind, target):
-        return {"probe_seeds": self.settings.probe_seeds, "n_excluded": self.n_excluded(target),
-                "n_missing": len(self.splits.missing), "n_dropped_rows": self.n_dropped}
+        return super().about(kind, target) | {"n_dropped_rows": self.n_dropped}
 
 
 def parser() -> Parser:

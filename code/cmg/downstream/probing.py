@@ -88,15 +88,11 @@ class ProbeTask:
         self.classes, self.pairs, self.settings, self.device = list(classes), list(pairs), settings, device
         self.modalities = list(dict.fromkeys(m for pair in self.pairs for m in pair))
         self.strict = settings.protocol == "strict"
-        self.splits, self.kept, self.clips = Splits(pretrain_ids if self.strict else ()), {}, {}
+        self.splits, self.kept, self.clips = Splits(pretrain_ids if self.strict else None), {}, {}
 
     @property
     def sources(self):
         return list(dict.fromkeys(source for source, _ in self.pairs))
-
-    def n_excluded(self, target: str) -> int:
-        """Clips left out of a test because the checkpoint was pretrained on them."""
-        return self.splits["test", target].n_excluded
 
     def settle(self):
         """To be called when all splits are there: what cannot be tested is left out, and told. Where there is none to
@@ -143,22 +139,27 @@ class ProbeTask:
 
     def run(self, model) -> list[dict]:
         """Fit and test all probes on one frozen model -> rows of `results.json` less checkpoint and commit."""
-        encoded = Encoded(model, self.splits, self.device)
-        return [found for source in self.sources for kind in self.kinds if self.targets(source, kind)
-                for found in self.rows(Probing(self, kind, source, encoded))]
+        return self.report(Probings(self, model))
 
-    def rows(self, probing: "Probing") -> list[dict]:
-        """A row for every target and metric."""
-        own, found = probing.figures(probing.source), []
+    def report(self, probings: "Probings") -> list[dict]:
+        """Test all probes: a row for every direction and metric."""
+        return [found for source in self.sources for kind in self.kinds if self.targets(source, kind)
+                for found in self.rows(probings, kind, source)]
+
+    def rows(self, probings: "Probings", kind: type[Probes], source: str) -> list[dict]:
+        """A row for every target and metric of one source's probe."""
+        probing, found = probings[kind, source], []
+        own = probing.figures(source)
         for target in probing.targets:
+            bound = probings[kind, target].figures(target)
             test, figures = probing.data("test", target), probing.figures(target)
-            chance = self.chance(probing.kind, probing.train, test)
-            sharing = self.sharing(probing.encoded, probing.source, target)
+            chance = self.chance(kind, probing.train, test)
+            sharing = self.sharing(probing.encoded, source, target)
             for metric in self.reported(figures):
                 found.append(result(
-                    self.name, probing.source, target, self.settings, metric, figures[metric], own and own[metric],
-                    chance[metric], len(probing.train.labels), len(test.labels),
-                    **self.about(probing.kind, target), **self.extra(probing, target, metric, figures), **sharing))
+                    self.name, source, target, self.settings, metric, figures[metric], own and own[metric],
+                    bound[metric], chance[metric], len(probing.train.labels), len(test.labels),
+                    **self.about(kind, target), **self.extra(probing, target, metric, figures), **sharing))
             if self.strict:
                 names = self.names(probing.encoded, "test", target)
                 self.clips |= {(probing.source, target, metric): (names, scores.mean(0))
@@ -172,8 +173,10 @@ class ProbeTask:
 
     def about(self, kind: type[Probes], target: str) -> dict:
         """What a row says of the benchmark."""
-        return {"chance_uniform": round(100 / self.outputs(kind), 4), "n_excluded": self.n_excluded(target),
-                "n_missing": len(self.splits.missing), "probe_seeds": self.settings.probe_seeds}
+        test = self.splits["test", target]
+        return {"chance_uniform": round(100 / self.outputs(kind), 4), "n_excluded": test.n_excluded,
+                "n_in_train": test.n_in_train, "n_missing": len(self.splits.missing),
+                "n_ambiguous": len(self.splits.ambiguous), "probe_seeds": self.settings.probe_seeds}
 
     def extra(self, probing: "Probing", target: str, metric: str, figures) -> dict:
         """What a row says of the probes."""
@@ -240,6 +243,18 @@ class Probing:
             return best_epochs(self.curves[modality], self.task.settings.probe_seeds)
         data = self.data(role, modality)
         return None if data is None else self.task.measure(self.probes, data)
+
+
+class Probings(dict):
+    """(kind, modality) -> Probing of one model, each fitted when it is first asked for."""
+
+    def __init__(self, task: ProbeTask, model):
+        super().__init__()
+        self.task, self.encoded = task, Encoded(model, task.splits, task.device)
+
+    def __missing__(self, key):
+        self[key] = Probing(self.task, *key, self.encoded)
+        return self[key]
 
 
 def best_epochs(curves: dict[str, list], seeds: int, by=None) -> dict[str, torch.Tensor]:

@@ -32,25 +32,27 @@ def std(x):
     return rounded(x.std(correction=1).item()) if len(x) > 1 else 0.0
 
 
-def result(task: str, source: str, target: str, settings, metric: str, value, own, chance: float, n_train: int,
-        n_test: int, split: str | None = None, **more) -> dict:
+def result(task: str, source: str, target: str, settings, metric: str, value, own, bound, chance: float, n_train: int,
+           n_test: int, split: str | None = None, **more) -> dict:
     """A row of `results.json` less checkpoint and commit.
 
     Parameters
     ----------
     settings : has protocol and seed
-    value, own : the figure of the target and of the source itself, Tensor[S] over probe seeds, or a number or None
+    value, own, bound : Tensor[S] over probe seeds, or a number or None: the figure on the target and on the source
+        itself of a probe of the source, and that on the target of a probe of the target, the upper bound
     split : the split that is reported, where a task has several to report
     more : what else there is to say, in this order
     """
     found = {"task": task, "source": source, "target": target, "protocol": settings.protocol, "metric": metric}
-    figures = {"value": value, "source_value": own}
+    figures = {"value": value, "source_value": own, "target_value": bound}
     found |= {name: mean(x) if isinstance(x, torch.Tensor) else rounded(x) for name, x in figures.items()}
     found |= {"chance": rounded(chance), "n_train": n_train, "n_test": n_test, "seed": settings.seed}
     if split:
         found["split"] = split
     if isinstance(value, torch.Tensor):
-        found |= {"std": std(value), "source_std": None if own is None else std(own)}
+        found |= {name: None if x is None else std(x)
+                  for name, x in (("std", value), ("source_std", own), ("target_std", bound))}
     return found | more
 
 
@@ -109,12 +111,26 @@ def _identity(row: dict) -> tuple:
     return tuple(row.get(key) for key in IDENTITY)
 
 
-def mark_best(checkpoint: Path) -> Path:
-    """Copy a checkpoint to `best.pt` beside it, atomically."""
+def mark_best(checkpoint: Path, chosen_by: str) -> Path:
+    """Copy a checkpoint to `best.pt` beside it, atomically, and write into `best.json` whose labels chose it."""
     best = checkpoint.with_name("best.pt")
+    best.with_suffix(".json").unlink(missing_ok=True)
     with replacing(best) as unfinished:
         shutil.copyfile(checkpoint, unfinished)
+    record = {"checkpoint": checkpoint.name, "chosen_by": chosen_by}
+    write_atomically(best.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     return best
+
+
+def chosen_by(checkpoint: Path) -> str | None:
+    """Whose labels chose a checkpoint, as `mark_best` noted it of a run's `best.pt`; none did of `latest.pt`. None of
+    a file of which that is not known."""
+    if checkpoint.name != "best.pt":
+        return "no labels" if checkpoint.name == "latest.pt" else None
+    try:
+        return json.loads(checkpoint.with_suffix(".json").read_text(encoding="utf-8"))["chosen_by"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -134,17 +150,20 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def results_table(rows: list[dict]) -> str:
-    """Rows of `results.json` as a Markdown table: the transfer, its upper bound and how far codes are shared.
+    """Rows of `results.json` as a Markdown table: the transfer, what it is held against and how codes are shared.
 
     ± is the standard deviation over probe seeds; `test error` the standard error over the test clips.
     """
     def cell(row, name, digits=1):
         return "–" if row.get(name) is None else f"{row[name]:.{digits}f}"
 
-    header = ["direction", "metric", "transfer", "test error", "own modality", "chance", "match rate", "match chance",
-              "codes", "code overlap", "clips"]
+    def spread(row, name, std):
+        return f"{cell(row, name)} ± {cell(row, std)}"
+
+    header = ["direction", "metric", "transfer", "test error", "own modality", "upper bound", "chance", "match rate",
+              "match chance", "codes", "code overlap", "clips"]
     return markdown_table(header, [[
-        f"{row['source']} → {row['target']}", row["metric"], f"{cell(row, 'value')} ± {cell(row, 'std')}",
-        cell(row, "test_error"), f"{cell(row, 'source_value')} ± {cell(row, 'source_std')}", cell(row, "chance"),
+        f"{row['source']} → {row['target']}", row["metric"], spread(row, "value", "std"), cell(row, "test_error"),
+        spread(row, "source_value", "source_std"), spread(row, "target_value", "target_std"), cell(row, "chance"),
         cell(row, "match_rate"), cell(row, "match_chance"), cell(row, "used_codes", 0), cell(row, "code_overlap", 2),
         str(row["n_test"])] for row in rows])

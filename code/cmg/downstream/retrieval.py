@@ -15,13 +15,16 @@ target's.
 
 Protocols
 ---------
-strict : clips that the checkpoint was pretrained on are left out of queries and gallery, and counted. The head is
+strict : clips whose videos the checkpoint was pretrained on are left out of queries and gallery, and counted. Of items
+    that are equally near, as those with equal codes are, the expectation under a random order is taken. The head is
     fitted on six tenths of the clips, its epoch chosen on two tenths in the source modality, and tested on the rest.
-    The tenths go by a checksum of the clip's id, so they are the same for everyone.
-paper : nothing is left out; of the head the epoch is taken at which the target's figures are best on the test clips.
-    The code of the paper's experiment was never released: this is its description, not its script.
+    The tenths go by a checksum of the clip's video, so they are the same for everyone.
+paper : nothing is left out; items that are equally near have their mean rank, all or nothing; of the head the epoch is
+    taken at which the target's figures are best on the test clips. The code of the paper's experiment was never
+    released: this is its description, not its script.
 
-`chance` is the figure of a gallery in random order, `source_value` (head only) that of the source's own queries.
+`chance` is the figure of a gallery in random order. Of the head, `source_value` is that of the source's own queries,
+and `target_value` that of the target's with a head that was fitted to the target, the upper bound of the transfer.
 """
 
 import csv
@@ -34,7 +37,7 @@ from cmg.cli import Parser, command
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.videos import clip_of, from_videos
 from cmg.downstream.results import markdown_table, result
-from cmg.downstream.retrieval_head import RECALLS, with_head
+from cmg.downstream.retrieval_head import RECALLS, RULES, with_head
 from cmg.downstream.splits import tell_pretrained
 from cmg.downstream.task import Settings, add_probe_flags, open_run, task_parser
 from cmg.downstream.tokens import encode_set
@@ -44,7 +47,7 @@ from cmg.figures.names import REPRESENTATIONS as SPOKEN
 from cmg.figures.names import TASKS, arrow, axis_label
 from cmg.figures.style import save
 from cmg.losses.masked import clip_vectors
-from cmg.metrics.retrieval import chance_at, median_rank, ranks, recall_at
+from cmg.metrics.retrieval import Places, chance, places, recall_at
 from cmg.modalities import ordered
 
 REPRESENTATIONS = ("codes", "semantic")
@@ -111,12 +114,14 @@ def left(names, pretrain_ids) -> list[str]:
     return [name for name, seen in zip(names, from_videos(names, pretrain_ids)) if not seen]
 
 
-def retrieve(queries: Items, gallery: Items, kind: str):
-    """Rank of every query, those without features included, Tensor[N]."""
-    found = torch.full((len(queries.clips),), float("inf"), dtype=torch.float64)
+def retrieve(queries: Items, gallery: Items, kind: str) -> Places:
+    """Place of every query's item; queries without features have none."""
+    found = Places(*torch.zeros(3, len(queries.clips), dtype=torch.int64))
     device = queries.vectors[kind].device
-    found[queries.has] = ranks(queries.vectors[kind], gallery.vectors[kind], queries.clips[queries.has].to(device),
-                               gallery.clips[gallery.has].to(device))
+    present = places(queries.vectors[kind], gallery.vectors[kind], queries.clips[queries.has].to(device),
+                     gallery.clips[gallery.has].to(device))
+    for x, y in zip(found, present):
+        x[queries.has] = y
     return found
 
 
@@ -126,15 +131,16 @@ def zero_shot(model, collection: Collection, pairs, settings: Settings, device="
     rows = []
     for source, target in pairs:
         queries, gallery = items[source], items[target]
-        shown = gallery.clips[gallery.has]
+        shown, rule = gallery.clips[gallery.has], RULES[settings.protocol]
+        guessed = chance(queries.clips, shown)
         for kind in gallery.vectors:
-            rank = retrieve(queries, gallery, kind)
-            figures = {f"r{k}": (recall_at(k, rank), chance_at(k, queries.clips, shown)) for k in RECALLS}
-            figures["median_rank"] = median_rank(rank), (len(shown) + 1) / 2
-            rows += [result("retrieval", source, target, settings, f"{kind}_{name}", value, None, chance, 0,
-                            len(rank), n_gallery=len(shown), n_missing=int(rank.isinf().sum()),
+            found = retrieve(queries, gallery, kind)
+            figures = {f"r{k}": (rule.recall_at(k, found), recall_at(k, guessed)) for k in RECALLS}
+            figures["median_rank"] = rule.median_rank(found), (len(shown) + 1) / 2
+            rows += [result("retrieval", source, target, settings, f"{kind}_{name}", value, None, None, of_chance, 0,
+                            len(queries.clips), n_gallery=len(shown), n_missing=int((found.right == 0).sum()),
                             n_excluded=collection.n_excluded)
-                     for name, (value, chance) in figures.items()]
+                     for name, (value, of_chance) in figures.items()]
     return rows
 
 
@@ -217,12 +223,13 @@ def draw(rows: list[dict], path: Path) -> Path:
         if rows[0]["task"] == "retrieval":
             kinds = [kind for kind in REPRESENTATIONS if f"{kind}_r1" in own]
             shown = {SPOKEN[kind]: [(own[f"{kind}_r{k}"]["value"], None) for k in RECALLS] for kind in kinds}
-            chance = [own[f"{kinds[0]}_r{k}"]["chance"] for k in RECALLS]
+            guessed = [own[f"{kinds[0]}_r{k}"]["chance"] for k in RECALLS]
         else:
             shown = {"transfer": [(own[f"r{k}"]["value"], own[f"r{k}"]["std"]) for k in RECALLS],
-                     "own modality": [(own[f"r{k}"]["source_value"], own[f"r{k}"]["source_std"]) for k in RECALLS]}
-            chance = [own[f"r{k}"]["chance"] for k in RECALLS]
-        panels.append(bars.Panel(arrow(source, target), axis_label("r1"), [f"R@{k}" for k in RECALLS], shown, chance))
+                     "own modality": [(own[f"r{k}"]["source_value"], own[f"r{k}"]["source_std"]) for k in RECALLS],
+                     "upper bound": [(own[f"r{k}"]["target_value"], own[f"r{k}"]["target_std"]) for k in RECALLS]}
+            guessed = [own[f"r{k}"]["chance"] for k in RECALLS]
+        panels.append(bars.Panel(arrow(source, target), axis_label("r1"), [f"R@{k}" for k in RECALLS], shown, guessed))
     return save(bars.draw(panels, f"{TASKS[rows[0]['task']]}, {rows[0]['protocol']}"), path)
 
 

@@ -14,12 +14,13 @@ from cmg.downstream.task import Settings
 from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
 from cmg.losses.masked import clip_vectors
-from cmg.metrics.retrieval import ranks, recall_at
+from cmg.metrics.retrieval import EXPECTED, MEAN_RANK, places
 
 WIDTH = 128  # of the space in which queries and gallery meet
 TEMPERATURE = 0.07
 TENTHS = {"fit": range(6), "val": range(6, 8), "test": range(8, 10)}  # of the clips, by a checksum of their ids
 RECALLS = (1, 5, 10)
+RULES = {"strict": EXPECTED, "paper": MEAN_RANK}
 
 
 class HeadData(NamedTuple):
@@ -43,11 +44,11 @@ class Head(nn.Module):
         return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
 
     @torch.no_grad()
-    def recalls(self, data: HeadData, ks) -> torch.Tensor:
+    def recalls(self, data: HeadData, ks, rule=EXPECTED) -> torch.Tensor:
         """R@k in % of all queries in a gallery of all clips, Tensor[len(ks)]."""
         clips = torch.arange(len(data.queries), device=data.queries.device)
-        rank = ranks(self.query(data.queries), self.gallery(data.gallery), clips, clips)
-        return torch.tensor([recall_at(k, rank) for k in ks])
+        found = places(self.query(data.queries), self.gallery(data.gallery), clips, clips)
+        return torch.tensor([rule.recall_at(k, found) for k in ks])
 
 
 def tenth(name: str) -> int:
@@ -63,11 +64,12 @@ def fit_head(data: dict[tuple[str, str], HeadData], source: str, targets: list[s
     """Fit heads on `data["fit", source]`, one a seed -> target -> modality -> recalls on test, Tensor[seeds, len(ks)].
 
     Epoch and learning rate are those with the best mean recall on val in the source modality (strict), or on test in
-    the target's (paper). For each target there are its own recalls and, with the same head, the source's.
+    the target's (paper). For each target, of which the source may be one, there are its own recalls and, with the same
+    head, the source's.
     """
-    arguments, strict = settings.fit_arguments(), settings.protocol == "strict"
+    arguments, strict, rule = settings.fit_arguments(), settings.protocol == "strict", RULES[settings.protocol]
     train = data["fit", source]
-    found = {target: {source: [], target: []} for target in targets}
+    found = {target: [] for target in targets}
     for seed in arguments["seeds"]:
         best, kept = dict.fromkeys(targets, -1.0), {}
         for lr in arguments["lrs"]:
@@ -84,17 +86,17 @@ def fit_head(data: dict[tuple[str, str], HeadData], source: str, targets: list[s
                     head.loss(HeadData(*(x[batch] for x in train))).backward()
                     optimiser.step()
                 if strict:
-                    scores = dict.fromkeys(targets, head.recalls(data["val", source], ks).mean().item())
+                    scores = dict.fromkeys(targets, head.recalls(data["val", source], ks, rule).mean().item())
                 else:
-                    scores = {target: head.recalls(data["test", target], ks).mean().item() for target in targets}
+                    scores = {target: head.recalls(data["test", target], ks, rule).mean().item() for target in targets}
                 better = [target for target in targets if scores[target] > best[target]]
                 best |= {target: scores[target] for target in better}
-                recalls = {m: head.recalls(data["test", m], ks) for m in ([source, *better] if better else ())}
+                recalls = {m: head.recalls(data["test", m], ks, rule) for m in ([source, *better] if better else ())}
                 kept |= {target: (recalls[source], recalls[target]) for target in better}
         for target, (own, other) in kept.items():
-            found[target][source].append(own)
-            found[target][target].append(other)
-    return {target: {m: torch.stack(x) for m, x in recalls.items()} for target, recalls in found.items()}
+            found[target].append({source: own, target: other})
+    return {target: {m: torch.stack([one[m] for one in recalls]) for m in (source, target)}
+            for target, recalls in found.items()}
 
 
 def with_head(model, features: FeatureSet, pairs, gallery: str, settings: Settings, pretrain_ids=(),
@@ -124,15 +126,17 @@ def with_head(model, features: FeatureSet, pairs, gallery: str, settings: Settin
                             + (f"; {n_excluded} were pretrained on" if n_excluded else ""))
     shown, known = len(splits["test"]), raw[splits["fit"]]
     raw = (raw - known.mean(0)) / known.std(0).clamp(min=1e-6)
+    data = {(role, m): HeadData(x.cpu()[rows].to(device), raw[rows].to(device))
+            for role, rows in splits.items() for m, (x, _) in pooled.items()}
+    # source -> target -> modality -> Tensor[seeds, 3]
+    values = {m: fit_head(data, m, [*(target for source, target in pairs if source == m), m], settings, RECALLS)
+              for m in modalities}
     found = []
-    for source in dict.fromkeys(source for source, _ in pairs):
-        targets = [target for s, target in pairs if s == source]
-        data = {(role, m): HeadData(pooled[m][0].cpu()[rows].to(device), raw[rows].to(device))
-                for role, rows in splits.items() for m in (source, *targets)}
-        # target -> modality -> Tensor[seeds, 3]
-        for target, values in fit_head(data, source, targets, settings, RECALLS).items():
-            found += [result("retrieval_head", source, target, settings, f"r{k}", value, own,
-                             100 * min(k, shown) / n_test, len(splits["fit"]), n_test, gallery=gallery,
-                             n_excluded=n_excluded, n_missing=n_test - shown, probe_seeds=settings.probe_seeds)
-                      for k, own, value in zip(RECALLS, *(shown / n_test * values[m].T for m in (source, target)))]
+    for source, target in pairs:
+        of_probe = values[source][target]
+        of_k = (shown / n_test * x.T for x in (of_probe[target], of_probe[source], values[target][target][target]))
+        found += [result("retrieval_head", source, target, settings, f"r{k}", value, own, bound,
+                         100 * min(k, shown) / n_test, len(splits["fit"]), n_test, gallery=gallery,
+                         n_excluded=n_excluded, n_missing=n_test - shown, probe_seeds=settings.probe_seeds)
+                  for k, value, own, bound in zip(RECALLS, *of_k)]
     return found

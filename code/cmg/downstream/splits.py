@@ -1,7 +1,9 @@
 """The clips that a task fits, chooses and tests on: annotations matched with features, and what is left out, once."""
 
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -19,7 +21,8 @@ class Split:
     rows : LongTensor[N], of the feature set
     names : the clips, as the annotations call them
     labels : dict kind of probe -> labels as the kind's `ProbeData` has them, [N, …]
-    n_excluded : clips that were left out of it because the checkpoint was pretrained on them
+    n_excluded : clips that were left out of it because the checkpoint was pretrained on their videos
+    n_in_train : further ones that were left out because their videos are fitted or chosen on
     of : the data set, in messages, where a task reads several
     """
 
@@ -29,27 +32,38 @@ class Split:
     names: list[str]
     labels: dict
     n_excluded: int = 0
+    n_in_train: int = 0
     of: str = ""
 
     def __len__(self):
         return len(self.names)
 
 
-def match(features: FeatureSet, names) -> tuple[torch.Tensor, list[int], list[int]]:
-    """Rows of a feature set for clips by their names; features of the whole video, or of a cut from it, count as well.
+class Match(NamedTuple):
+    """What features there are for n clips.
 
-    Returns
-    -------
-    rows : LongTensor[n]; found : numbers of the n names that have features; missing : of the others
+    rows : LongTensor[len(found)], of the feature set
+    found, missing, ambiguous : numbers of the clips that have features, have none, or could have those of several cuts
     """
-    cuts = {}
+
+    rows: torch.Tensor
+    found: list[int]
+    missing: list[int]
+    ambiguous: list[int]
+
+
+def match(features: FeatureSet, names) -> Match:
+    """Rows of a feature set for clips by their names. Features of the whole video count as well, and those of a cut
+    from it where the list says of no times and there is one cut alone."""
+    cuts = defaultdict(list)
     for name in features.ids:
-        cuts.setdefault(video_of(name), name)
-    whole = {name: name for name in features.ids}
-    ids = [whole.get(name) or whole.get(video_of(name)) or cuts.get(name) for name in names]
-    found = [n for n, name in enumerate(ids) if name is not None]
-    rows, _ = features.rows_of([ids[n] for n in found])
-    return rows, found, [n for n, name in enumerate(ids) if name is None]
+        cuts[video_of(name)].append(name)
+    whole = set(features.ids)
+    ids = [[name] if name in whole else [video_of(name)] if video_of(name) in whole else cuts.get(name, [])
+           for name in names]
+    by_count = {count: [n for n, own in enumerate(ids) if min(len(own), 2) == count] for count in range(3)}
+    rows, _ = features.rows_of([ids[n][0] for n in by_count[1]])
+    return Match(rows, by_count[1], by_count[0], by_count[2])
 
 
 class Splits(dict):
@@ -57,16 +71,18 @@ class Splits(dict):
 
     Parameters
     ----------
-    pretrain_ids : clips that the checkpoint was pretrained on, to be left out of "test"
+    pretrain_ids : clips that the checkpoint was pretrained on; "test" gets no clip of their videos, nor of those of
+        "fit" and "val", which therefore come before it. None leaves nothing out.
 
     Attributes
     ----------
     missing : annotated clips without features
+    ambiguous : annotated clips that could be any of several cuts with features
     """
 
     def __init__(self, pretrain_ids=()):
         super().__init__()
-        self.pretrain_ids, self.missing = list(pretrain_ids), {}
+        self.pretrain_ids, self.missing, self.ambiguous = pretrain_ids, {}, {}
 
     def add(self, role: str, modality: str, features: FeatureSet, clips, labels, *, called="", of="", flag="--data"):
         """Match clips with features and label them.
@@ -82,20 +98,22 @@ class Splits(dict):
         UserError : no clip has features.
         """
         names = [clip if isinstance(clip, str) else clip.id for clip in clips]
-        rows, found, missing = match(features, names)
+        rows, found, missing, ambiguous = match(features, names)
         self.missing |= {clips[n]: None for n in missing}
+        self.ambiguous |= {clips[n]: None for n in ambiguous}
         if not found:
             expected = f"; expected ids such as {names[0]}" if names else ""
             raise UserError(f"{flag}: none of the {len(names)} clips of the {called or role} split has features"
                             f"{expected}")
-        fresh = range(len(found))
-        if role == "test":
-            seen = from_videos([names[n] for n in found], self.pretrain_ids)
-            fresh = [n for n in fresh if not seen[n]]
+        seen = learnt = [False] * len(found)
+        if role == "test" and self.pretrain_ids is not None:
+            known = [name for (other, _), split in self.items() if other != "test" for name in split.names]
+            seen, learnt = (from_videos([names[n] for n in found], ids) for ids in (self.pretrain_ids, known))
+        fresh = [n for n, left in enumerate(zip(seen, learnt)) if not any(left)]
         kept = [found[n] for n in fresh]
         labels = labels([clips[n] for n in kept], features.shapes[modality][0])
-        self[role, modality] = Split(features, modality, rows[list(fresh)], [names[n] for n in kept], labels,
-                                     len(found) - len(kept), of)
+        self[role, modality] = Split(features, modality, rows[fresh], [names[n] for n in kept], labels, sum(seen),
+                                     len(found) - len(kept) - sum(seen), of)
 
     def testable(self, pairs) -> list[tuple[str, str]]:
         """The directions that have clips to test; tells on stderr of all that is left out.
@@ -105,21 +123,27 @@ class Splits(dict):
         UserError : the checkpoint was pretrained on every test clip.
         """
         kept = [(source, target) for source, target in pairs if len(self["test", target])]
-        excluded = {split.of: split.n_excluded for (role, _), split in self.items() if role == "test"}
+        tests = {split.of: split for (role, _), split in self.items() if role == "test"}
+        why = "pretrained on" + " or learnt from" * any(split.n_in_train for split in tests.values())
         if not kept:
-            raise UserError(f"--checkpoint: all {sum(excluded.values())} test clips were pretrained on; nothing to "
-                            "test")
+            left = sum(split.n_excluded + split.n_in_train for split in tests.values())
+            raise UserError(f"--checkpoint: all {left} test clips were {why}; nothing to test")
         for source, target in pairs:
             if (source, target) not in kept:
                 split = self["test", target]
-                print(f"warning: {source} → {target}: all {split.n_excluded} test clips of {split.of} were pretrained "
-                      "on, this direction is left out", file=sys.stderr)
-        for of, count in excluded.items():
-            tell_pretrained(count, f"test clips of {of}" if of else "test clips")
-        if self.missing:
-            first = next(iter(self.missing))
-            print(f"warning: {len(self.missing)} annotated clips have no features and are left out, the first is "
-                  f"{getattr(first, 'id', first)}", file=sys.stderr)
+                print(f"warning: {source} → {target}: all {split.n_excluded + split.n_in_train} test clips of "
+                      f"{split.of} were {why}, this direction is left out", file=sys.stderr)
+        for of, split in tests.items():
+            what = f"test clips of {of}" if of else "test clips"
+            tell_pretrained(split.n_excluded, what)
+            if split.n_in_train:
+                print(f"warning: {split.n_in_train} {what} are from videos that are learnt from and are left out",
+                      file=sys.stderr)
+        for clips, lack in ((self.missing, "have no features"), (self.ambiguous, "could be any of several cuts")):
+            if clips:
+                first = next(iter(clips))
+                print(f"warning: {len(clips)} annotated clips {lack} and are left out, the first is "
+                      f"{getattr(first, 'id', first)}", file=sys.stderr)
         return kept
 
 

@@ -18,7 +18,7 @@ from cmg.data.provenance import Provenance
 from cmg.distributed import choose_device
 from cmg.downstream.clip_scores import clustered, read_clusters, write_clip_scores
 from cmg.downstream.registry import TASKS
-from cmg.downstream.results import prepare_results, results_table, rounded, write_results
+from cmg.downstream.results import chosen_by, prepare_results, results_table, rounded, write_results
 from cmg.downstream.tokens import directions
 from cmg.errors import UserError
 from cmg.modalities import ordered
@@ -84,7 +84,10 @@ def add_place_flags(p: argparse.ArgumentParser, files="results.json") -> argpars
 
 
 class Run(NamedTuple):
-    """What a task's main works with: its flags, and the checkpoint that is tested, its model built once."""
+    """What a task's main works with: its flags, and the checkpoint that is tested, its model built once.
+
+    chosen_by : whose labels chose the checkpoint, None where that is not known
+    """
 
     args: argparse.Namespace
     settings: Settings
@@ -93,6 +96,7 @@ class Run(NamedTuple):
     content: dict
     model: torch.nn.Module
     clusters: dict[str, str] | None = None
+    chosen_by: str | None = None
 
     @property
     def out(self) -> Path:
@@ -128,6 +132,7 @@ class Run(NamedTuple):
     def write(self, title: str, rows: list[dict], table=results_table) -> list[dict]:
         """Add the origin to the rows, write them into `results.json` and print them as a table."""
         origin = {"checkpoint": str(self.path), "epoch": self.content["epoch"],
+                  "chosen_by": self.chosen_by,
                   "pretrain_seed": self.content["args"].get("seed"), "commit": git_commit(),
                   "numerics": numerics_of(self.content), "features": known_features(self.model, self.path)}
         rows = [row | origin for row in rows]
@@ -168,7 +173,8 @@ def open_run(args, needs=("vectors",), path=None) -> Run:
     clusters = find_clusters(args)
     device, path = choose_device(args.device), file_of(path or args.checkpoint)
     content = read(path)
-    run = Run(args, settings, device, path, content, build_model(content, device, path, args.method), clusters)
+    run = Run(args, settings, device, path, content, build_model(content, device, path, args.method), clusters,
+              chosen_by(path))
     require(run.model, needs, path)
     prepare_results(run.out)
     return run

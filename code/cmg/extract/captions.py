@@ -3,9 +3,8 @@
 import csv
 import unicodedata
 
-from cmg.data.videos import clip_of
+from cmg.data.videos import SUFFIXES, clip_of
 from cmg.errors import UserError
-from cmg.extract.media import SUFFIXES
 
 
 def read_captions(path, prompts=None):

@@ -5,8 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from cmg.data.videos import SOUND_SUFFIXES, SUFFIXES
 from cmg.errors import UserError
-from cmg.extract.media import SOUND_SUFFIXES, SUFFIXES
 
 
 class Media(NamedTuple):

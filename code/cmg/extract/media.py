@@ -16,9 +16,6 @@ except ImportError:  # an extra: captions alone can be extracted without it
 
 SAMPLE_RATE = 16_000  # Hz, mono: what every audio backbone gets
 FRAMES_PER_SECOND = 16  # at most so many frames of a second, evenly chosen; more cost time and change little
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
-SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".m4a", ".ogg", ".opus", ".aac")
-SUFFIXES += SOUND_SUFFIXES
 DISPLAY_MATRIX = "DISPLAYMATRIX"
 CANCELLED = 1e-3  # of the loudest sample; a mean of channels that stays below is silence they do not have
 SOUND_GAP = 0.05  # s; smaller jumps of time stamps are the container's rounding, not missing sound

@@ -35,9 +35,10 @@ def spread(values):
 def summarise(cells) -> list[dict]:
     """A line for every row, evaluation, direction and metric of the cells.
 
-    `value`, `own` (the same probe on its own modality, the upper bound) and their `_std` are over the pretraining seeds
-    that have a figure, each the mean of its probe seeds; `test_error`, `chance` and what is said of codes are means.
-    `commits` are those that measured, `numerics` the versions of the arithmetic behind the figures.
+    `value`, `own` (the same probe on its own modality), `bound` (a probe trained and tested on the target, the upper
+    bound) and their `_std` are over the pretraining seeds that have a figure, each the mean of its probe seeds;
+    `test_error`, `chance` and what is said of codes are means. `commits` are those that measured, `numerics` the
+    versions of the arithmetic behind the figures.
     """
     groups = {}
     for cell in cells:
@@ -50,7 +51,7 @@ def summarise(cells) -> list[dict]:
         rows = [row for _, row in found]
         line = {"name": name, "task": task, "protocol": rows[0]["protocol"], "direction": direction, "metric": metric,
                 "seeds": [seed for seed, _ in found], "values": [row["value"] for row in rows]}
-        for key, field in (("value", "value"), ("own", "source_value")):
+        for key, field in (("value", "value"), ("own", "source_value"), ("bound", "target_value")):
             values = [row[field] for row in rows if row.get(field) is not None]
             line[key], line[f"{key}_std"] = spread(values) if values else (None, None)
         for field in MEANS:
@@ -101,9 +102,9 @@ def number(line, key, digits=1):
 
 
 def markdown(summary, evaluations, cells, sweep=None, published=None, differences=()) -> str:
-    """Transfer of every row in every column; own modalities, errors, chance and sharing line by line; differences, as
-    `compare_rows` has them; the same figures beside the published ones, where there are any; and what was tuned, where
-    a sweep went before."""
+    """Transfer of every row in every column; own modalities, upper bounds, errors, chance and sharing line by
+    line; differences, as `compare_rows` has them; the same figures beside the published ones, where there are any; and
+    what was tuned, where a sweep went before."""
     shown = columns(summary, evaluations)
     lines = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
     names = list(dict.fromkeys(line["name"] for line in summary))
@@ -120,15 +121,15 @@ def markdown(summary, evaluations, cells, sweep=None, published=None, difference
     wide = markdown_table(["transfer", *headers(shown, summary), "seeds", "minutes", "pretrained at"], body)
     order = [lines[(name, *column)] for name in names for column in shown if (name, *column) in lines]
     details = markdown_table(
-        ["row", "task", "protocol", "direction", "metric", "transfer", "test error", "own modality", "chance",
-         "match rate", "match chance", "codes", "code overlap", "clips", "clusters", "numerics", "seeds",
+        ["row", "task", "protocol", "direction", "metric", "transfer", "test error", "own modality", "upper bound",
+         "chance", "match rate", "match chance", "codes", "code overlap", "clips", "clusters", "numerics", "seeds",
          "measured at"],
         [[line["name"], line["task"], line["protocol"], line["direction"], line["metric"],
-          plus_minus(line, "value"), number(line, "test_error"), plus_minus(line, "own"), number(line, "chance"),
-          number(line, "match_rate"), number(line, "match_chance"), number(line, "used_codes", 0),
-          number(line, "code_overlap", 2), number(line, "n_test", 0), number(line, "n_clusters", 0),
-          ", ".join(map(str, line["numerics"])),
-          str(len(line["seeds"])), ", ".join(line["commits"])] for line in order])
+          plus_minus(line, "value"), number(line, "test_error"), plus_minus(line, "own"), plus_minus(line, "bound"),
+          number(line, "chance"), number(line, "match_rate"), number(line, "match_chance"),
+          number(line, "used_codes", 0), number(line, "code_overlap", 2), number(line, "n_test", 0),
+          number(line, "n_clusters", 0), ", ".join(map(str, line["numerics"])), str(len(line["seeds"])),
+          ", ".join(line["commits"])] for line in order])
     parts = [f"{wide}\n", *older(summary), f"{details}\n", SPREAD]
     if differences:
         parts.append(markdown_differences(differences, shown, headers(shown, summary)))

@@ -17,7 +17,7 @@ from cmg.downstream.avs.options import require_same
 from cmg.downstream.avs.picture import MaskedClip, Masks, draw
 from cmg.downstream.avs.queries import QueryReader, mismatched
 from cmg.downstream.avs.training import Training, batches, evaluate, to_frames
-from cmg.downstream.results import markdown_table, write_results
+from cmg.downstream.results import chosen_by, markdown_table, write_results
 from cmg.downstream.splits import tell_pretrained
 from cmg.downstream.task import known_features, require
 from cmg.errors import UserError
@@ -150,6 +150,7 @@ class Task:
             "n_empty": scores[target].n_empty, "n_excluded": self.n_excluded, "epoch": content["epoch"],
             "val": content["best"][protocol], "f_half": figures[target].f_half,
             "checkpoint": str(self.path) if self.pretrained else None,
+            "chosen_by": chosen_by(self.path) if self.pretrained else None,
             "pretrain_seed": self.pretrained["args"].get("seed") if self.pretrained else None, "commit": git_commit(),
             "numerics": checkpoint.numerics_of(self.pretrained) if self.pretrained else cmg.NUMERICS,
             "features": origin,
