@@ -208,6 +208,7 @@ def test_wrong_flags_are_one_line(capsys, argv, line):
     ("epoch", {"epochs": "passes", "checkpoint_epochs": "epochs between epoch_XXX.pt files"}, "epochs"),
     ("learning_rate", {"warmup": "steps in which the learning rate rises", "lr": "learning rate, highest"}, "lr"),
     ("colour", ["epochs", "steps"], None),
+    ("--codes", {"--modalities": "default: all that the data holds"}, None),
     ("x", [], None),
     ("x", {"y": None}, None),
 ])

@@ -190,6 +190,21 @@ def test_a_folder_is_held_by_one_process_and_let_go_with_it(tmp_path):
         assert os.listdir(tmp_path) == []
 
 
+def test_a_child_that_outlives_its_parent_holds_no_folder(tmp_path):
+    """A loader notices that its parent was killed some seconds later; the run is resumed before that."""
+    context = multiprocessing.get_context("fork")
+    leave = context.Event()
+    with locked(tmp_path):
+        loader = context.Process(target=leave.wait, args=(30,))
+        loader.start()
+        with pytest.raises(UserError, match="another process"), locked(tmp_path):
+            raise AssertionError("let go by the child")
+    with locked(tmp_path):
+        assert loader.is_alive()
+    leave.set()
+    loader.join()
+
+
 # -- run folders -----------------------------------------------------------------------------------------------------
 
 

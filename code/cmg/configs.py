@@ -189,7 +189,7 @@ def nearest(name, known) -> str:
     def score(other):  # a slip of the pen counts before words that say the same, and few words before many
         said = words(f"{other} {told[other] or ''}")
         shared = len(words(name) & said)
-        near = difflib.SequenceMatcher(None, name, other).ratio()
+        near = difflib.SequenceMatcher(None, name.lstrip("-"), other.lstrip("-")).ratio()
         return max(0.9 * shared / max(1, len(words(name))), near), shared / max(1, len(said))
 
     best = max(told, key=score, default=None)

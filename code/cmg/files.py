@@ -13,6 +13,16 @@ except ImportError:  # not on Windows, where folders are not held
     fcntl = None
 
 PAGE = "<!doctype html", "<html"  # begins what a server sends in the place of a download: a warning, a login, an error
+_locks = set()  # open folders that this process has locked
+
+
+def _let_go():
+    while _locks:
+        os.close(_locks.pop())
+
+
+if fcntl:  # a child that outlives a killed parent, as loaders do for seconds, would keep its folder locked
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
@@ -107,8 +117,10 @@ def locked(folder):
     handle = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
         if handle is not None:
+            _locks.add(handle)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        _locks.remove(handle)
         os.close(handle)
         raise UserError(f"{folder}: another process is at work there; expected its end, or another folder") from None
     except OSError:
@@ -116,5 +128,6 @@ def locked(folder):
     try:
         yield
     finally:
-        if handle is not None:
+        if handle in _locks:
+            _locks.remove(handle)
             os.close(handle)

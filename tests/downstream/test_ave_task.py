@@ -362,6 +362,10 @@ def test_results_are_merged_and_written_whole(tmp_path):
     write_results(tmp_path / "new", [row(), row(task="avvp", value=5.0)])
     path = write_results(tmp_path / "new", [row(value=2.0), row(protocol="paper", value=3.0)])
     assert sorted(r["value"] for r in json.loads(path.read_text())) == [2.0, 3.0, 5.0]
+    heads = [row(task="retrieval_head", gallery=m) for m in ("audio", "depth")]  # the gallery makes it another one
+    for head in heads:
+        write_results(tmp_path / "head", [head])
+    assert json.loads((tmp_path / "head" / "results.json").read_text()) == heads
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
     path.write_text("not json")
     with pytest.raises(UserError, match="not a list of results"):

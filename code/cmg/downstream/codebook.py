@@ -96,10 +96,10 @@ def main(argv=None):
     args = parser().parse_args(argv)
     run = open_run(args, needs=("codes",))
     model, present = run.model, FeatureFile(args.data[0]).modalities
-    wanted = ordered(args.modalities or {*present} & {*model.modalities})
-    for m in wanted:
+    for m in args.modalities or ():
         if m not in model.modalities:
             raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(model.modalities)}")
+    wanted = ordered(args.modalities or {*present} & {*model.modalities})
     if args.modalities and len(wanted) < 2:
         raise UserError(f"--modalities {' '.join(wanted)}: expected two or more")
     if len(wanted) < 2:

@@ -12,7 +12,7 @@ from cmg.errors import UserError
 from cmg.files import in_turn, replacing, write_atomically
 
 # Two rows with equal values here are the same measurement: the newer one replaces the older.
-IDENTITY = ("task", "source", "target", "protocol", "metric", "seed")
+IDENTITY = ("task", "source", "target", "gallery", "protocol", "metric", "seed")
 
 
 def rounded(x):

@@ -194,6 +194,8 @@ def require(model, needs, path):
     lacking = [name for name in needs if name not in model.offers]
     if lacking:
         raise UserError(f"--checkpoint {path}: offers {', '.join(model.offers)}; this task needs {', '.join(lacking)}")
+    if "codes" in needs and not hasattr(model, "codebook"):
+        raise UserError(f"--checkpoint {path}: offers codes; expected a `codebook` with size and embedding in it")
 
 
 def known_features(model, path) -> dict[str, str | None]:

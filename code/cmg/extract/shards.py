@@ -34,7 +34,7 @@ class Parts:
         self.folder = self.out.with_name(self.out.name + ".parts")
         backbones = [load_backbone(choice, precision=recipe.precision) for choice in recipe.backbones]
         self.shapes = {b.modality: (recipe.steps(b.modality), *b.shape) for b in backbones}
-        self.attrs = {name: value for b in backbones for name, value in _origin(b, recipe).items()} | attrs
+        self.attrs = {name: value for b in backbones for name, value in origin(b, recipe).items()} | attrs
         self.own = {c.name: plugins.digest(plugins.file_of(c.name), f"--{c.modality}-backbone")
                     for c in recipe.backbones if plugins.is_file(c.name)}
         with contextlib.ExitStack() as stack:
@@ -121,7 +121,7 @@ class Parts:
         shutil.rmtree(self.folder)
 
 
-def _origin(backbone, recipe):
+def origin(backbone, recipe):
     """What a feature file says of where a modality comes from, see `cmg.data.provenance`; what has no say is not
     said."""
     row = modality(backbone.modality)

@@ -73,7 +73,8 @@ class Method(nn.Module):
         return batch
 
     def fit(self, state):
-        """Optimiser steps of the method's own, taken on every micro-batch before the losses."""
+        """Optimiser steps of the method's own, taken on every micro-batch before the losses. The same on all processes:
+        `cmg.distributed.average_gradients` before a step."""
 
     def losses(self, state) -> dict:
         """Named scalars whose sum is minimised. With several processes the mean over them is the batch's loss."""
@@ -85,7 +86,8 @@ class Method(nn.Module):
         return {}
 
     def update(self, carried):
-        """What moves by other means than gradients."""
+        """What moves by other means than gradients. The same on all processes: `cmg.distributed.gather` gives the clips
+        of all of them. `begin` likewise."""
 
     def metrics(self, carried) -> dict:
         """Named 0-d tensors, all over the processes' clips. All processes call it together."""

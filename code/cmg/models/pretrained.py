@@ -41,8 +41,8 @@ class Pretrained(nn.Module):
 
     Attributes
     ----------
-    offers : names of what a task may ask for: "vectors" (all models have them), "codes" (discrete tokens of a
-        codebook), "sentences".
+    offers : names of what a task may ask for: "vectors" (all models have them), "codes" (discrete tokens of its
+        `codebook`, a module with `size` M and `embedding` [M, D]), "sentences".
     method : what it was pretrained with, as in --method.
     features : dict modality -> Provenance, where the features came from that it was pretrained on.
     """

@@ -6,6 +6,7 @@ import torch
 
 from cmg.data.avs import read_s4
 from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.data.provenance import Provenance
 from cmg.downstream.avs.queries import QueryReader
 from cmg.errors import UserError
 from cmg.extract.backbones import Choice
@@ -38,3 +39,16 @@ def test_queries_are_codes_of_five_steps_and_means_of_words(s4, pretrained, tmp_
     torch.testing.assert_close(stored("audio", clips), sound)
     with pytest.raises(UserError, match="--data: 4 of 4 clips have no features, the first is val_0"):
         stored("audio", folder.splits["val"])
+
+
+def test_features_of_another_encoder_are_not_made_for_a_checkpoint(s4, pretrained):
+    """It is asked with what it was pretrained on, in the same precision; one that does not know takes what is given."""
+    model, folder = checkpoint.load_pretrained(pretrained), read_s4(s4)
+    backbones = {"audio": Choice("audio", "logmel"), "text": Choice("text", "hash")}
+    reader = QueryReader(folder, "codes", model, backbones=backbones)
+    reader.check("audio")
+    model.features = {"audio": Provenance("logmel", seconds_per_step=1.0, precision="bf16"), "text": Provenance("bert")}
+    assert reader.recipe("audio").precision == "bf16" and reader.recipe("text").precision == "fp32"
+    reader.check("audio")  # log-mel has no weights, and so no precision
+    with pytest.raises(UserError, match="^--text-backbone: text features have backbone hash; the checkpoint was"):
+        reader.check("text")

@@ -10,6 +10,7 @@ from cmg.downstream.avs.checkpoints import BEST, read
 from cmg.downstream.registry import TASKS
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES as FEATURES
+from cmg.methods import registry
 
 PRESETS = {
     # The benchmark's; the authors of Uni-Code train a single epoch by default.
@@ -25,8 +26,8 @@ PRESETS = {
               "cache": "host"},
 }
 # Flags that do not belong to what was trained; all others must be as they were.
-FREE = {"stage", "annotations", "data", "checkpoint", "out", "resume", "protocol", "device", "precision", "workers",
-        "cache", "backbone_weights", "audio_weights", "text_weights"}
+FREE = {"stage", "annotations", "data", "checkpoint", "method", "out", "resume", "protocol", "device", "precision",
+        "workers", "cache", "backbone_weights", "audio_weights", "text_weights"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
                    "flags that the network in --out was trained with")
     p.add_argument("--annotations", help="folder of AVSBench S4: s4_meta_data.csv and s4_data/")
     p.add_argument("--checkpoint", help="pretrained .pt file or run folder; not needed with --query raw or none")
+    p.add_argument("--method", help="file of the checkpoint's method, where it is of one's own and has moved since")
     p.add_argument("--data", nargs="+", help="feature files with every clip's audio; default: made from audio_wav")
     p.add_argument("--out", required=True, help="run folder of the segmentation network")
     p.add_argument("--resume", choices=("auto",), help="continue --out if it holds latest.pt")
@@ -83,13 +85,13 @@ def parser() -> argparse.ArgumentParser:
 def settle(args) -> dict:
     """All options: what is given, then what the run was trained with (--stage test), then the preset's."""
     given = {name: value for name, value in vars(args).items() if value is not None}
-    defaults = {"source": "audio", "query": "codes", "prompt": "{}", "seed": 0, "checkpoint": None, "data": None,
-                "annotations": None, "resume": None, "warmup_steps": 0, "target": None, "precision": None,
+    defaults = {"source": "audio", "query": "codes", "prompt": "{}", "seed": 0, "checkpoint": None, "method": None,
+                "data": None, "annotations": None, "resume": None, "warmup_steps": 0, "target": None, "precision": None,
                 **{f"{m}_backbone": next(iter(FEATURES[m])) for m in ("audio", "text")},
                 "audio_weights": [], "text_weights": [], **PRESETS[args.preset]}
     if args.stage == "test":
         trained = read(Path(args.out) / BEST[args.protocol])["args"]
-        defaults = {"w_contrast": 0.0, **trained, "resume": None}  # a network of before this flag had none
+        defaults = {"w_contrast": 0.0, "method": None, **trained, "resume": None}  # a network may be older than a flag
         given.pop("preset")
         require_same(given, trained, "the network in --out was trained with")
     options = {**defaults, **given}
@@ -99,6 +101,7 @@ def settle(args) -> dict:
     require_folder(options["out"])
     for name in ("annotations", "checkpoint"):  # a test may be started from another folder
         options[name] = options[name] and str(Path(options[name]).resolve())
+    options["method"] = options["method"] and registry.absolute(options["method"])
     options["data"] = options["data"] and [str(Path(path).resolve()) for path in options["data"]]
     return options
 

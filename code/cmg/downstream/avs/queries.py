@@ -12,10 +12,14 @@ import zlib
 
 import torch
 
+from cmg.data import provenance
 from cmg.data.avs import SECONDS, read_log_mel
+from cmg.data.provenance import of_attributes
 from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
+from cmg.extract.backbones import load_backbone
 from cmg.extract.hashed import words_of
+from cmg.extract.shards import origin
 from cmg.extract.workers import Extractor, Job, Recipe
 
 MEL_BINS = 12  # time bins of a second into which the public log-mel's 96 frames are averaged
@@ -39,6 +43,18 @@ class QueryReader:
         self.folder, self.kind, self.model, self.features = folder, kind, model, features
         self.backbones, self.prompt, self.device = backbones or {}, prompt, device
 
+    def recipe(self, modality, words=1):
+        """How features are made, in the precision of those that the model was pretrained on."""
+        recipe = Recipe((self.backbones[modality],), SECONDS, words)
+        known = self.model and self.model.features[modality].precision
+        return recipe._replace(precision=known) if known else recipe
+
+    def check(self, modality):
+        """`UserError` if the features that are made come from another encoder than the model was pretrained on."""
+        recipe, flag = self.recipe(modality), f"--{modality}-backbone"
+        made = of_attributes(origin(load_backbone(recipe.backbones[0], precision=recipe.precision), recipe), modality)
+        provenance.check(self.model.features, {modality: made}, flag)
+
     def digest(self) -> int:
         """A number that tells codebooks apart, so that a network is not tested on another one's codes."""
         if self.kind != "codes":
@@ -60,8 +76,7 @@ class QueryReader:
         return self._quantized("audio", x, valid)
 
     def _text(self, clips):
-        recipe = Recipe((self.backbones["text"],), SECONDS, self.model.shapes["text"][0])
-        extract, queries = Extractor(recipe), {}
+        extract, queries = Extractor(self.recipe("text", self.model.shapes["text"][0])), {}
         for category in dict.fromkeys(clip.category for clip in clips):
             words = words_of(self.prompt.format(category.replace("_", " ")))
             outcome = extract(Job(category, "", tuple(words)))
@@ -74,7 +89,7 @@ class QueryReader:
 
     def _sound(self, clips):
         """Features of the waveforms, [N, 5, A], and which seconds exist, [N, 5]."""
-        extract = Extractor(Recipe((self.backbones["audio"],), SECONDS, 1))
+        extract = Extractor(self.recipe("audio"))
         features, valid = [], []
         for clip in clips:
             path = self.folder.sound(clip)

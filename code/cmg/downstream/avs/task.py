@@ -56,7 +56,7 @@ class Task:
         if options["query"] == "codes":
             self.path = checkpoint.file_of(options["checkpoint"])
             self.pretrained = checkpoint.read(self.path)
-            model = checkpoint.build_model(self.pretrained, self.device)
+            model = checkpoint.build_model(self.pretrained, self.device, self.path, options["method"])
             require(model, ("codes",), self.path)
             for flag in ("source", "target"):
                 if options[flag] not in model.modalities:
@@ -69,6 +69,9 @@ class Task:
         backbones = {m: Choice(m, options[f"{m}_backbone"], tuple(options[f"{m}_weights"])) for m in ("audio", "text")}
         self.reader = QueryReader(self.folder, options["query"], model, features, backbones, options["prompt"],
                                   self.device)
+        for m in self.modalities if model else ():
+            if m == "text" or not features:
+                self.reader.check(m)
 
     def _exclude_pretrained(self):
         """Leave out test clips from videos that the checkpoint was pretrained on."""
