@@ -17,8 +17,8 @@ paper : what the public script measures. Fit on all AVE clips of these classes, 
     in the target modality. `f1`, the harmonic mean of batch-averaged precision and recall, background among the
     classes, at the epoch at which it is best; learning rate 4e-4, 50 epochs, gradient norm 0.5.
 
-`source_value` is the same probe on AVVP in its own modality: the data set changes, the modality does not. So it does for
-`target_value`, a probe of AVE in the target's modality, the upper bound of the transfer.
+`source_value` is the same probe on AVVP in its own modality: the data set changes, the modality does not. So it
+does for `target_value`, a probe of AVE in the target's modality, the upper bound of the transfer.
 """
 
 import csv

@@ -20,8 +20,9 @@ paper : what the public script measures. Fit on every video annotated in the sou
     F1 stand beside it.
 
 Other modalities than audio and video have no annotations. `source_value` is the same probe tested on its own modality,
-`target_value` a probe trained and tested on the target, the upper bound of the transfer; `chance` the answer that always gives the most frequent class. A picture of the first test clips is drawn for every
-direction (`avvp_strict_video_audio.png` and `.pdf`).
+`target_value` a probe trained and tested on the target, the upper bound of the transfer; `chance` the answer that
+always gives the most frequent class. A picture of the first test clips is drawn for every direction
+(`avvp_strict_video_audio.png` and `.pdf`).
 """
 
 from cmg.cli import Parser, command
