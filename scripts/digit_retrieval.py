@@ -6,8 +6,8 @@
 Every pretraining clip that is both heard and seen is a pattern (digits, their seconds, caption). The clips take turns
 among the groups; the recordings are of the two speakers whom `digit_pair.py` keeps from pretraining, each take in one
 group; the images are those that no pretraining clip shows, each in one clip. Writes OUT with compositions.jsonl,
-groups.csv (id, group) for `cmg.downstream.retrieval --groups`, and links to everything else, so that
-OUT/render_media.py renders it like FOLDER itself.
+captions.csv (id, caption), groups.csv (id, group) for `cmg.downstream.retrieval --groups`, and links to everything
+else, so that OUT/render_media.py renders it like FOLDER itself.
 """
 
 import argparse
@@ -50,9 +50,11 @@ def main():
     for path in a.folder.iterdir():
         if path.name != "compositions.jsonl":
             link(path, a.out / path.name)
-    with open(a.out / "groups.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(
-            [("id", "group"), *((row["id"], f"group_{n % a.groups:02d}") for n, row in enumerate(clips))])
+    for name, values in (("group", [f"group_{n % a.groups:02d}" for n in range(len(clips))]),
+                         ("caption", [row["caption"] for row in clips])):
+        with open(a.out / f"{name}s.csv", "w", encoding="utf-8", newline="") as file:
+            ids = [row["id"] for row in clips]
+            csv.writer(file, lineterminator="\n").writerows([("id", name), *zip(ids, values)])
     (a.out / "compositions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in clips), encoding="utf-8")
     used = defaultdict(set)
     for row in clips:

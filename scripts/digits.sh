@@ -63,7 +63,7 @@ extract ave --videos "$media/new/videos" --select "ave_*"
 extract ave_60 --videos "$media/videos" --select "ave_*"  # with the 60 test clips that recipes were chosen by
 extract avvp --videos "$media/videos" --select "avvp_val_*" "avvp_test_*"
 extract retrieval --videos "$media/retrieval/videos" --modalities video audio text \
-  --captions "$media/retrieval/annotations/pretrain_captions.csv"
+  --captions "$media/retrieval/captions.csv"
 extract pair_video --videos "$media/pair/videos" --select "v_*" --modalities video
 extract pair_audio --videos "$media/pair/videos" --select "a_*" --modalities audio
 

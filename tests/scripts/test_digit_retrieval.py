@@ -60,6 +60,9 @@ def test_the_retrieval_set(digits, tmp_path):
     with open(tmp_path / "out" / "groups.csv", newline="") as file:
         group_of = {row["id"]: row["group"] for row in csv.DictReader(file)}
     assert set(rows) == set(group_of) and len(set(group_of.values())) == 30 and len(rows) == 1426
+    with open(tmp_path / "out" / "captions.csv", newline="") as file:
+        assert {row["id"]: row["caption"] for row in csv.DictReader(file)} == {
+            name: row["caption"] for name, row in rows.items()}
     bank = Bank(digits)
     groups = {group: [rows[name] for name, own in group_of.items() if own == group] for group in group_of.values()}
     disjoint(bank, pretraining=of_other_speakers(digits), **groups)
