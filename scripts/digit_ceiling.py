@@ -6,8 +6,8 @@
 FOLDER is a folder of digit clips, the given one or one that digit_ave.py wrote. Every second gets a code of its own for
 each set of digits that is heard (audio) or seen (video) in it, the same in both modalities; the probes and their strict
 choice are those of `cmg.downstream.ave`. What is missing to 100 % is the clips' own: a distractor looks and sounds like
-a category, and the clip probe, a maximum over time, cannot tell which of two digits lasted longer. A code that
-an encoder gives a second may carry what was heard or seen around it, and so may read more than these.
+a category, and the clip probe, a maximum over time, cannot tell which of two digits lasted longer. A code that an
+encoder gives a second may carry what was heard or seen around it, and so may read more than these.
 """
 
 import argparse

@@ -53,6 +53,8 @@ run "$python" "$root/scripts/digit_pair.py" "$CMG_DIGITS" "$media"
 # AVE's test split: 600 new clips, whose images and recordings no recipe was chosen by; clusters.csv is written last
 [[ -f "$media/new/ann/clusters.csv" ]] || run "$python" "$root/scripts/digit_ave.py" "$CMG_DIGITS" "$media/new"
 run "$python" "$media/new/render_media.py" "$media/new" --kinds ave
+run "$python" "$root/scripts/digit_retrieval.py" "$CMG_DIGITS" "$media/retrieval"
+run "$python" "$media/retrieval/render_media.py" "$media/retrieval" --kinds pretrain
 
 text=(--modalities video audio text --captions "$media/annotations/pretrain_captions.csv")
 extract pretrain --videos "$media/videos" --select "pre_*" "${text[@]}"
@@ -61,6 +63,8 @@ extract other_speakers --videos "$media/pair/other_speakers.txt" "${text[@]}"
 extract ave --videos "$media/new/videos" --select "ave_*"
 extract ave_60 --videos "$media/videos" --select "ave_*"  # with the 60 test clips that recipes were chosen by
 extract avvp --videos "$media/videos" --select "avvp_val_*" "avvp_test_*"
+extract retrieval --videos "$media/retrieval/videos" --modalities video audio text \
+  --captions "$media/retrieval/captions.csv"
 extract pair_video --videos "$media/pair/videos" --select "v_*" --modalities video
 extract pair_audio --videos "$media/pair/videos" --select "a_*" --modalities audio
 
@@ -74,6 +78,6 @@ for table in ${TABLES:-digits}; do
     --set ave="$media/ave.h5" ave_lists="$media/new/ann" avvp="$media/avvp.h5" avvp_lists="$media/annotations" \
     ave_60="$media/ave_60.h5" ave_60_lists="$media/annotations" \
     pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair" \
-    clips="$media/pretrain.h5" s4="$media/s4" \
+    clips="$media/retrieval.h5" groups="$media/retrieval/groups.csv" s4="$media/s4" \
     "${flags[@]}" --out "$root/checkpoint/$table" "$@"
 done

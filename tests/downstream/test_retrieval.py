@@ -17,7 +17,7 @@ from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.data.videos import clip_of
 from cmg.downstream import retrieval
 from cmg.downstream.retrieval import Collection, zero_shot
-from cmg.downstream.retrieval_head import tenth, with_head
+from cmg.downstream.retrieval_head import TENTHS, tenth, with_head
 from cmg.downstream.task import Settings
 from cmg.errors import UserError
 from cmg.metrics.retrieval import (
@@ -342,6 +342,34 @@ def test_head_is_fitted_with_one_modality_and_queried_with_another(tmp_path):
             assert row["chance"] == pytest.approx(100 * min(1, int(row["metric"][1:]) / len(test)), abs=1e-3)
 
 
+def test_a_video_and_a_group_are_in_one_split(tmp_path, monkeypatch):
+    """Clips of a video, or of a group that is given, are never divided between fit, val and test."""
+    divided = []
+    monkeypatch.setattr("cmg.downstream.retrieval_head.fit_head", lambda data, source, targets, *_: divided.append(
+        {role: data[role, source].gallery for role in TENTHS}) or {
+            target: {m: torch.zeros(1, 3) for m in (source, target)} for target in targets})
+    shapes = {m: (T, CODES + 1) for m in ("video", "audio", "text")}
+    ids = [f"{n:011d}{cut}" for n in range(40) for cut in ("_000010", "_50_60", ".mp4")]
+    with FeatureWriter(tmp_path / "a.h5", shapes, {}, dtype="float32") as writer:
+        x = np.zeros((len(ids), T, CODES + 1), "float32")
+        x[..., 0] = np.arange(len(ids))[:, None]
+        writer.append(ids, dict.fromkeys(shapes, x))
+    features, pairs = FeatureSet(tmp_path / "a.h5"), [("video", "text")]
+    given = {name: f"group_{n % 30}" for n, name in enumerate(ids)}
+    for groups, share in ((None, lambda n: n // 3), (given, lambda n: n % 30)):
+        divided.clear()
+        with_head(OneHotModel(), features, pairs, "audio", FAST, groups=groups)
+        order = {role: x[:, 0].double() for role, x in divided[0].items()}
+        # The gallery is standardised by the fit part: undo that by its order, of which the values are a line.
+        every = torch.cat([*order.values()]).sort().values
+        number = {role: {share(int(torch.searchsorted(every, y))) for y in x} for role, x in order.items()}
+        assert sum(map(len, order.values())) == len(ids) and all(number.values())
+        assert sum(map(len, number.values())) == len(set.union(*number.values()))
+    with pytest.raises(UserError, match=f"--groups: none of clip {ids[3]}; expected one of every clip in --data"):
+        del given[ids[3]]
+        with_head(OneHotModel(), features, pairs, "audio", FAST, groups=given)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr("cmg.downstream.task.build_model", lambda content, device, *_: OneHotModel())
@@ -396,7 +424,23 @@ def test_picture_has_recalls_of_codes_and_vectors_beside_chance(tmp_path, monkey
                          "upper bound": [(4.0, 0.75), (8.0, 0.75), (13.0, 0.75)]}
 
 
+def test_groups_are_read(run, capsys):
+    """Of a file: the head of `run` with every clip in a group of its own has the clips' own split."""
+    text = "group,id\n" + "".join(f"c{n},c{n}\n" for n in range(40))
+    (run / "g.csv").write_text(text)
+    rows = [call(run, "--gallery", "audio", *flags) for flags in ([], ["--groups", str(run / "g.csv")])]
+    assert rows[0] == rows[1]
+    for broken, said in ((text + "c1,c0\n", "c0 is in c0 and in c1; expected one group a clip"),
+                         ("id\nc0\n", "expected a column group, found ['id']")):
+        (run / "g.csv").write_text(broken)
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            call(run, "--gallery", "audio", "--groups", str(run / "g.csv"))
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("flags", "said"), [
+    (["--groups", "x.csv"], "--groups: goes with --gallery"),
     (["--captions", "x.csv"], "--captions: goes with --text-data"),
     (["--gallery", "audio", "--source", "audio"], "--source audio: --data has only video, text"),
     (["--data", "none.h5"], "none.h5"),

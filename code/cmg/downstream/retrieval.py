@@ -18,7 +18,8 @@ Protocols
 strict : clips whose videos the checkpoint was pretrained on are left out of queries and gallery, and counted. Of items
     that are equally near, as those with equal codes are, the expectation under a random order is taken. The head is
     fitted on six tenths of the clips, its epoch chosen on two tenths in the source modality, and tested on the rest.
-    The tenths go by a checksum of the clip's video, so they are the same for everyone.
+    The tenths go by a checksum of the clip's video, so they are the same for everyone; where clips are made of shared
+    material, by that of its group (`--groups`, a CSV with the columns id and group).
 paper : nothing is left out; items that are equally near have their mean rank, all or nothing; of the head the epoch is
     taken at which the target's figures are best on the test clips. The code of the paper's experiment was never
     released: this is its description, not its script.
@@ -150,21 +151,33 @@ def parser() -> Parser:
     p.add_argument("--text-data", nargs="+", help="feature files of captions, several a clip")
     p.add_argument("--captions", help="CSV with a column id: the captions there should be; the lacking count as wrong")
     p.add_argument("--gallery", help="fit a head to this modality's features; without it zero-shot")
+    p.add_argument("--groups", help="CSV with the columns id and group: clips of a group share what they are made of, "
+                   "and are not divided between the head's fit, val and test; default: the clips of a video")
     return add_probe_flags(p, epochs=50, clusters=False)
 
 
-def asked_captions(path) -> list[str]:
-    """The ids of a captions CSV."""
+def read_columns(flag: str, path, *columns: str) -> list[tuple[str, ...]]:
+    """Some columns of a flag's CSV, row by row."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
-            if "id" not in (rows.fieldnames or ()):
-                raise UserError(f"--captions {path}: expected a column id, found {rows.fieldnames}")
-            return [row["id"] for row in rows]
+            for column in columns:
+                if column not in (rows.fieldnames or ()):
+                    raise UserError(f"{flag} {path}: expected a column {column}, found {rows.fieldnames}")
+            return [tuple(row[column] or "" for column in columns) for row in rows]
     except OSError as error:
-        raise UserError(f"--captions {path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{flag} {path}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--captions {path}: not a UTF-8 CSV file ({error})") from None
+        raise UserError(f"{flag} {path}: not a UTF-8 CSV file ({error})") from None
+
+
+def read_groups(path) -> dict[str, str]:
+    """clip -> group; a clip has one."""
+    groups = {}
+    for name, group in read_columns("--groups", path, "id", "group"):
+        if groups.setdefault(name, group) != group:
+            raise UserError(f"--groups {path}: {name} is in {groups[name]} and in {group}; expected one group a clip")
+    return groups
 
 
 @command
@@ -178,6 +191,8 @@ def main(argv=None):
         if args.gallery:
             raise UserError("--text-data: the head needs one text a clip, in --data")
         present = [*(m for m in present if m != "text"), "text"]
+    if args.groups and not args.gallery:
+        raise UserError("--groups: goes with --gallery, whose head is fitted; zero-shot divides no clips")
     if args.gallery and args.gallery not in present:
         raise UserError(f"--gallery {args.gallery}: --data has only {', '.join(present)}")
     pairs = run.directions(m for m in present if m != args.gallery)
@@ -187,9 +202,10 @@ def main(argv=None):
     run.model.check(features, without=args.gallery)
     pretrain_ids = run.pretrain_ids if args.protocol == "strict" else ()
     if args.gallery:
-        rows = with_head(run.model, features, pairs, args.gallery, run.settings, pretrain_ids, run.device)
+        groups = read_groups(args.groups) if args.groups else None
+        rows = with_head(run.model, features, pairs, args.gallery, run.settings, pretrain_ids, run.device, groups)
     else:
-        asked = asked_captions(args.captions) if args.captions else ()
+        asked = [name for name, in read_columns("--captions", args.captions, "id")] if args.captions else ()
         rows = zero_shot(run.model, Collection(features, texts, asked, pretrain_ids), pairs, run.settings, run.device)
     tell_pretrained(rows[0]["n_excluded"], "clips")
     rows = run.write("Retrieval", rows, table)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cmg.data.features import FeatureSet
-from cmg.data.videos import from_videos
+from cmg.data.videos import from_videos, video_of
 from cmg.downstream.results import result
 from cmg.downstream.task import Settings
 from cmg.downstream.tokens import encode_set
@@ -18,7 +18,7 @@ from cmg.metrics.retrieval import EXPECTED, MEAN_RANK, places
 
 WIDTH = 128  # of the space in which queries and gallery meet
 TEMPERATURE = 0.07
-TENTHS = {"fit": range(6), "val": range(6, 8), "test": range(8, 10)}  # of the clips, by a checksum of their ids
+TENTHS = {"fit": range(6), "val": range(6, 8), "test": range(8, 10)}  # of the groups, by a checksum of their names
 RECALLS = (1, 5, 10)
 RULES = {"strict": EXPECTED, "paper": MEAN_RANK}
 
@@ -51,13 +51,13 @@ class Head(nn.Module):
         return torch.tensor([rule.recall_at(k, found) for k in ks])
 
 
-def tenth(name: str) -> int:
-    """Which tenth of the clips one is in, 0..9, by a checksum of its id.
+def tenth(group: str) -> int:
+    """Which tenth of the clips one is in, 0..9, by a checksum of what it shares with others: its video, or its group.
 
     >>> [tenth(name) for name in ("a", "b", "clip_7")]
     [7, 1, 2]
     """
-    return zlib.crc32(name.encode()) % 10
+    return zlib.crc32(group.encode()) % 10
 
 
 def fit_head(data: dict[tuple[str, str], HeadData], source: str, targets: list[str], settings: Settings, ks):
@@ -100,8 +100,10 @@ def fit_head(data: dict[tuple[str, str], HeadData], source: str, targets: list[s
 
 
 def with_head(model, features: FeatureSet, pairs, gallery: str, settings: Settings, pretrain_ids=(),
-              device="cpu") -> list[dict]:
+              device="cpu", groups=None) -> list[dict]:
     """Fit a head from each source's codes to the gallery modality's features, query it with every modality's.
+
+    groups : dict clip -> group, clips that must not be divided between fit, val and test; by default those of a video
 
     Rows are R@1, R@5 and R@10, means over head seeds; a clip that lacks a modality is wrong, it does not go away.
     """
@@ -114,10 +116,13 @@ def with_head(model, features: FeatureSet, pairs, gallery: str, settings: Settin
     raw = [clip_vectors(batch[gallery].flatten(2), batch[f"valid/{gallery}"]) for batch in batches]
     raw, exists = (torch.cat(columns) for columns in zip(*raw))  # (N, A), (N,)
     exists = torch.stack([exists, *(there.cpu() for _, there in pooled.values())]).all(0)
+    own = [video_of(name) if groups is None else groups.get(name) for name in features.ids]
+    if None in own:
+        raise UserError(f"--groups: none of clip {features.ids[own.index(None)]}; expected one of every clip in --data")
     seen = from_videos(features.ids, pretrain_ids if settings.protocol == "strict" else ())
     splits = {}
     for role, tenths in TENTHS.items():
-        numbers = [n for n, name in enumerate(features.ids) if tenth(name) in tenths]
+        numbers = [n for n, group in enumerate(own) if tenth(group) in tenths]
         asked = [n for n in numbers if not (role == "test" and seen[n])]
         n_test, n_excluded = len(asked), len(numbers) - len(asked)  # of the last, test
         splits[role] = torch.tensor([n for n in asked if exists[n]], dtype=torch.int64)

@@ -18,9 +18,8 @@ paper : what the public script measures. Fit on all clips of the source, report 
     rate, no fewer epochs for a later checkpoint.
 
 `source_value` is the same probe on its own data set and modality, `target_value` a probe trained and tested on the
-target's, the upper bound of the transfer; `chance` the most frequent class of the source's
-training clips. A picture of the confusions is drawn for every direction (`ucf_vggsound_strict_video_audio.png` and
-`.pdf`).
+target's, the upper bound of the transfer; `chance` the most frequent class of the source's training clips. A picture of
+the confusions is drawn for every direction (`ucf_vggsound_strict_video_audio.png` and `.pdf`).
 """
 
 import sys
