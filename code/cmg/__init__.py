@@ -22,6 +22,8 @@ CHANGES = {
     1: "2026-11-21 under bf16 the scores of Cross-CPC and L_cmcm and vCLUB's bound are taken in float32",
     2: "2026-11-21 text's biLSTM does not read the padding of short captions",
     3: "2026-11-26 official resets the vector of a code alone, as released; --mm-ema aligned leaves out padded steps",
+    4: "2026-11-26 strict knows a video by every form of its name and leaves out those learnt from; ties in R@K give "
+       "their expectation; AVE -> AVVP counts missing clips",
 }
 NUMERICS = max(CHANGES)
 
