@@ -145,6 +145,17 @@ def test_other_arguments_are_another_evaluation_and_a_new_choice_outdates_the_re
     assert processes.calls[4:] == ["ave", "avvp"]
 
 
+def test_results_that_made_way_for_a_failure_are_missing(tmp_path, processes):
+    """With the first arguments again they are made again: nothing is left of the first time."""
+    text, other = AVE + rows(a=""), AVE.replace("epochs 2", "epochs 3") + rows(a="")
+    first = run(tmp_path, text)
+    processes.fails = {"ave"}
+    with pytest.raises(SystemExit):
+        run(tmp_path, other)
+    processes.fails, processes.calls = set(), []
+    assert run(tmp_path, text)["lines"] == first["lines"] and processes.calls == ["ave"]
+
+
 def test_a_failure_is_told_and_the_others_go_on(tmp_path, processes, capsys):
     retrieval = 'evaluations.retrieval = {task = "retrieval"}\n'
     processes.fails = {"avvp"}
