@@ -145,6 +145,14 @@ def test_other_arguments_are_another_evaluation_and_a_new_choice_outdates_the_re
     assert processes.calls[4:] == ["ave", "avvp"]
 
 
+def test_a_metric_that_nothing_has_is_told(tmp_path, processes, capsys):
+    asked = AVE.replace('task = "ave"', 'task = "ave", metrics = ["acuracy", "accuracy"]')
+    assert run(tmp_path, asked + rows(a=""))["lines"][0]["metric"] == "accuracy"
+    assert "note: evaluation 'ave': no result has the metric 'acuracy'; there are accuracy\n" in capsys.readouterr().err
+    run(tmp_path, asked.replace(', "accuracy"', "") + rows(a=""))  # nothing to draw
+    assert "| transfer | seeds | minutes | pretrained at |" in (tmp_path / "o" / "table.md").read_text()
+
+
 def test_results_that_made_way_for_a_failure_are_missing(tmp_path, processes):
     """With the first arguments again they are made again: nothing is left of the first time."""
     text, other = AVE + rows(a=""), AVE.replace("epochs 2", "epochs 3") + rows(a="")
