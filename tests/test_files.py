@@ -193,10 +193,11 @@ def test_a_folder_is_held_by_one_process_and_let_go_with_it(tmp_path):
 def test_a_child_that_outlives_its_parent_holds_no_folder(tmp_path):
     """A loader notices that its parent was killed some seconds later; the run is resumed before that."""
     context = multiprocessing.get_context("fork")
-    leave = context.Event()
+    ready, leave = context.Event(), context.Event()
     with locked(tmp_path):
-        loader = context.Process(target=leave.wait, args=(30,))
+        loader = context.Process(target=lambda: (ready.set(), leave.wait(30)))
         loader.start()
+        assert ready.wait(30)
         with pytest.raises(UserError, match="another process"), locked(tmp_path):
             raise AssertionError("let go by the child")
     with locked(tmp_path):
@@ -266,6 +267,16 @@ def test_a_run_that_is_older_than_some_flags_goes_on(clips, again, finished, tmp
 @pytest.mark.parametrize("part, value, words", [
     ("shapes", None, "not a checkpoint of cmg.pretrain, 'shapes' is missing"),
     ("pretrain_ids", None, "not a checkpoint of cmg.pretrain, 'pretrain_ids' is missing"),
+    ("method_of", 3, "not a checkpoint of cmg.pretrain, 'method_of' holds something else"),
+    ("method_of", {"name": ["unicode"], "files": {}}, "not a checkpoint of cmg.pretrain, 'method_of' holds"),
+    ("features", {"audio": {"encoder": "x"}}, "not a checkpoint of cmg.pretrain, 'features' holds something else"),
+    ("features", torch.zeros(2), "not a checkpoint of cmg.pretrain, 'features' holds something else"),
+    ("modalities", ["depth"], "not a checkpoint of cmg.pretrain, 'modalities' holds something else"),
+    ("args", {"preset": []}, "not a checkpoint of cmg.pretrain, 'args' holds something else"),
+    ("shapes", {"audio": 3}, "not a checkpoint of cmg.pretrain, 'shapes' holds something else"),
+    ("streams", torch.zeros(2), "not a complete training state of these flags ("),
+    ("inner", 3, "not a complete training state of these flags ("),
+    ("format", torch.zeros(2), "not a checkpoint of this project (expected format 2)"),
     ("model", {}, "not a complete training state of these flags (Error(s) in loading state_dict"),
     ("optimizer", {}, "not a complete training state of these flags ('param_groups')"),
     ("position", {"epoch": 0}, "not a complete training state of these flags ('batch')"),

@@ -78,7 +78,8 @@ def test_rows_of_an_older_arithmetic_are_named(tmp_path):
     evaluations = read_table(file).evaluations
     table = markdown(summary, evaluations, cells)
     assert "of an older version than 3, not to be compared with the others: mixed (0, 2); old (0). " in table
-    assert [line.split("|")[-4].strip() for line in table.splitlines()[-3:]] == ["3", "0, 2", "0"]
+    details = table[table.index("| numerics |"):].splitlines()[2:5]
+    assert [line.split("|")[-4].strip() for line in details] == ["3", "0, 2", "0"]
     assert "older version" not in markdown(summary[2:], evaluations, cells[3:])
     write_table(tmp_path / "o", summary, evaluations, cells)
     with open(tmp_path / "o" / "table.csv", newline="") as lines:
@@ -186,6 +187,25 @@ def test_other_arguments_are_another_evaluation_and_a_new_choice_outdates_the_re
     changed = AVE.replace("--data", "--seed 1 --data") + AVVP.replace("--data", "--batch-size 4 --data")
     run(tmp_path, changed + rows(a=""))
     assert processes.calls[4:] == ["ave", "avvp"]
+
+
+def test_a_metric_that_nothing_has_is_told(tmp_path, processes, capsys):
+    asked = AVE.replace('task = "ave"', 'task = "ave", metrics = ["acuracy", "accuracy"]')
+    assert run(tmp_path, asked + rows(a=""))["lines"][0]["metric"] == "accuracy"
+    assert "note: evaluation 'ave': no result has the metric 'acuracy'; there are accuracy\n" in capsys.readouterr().err
+    run(tmp_path, asked.replace(', "accuracy"', "") + rows(a=""))  # nothing to draw
+    assert "| transfer | seeds | minutes | pretrained at |" in (tmp_path / "o" / "table.md").read_text()
+
+
+def test_results_that_made_way_for_a_failure_are_missing(tmp_path, processes):
+    """With the first arguments again they are made again: nothing is left of the first time."""
+    text, other = AVE + rows(a=""), AVE.replace("epochs 2", "epochs 3") + rows(a="")
+    first = run(tmp_path, text)
+    processes.fails = {"ave"}
+    with pytest.raises(SystemExit):
+        run(tmp_path, other)
+    processes.fails, processes.calls = set(), []
+    assert run(tmp_path, text)["lines"] == first["lines"] and processes.calls == ["ave"]
 
 
 def test_a_failure_is_told_and_the_others_go_on(tmp_path, processes, capsys):

@@ -27,7 +27,7 @@ from cmg.errors import UserError
 from cmg.tables.cells import Cell, fill_in
 from cmg.tables.file import fill, read_settings, read_table
 from cmg.tables.paper import read_published
-from cmg.tables.report import summarise, write_table
+from cmg.tables.report import absent, summarise, write_table
 from cmg.tables.sweep import tune
 
 
@@ -78,6 +78,8 @@ def main(argv=None):
     present = [cell for cell in cells.values() if cell.pretrained]
     if any(cell.results() for cell in present):
         summary = summarise(present)
+        for line in absent(summary, evaluations):
+            print(f"note: {line}", file=sys.stderr)
         text = write_table(args.out, summary, evaluations, present, sweep, published, table.references)
         print(f"{text}\n{Path(args.out) / 'table.md'}")
     if failed or failures:

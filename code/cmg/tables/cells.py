@@ -92,6 +92,8 @@ class Cell:
         out = self.folder / slug(one.name)
         if (out / "results.json").exists():
             # Outdated: rows that this evaluation has none for would stay, and a network trained on other codes.
+            done = self.record.get("evaluations", {})
+            self.note(self.record | {"evaluations": {name: done[name] for name in done if name != one.name}})
             shutil.rmtree(out)
         arguments = self.calls[one.name]
         self.call(workers, log, one.module, "--checkpoint", str(self.folder), *arguments,

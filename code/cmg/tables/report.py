@@ -81,6 +81,14 @@ def columns(summary, evaluations) -> list[tuple[str, str, str]]:
     return shown
 
 
+def absent(summary, evaluations) -> list[str]:
+    """What is asked for and in no result, a line a metric."""
+    measured = {one.name: list(dict.fromkeys(line["metric"] for line in summary if line["task"] == one.name))
+                for one in evaluations}
+    return [f"evaluation {one.name!r}: no result has the metric {metric!r}; there are {', '.join(measured[one.name])}"
+            for one in evaluations for metric in one.metrics if measured[one.name] and metric not in measured[one.name]]
+
+
 def headers(shown, summary):
     """Names of columns; the metric where a task has several, the protocol where it is not strict."""
     several = {task for task, _, metric in shown if any(t == task and m != metric for t, _, m in shown)}
@@ -229,4 +237,4 @@ def draw(path, summary, evaluations, cells):
         else:
             panels.append(bars.Panel(title, axis_label(metric), [arrow_of(direction) for _, direction, _ in own],
                                      {name: figures(name, own) for name in rows}, chance))
-    return save(lines.draw(panels, swept(cells)) if sweep else bars.draw(panels), path)
+    return save(lines.draw(panels, swept(cells)) if sweep else bars.draw(panels), path) if panels else None

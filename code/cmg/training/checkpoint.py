@@ -34,6 +34,13 @@ from cmg.models.pretrained import Pretrained
 
 FORMAT, OLDER = 2, (1,)
 PARTS = {"args": dict, "shapes": dict, "model": dict, "pretrain_ids": list, "epoch": int}  # of every checkpoint
+FORMS = {  # what is in a part, where a checkpoint has it
+    "args": lambda part: all(isinstance(part.get(name, ""), str) for name in ("method", "preset")),
+    "shapes": lambda part: all(isinstance(n, int) for shape in part.values() for n in shape),
+    "method_of": lambda part: isinstance(part["name"], str) and isinstance(part["files"], dict),
+    "features": lambda part: all(provenance.Provenance(**known) for known in part.values()),
+    "modalities": lambda part: all(isinstance(row, dict) for row in part.values()),
+}
 FOREIGN = ("cmg.released.checkpoints",)  # modules that read others' checkpoints: `recognised`, `from_public`
 SIGNATURES = b"PK\3\4", b"\x80\2"  # of torch.save: a zip file, and a pickle until 2020
 BEFORE = {"text_padding": "read"}  # what checkpoints of format 1 mean that do not say it
@@ -84,13 +91,23 @@ def read(path):
     for reader in map(importlib.import_module, FOREIGN):
         if reader.recognised(content):
             content = reader.from_public(content, path)
-    if not isinstance(content, dict) or content.get("format") not in (FORMAT, *OLDER):
+    if not isinstance(content, dict) or str(content.get("format")) not in map(str, (FORMAT, *OLDER)):
         raise UserError(f"{path}: not a checkpoint of this project (expected format {FORMAT})")
     for name, kind in PARTS.items():
         if not isinstance(content.get(name), kind):
             raise UserError(f"{path}: not a checkpoint of cmg.pretrain, '{name}' is missing in it")
+    for name in content.keys() & FORMS.keys():
+        if not _formed(content[name], FORMS[name]):
+            raise UserError(f"{path}: not a checkpoint of cmg.pretrain, '{name}' holds something else")
     modalities.declare_all(content.get("modalities", {}), path)
     return content
+
+
+def _formed(part, form):
+    try:
+        return isinstance(part, dict) and form(part)
+    except (AttributeError, KeyError, TypeError):
+        return False
 
 
 def inference_part(kept, settings, origin, features, epoch, step, numerics=cmg.NUMERICS):

@@ -229,7 +229,7 @@ class Trainer:
         checkpoint.check_features(content, self.features, path)
         try:
             self.load(content, path)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a complete training state of these flags ({checkpoint.brief(error)})") \
                 from None
 
