@@ -147,7 +147,9 @@ def test_odd_sizes_and_ten_bits(tmp_path):
         film.width, film.height, film.pix_fmt = 37, 23, "yuv420p10le"
         for level in (40, 200):
             for number in range(5):
-                frame = av.VideoFrame.from_ndarray(grey(level, 23, 37), format="rgb24").reformat(format="yuv420p10le")
+                frame = av.VideoFrame(37, 23, "yuv420p10le")
+                for plane, value in zip(frame.planes, (round(64 + 876 * level / 255), 512, 512)):  # BT.601
+                    plane.update(np.full(plane.buffer_size // 2, value, np.uint16).tobytes())
                 frame.pts = number + 5 * (level == 200)
                 box.mux(film.encode(frame))
         box.mux(film.encode())
