@@ -37,7 +37,9 @@ class ReleasedCLUB(CLUB):
 
 
 class ReleasedDisentangling(Disentangling):
-    """vCLUB of the quantised vector, with its straight-through gradient, instead of z."""
+    """vCLUB of the quantised vector, with its straight-through gradient, instead of z; of a head of its own on Ψ."""
+
+    READABLE = ("mean",)
 
     def vectors(self, state, m):
         return state.quantized[m].straight[:, state.steps]

@@ -59,6 +59,8 @@ class Disentangling(nn.Module):
     reads : "mean" or "map".
     """
 
+    READABLE = "mean", "map"  # what of a grid's Ψ it can bound
+
     def __init__(self, model, specific, dim, steps=5, lr=1e-3, estimator=CLUB, reads="mean"):
         super().__init__()
         self.steps, self.reads = steps, reads
@@ -132,10 +134,11 @@ def prediction(blueprint):
 def refuse(config, features):
     """`UserError` for clips in which nothing can be predicted, and for what the released arithmetic does not have."""
     dcid, shortest = config.objectives["dcid"], min(shape[0] for shape in features.shapes.values())
-    needed = arithmetic_of(config.model.equations)(Prediction).least_steps(dcid.cpc_steps)
-    if dcid.club_reads == "map" and config.model.equations == "released":
-        raise UserError("--club-reads map: the released arithmetic reads a head of its own; expected mean with "
-                        "--equations released")
+    arithmetic = arithmetic_of(config.model.equations)
+    needed, readable = arithmetic(Prediction).least_steps(dcid.cpc_steps), arithmetic(Disentangling).READABLE
+    if dcid.club_reads not in readable:
+        raise UserError(f"--club-reads {dcid.club_reads}: expected {' or '.join(readable)} with "
+                        f"--equations {config.model.equations}")
     if dcid.w_cpc and shortest < needed:
         raise UserError(f"--cpc-steps {dcid.cpc_steps}: needs clips of at least {needed} steps, these have {shortest}; "
                         "expected a smaller one, longer clips or --w-cpc 0")
