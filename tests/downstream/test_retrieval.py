@@ -390,6 +390,7 @@ def test_command(run, capsys):
     assert len(rows) == 6 * 8 and {row["n_excluded"] for row in rows} == {1}  # six directions
     assert (run / "retrieval_strict.png").exists() and (run / "retrieval_strict.pdf").exists()
     head = call(run, "--gallery", "audio", "--protocol", "paper")
+    assert (run / f"{head[0]['task']}_audio_paper.png").exists()  # each gallery has a picture of its own
     assert {(row["source"], row["target"]) for row in head} == {("video", "text"), ("text", "video")}
     assert json.loads((run / "results.json").read_text()) == rows + head
     captured = capsys.readouterr()

@@ -209,7 +209,8 @@ def main(argv=None):
         rows = zero_shot(run.model, Collection(features, texts, asked, pretrain_ids), pairs, run.settings, run.device)
     tell_pretrained(rows[0]["n_excluded"], "clips")
     rows = run.write("Retrieval", rows, table)
-    print(draw(rows, run.out / f"{rows[0]['task']}_{args.protocol}.png"))
+    name = "_".join(filter(None, (rows[0]["task"], args.gallery, args.protocol)))
+    print(draw(rows, run.out / f"{name}.png"))
     return rows
 
 
