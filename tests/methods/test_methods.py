@@ -13,7 +13,7 @@ from cmg.configs import flat
 from cmg.data.features import FeatureSet
 from cmg.distributed import seed_shared
 from cmg.errors import UserError
-from cmg.methods.registry import available, find, recipe_of
+from cmg.methods.registry import available, build, find, recipe_of
 from support import (
     SHAPES,
     SMALL,
@@ -365,3 +365,16 @@ def test_a_foreign_flag_at_its_own_value_is_no_error():
     assert settings_for("smit", "--w-club", "0", "--mm-ema", "off").flags["w_club"] == 0
     with pytest.raises(UserError, match="w-align"):
         settings_for("dcid+smit", "--w-align", "1")
+
+
+@pytest.mark.parametrize("shapes", [{}, [("audio", (10, 128))], {"audio": 3}, {"audio": ()}, {"audio": (10, -1)},
+                                    {"audio": (10, 128.0)}, {"sound": (10, 128)}])
+def test_shapes_that_are_none_are_one_line(shapes):
+    with pytest.raises(UserError, match="shapes: .*expected the shape of one clip|modality 'sound': unknown") as told:
+        build("unicode", shapes, "small")
+    assert "\n" not in str(told.value)
+
+
+def test_built_from_shapes():
+    built = build("unicode", {"audio": [10, 128], "video": (10, 7, 7, 32)}, "small", dim=16, codes=8)
+    assert built.kept().encode(audio=torch.zeros(2, 10, 128)).codes.shape == (2, 10)

@@ -16,7 +16,9 @@ from cmg.errors import UserError
 from cmg.methods.codebook.family import OBJECTIVES, family
 from cmg.methods.codebook.objective import Objective
 from cmg.methods.contract import Method
+from cmg.modalities import modality
 
+EXAMPLE = '{"audio": (10, 128)}'
 SYSTEMS = {}  # name -> "module:class" of the methods beside the codebook family
 
 
@@ -58,12 +60,22 @@ def build(method, shapes, preset=None, **settings) -> Method:
     method : as in --method. shapes : dict modality -> shape of one clip's features.
     preset : as in --preset, by default the method's first; settings : replace the preset's, named as flags are.
 
+    Raises
+    ------
+    UserError : no such method, preset, setting or modality; shapes that are none.
+
     Example
     -------
     >>> built = build("unicode", {"audio": (10, 128), "video": (10, 7, 7, 512)}, "small", dim=64)
     >>> built.kept().encode(audio=torch.zeros(2, 10, 128)).codes.shape     # doctest: +SKIP
     """
     cls = find(method)
+    if not isinstance(shapes, dict) or not shapes:
+        raise UserError(f"shapes: {shapes!r}; expected the shape of one clip of each modality, {EXAMPLE}")
+    for m, shape in shapes.items():
+        modality(m)
+        if not isinstance(shape, (tuple, list)) or not shape or not all(type(n) is int and n > 0 for n in shape):
+            raise UserError(f"shapes: {m}: {shape!r}; expected the shape of one clip, as in {EXAMPLE}")
     return cls(shapes, configured(cls, preset, settings))
 
 
