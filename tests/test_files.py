@@ -12,7 +12,7 @@ import torch
 
 from cmg.downstream.results import prepare_results, read_results, write_results
 from cmg.errors import UserError
-from cmg.files import in_turn, locked, read_text, replacing, write_atomically
+from cmg.files import in_turn, locked, read_columns, read_text, replacing, write_atomically
 from cmg.training import checkpoint
 from support import SMALL, refused, rows, run, same_weights, write_clips
 
@@ -66,6 +66,19 @@ def test_what_cannot_be_written_is_one_line(tmp_path, name):
     with pytest.raises(UserError, match=rf"^{tmp_path / name}: cannot write \(.+\)$"):
         write_atomically(tmp_path / name, "text")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_columns_are_read_by_name_and_errors_are_one_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('\ufeffgroup,more,id\n"g, 1",x,a\u2028b\ng2,"two\nlines",c\ng3\n', encoding="utf-8")
+    assert read_columns(path, "id", "group") == [("a\u2028b", "g, 1"), ("c", "g2"), ("", "g3")]
+    assert read_columns(path, "id") == [("a\u2028b",), ("c",), ("",)]
+    for text, columns, message in (("id\n", ("id", "group"), "['id']; expected a CSV with the columns id and group"),
+                                   ("", ("id",), "[]; expected a CSV with the column id")):
+        path.write_text(text)
+        with pytest.raises(UserError) as told:
+            read_columns(path, *columns)
+        assert str(told.value) == f"{path}: the columns are {message}"
 
 
 def test_text_is_read_with_or_without_a_mark_and_errors_are_one_line(tmp_path):

@@ -18,6 +18,12 @@ class TwoRates(Method):
         super().__init__()
         self.slow, self.norm, self.fast = nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3)
 
+    def losses(self, state):
+        return {}
+
+    def kept(self):
+        return self
+
     def parameter_groups(self, optimiser):
         fast = optimiser.groups([*self.norm.parameters(), *self.fast.parameters()])
         return [*fast, {"params": list(self.slow.parameters()), "lr_factor": 0.1}]

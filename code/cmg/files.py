@@ -2,6 +2,8 @@
 folders that one process holds."""
 
 import contextlib
+import csv
+import io
 import os
 from pathlib import Path
 
@@ -63,6 +65,18 @@ def read_text(path, expected: str) -> str:
     if text[:512].lstrip().lower().startswith(PAGE):
         raise UserError(f"{path}: an HTML page; expected {expected}")
     return text
+
+
+def read_columns(path, *columns: str) -> list[tuple[str, ...]]:
+    """Some columns of a CSV file with a header, row by row; `UserError` for what is no such file."""
+    expected = f"a CSV with the column{'s' * (len(columns) > 1)} {' and '.join(columns)}"
+    try:
+        rows = csv.DictReader(io.StringIO(read_text(path, expected)))
+        if not {*columns} <= {*(rows.fieldnames or ())}:
+            raise UserError(f"{path}: the columns are {rows.fieldnames or []}; expected {expected}")
+        return [tuple(row[column] or "" for column in columns) for row in rows]
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV file ({error}); expected {expected}") from None
 
 
 def damage_of(path, kind: str, signature, reason: str) -> str:

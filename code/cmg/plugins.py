@@ -10,8 +10,10 @@ A file is run: it is named by the user, never by data.
 import hashlib
 import importlib
 import importlib.metadata
+import inspect
 import sys
 import types
+from abc import ABC
 from pathlib import Path
 
 from cmg.configs import nearest
@@ -41,7 +43,8 @@ def find(name, table, kind, flag, wanted):
 
     Raises
     ------
-    UserError : no such name or file; a file that holds none, or several without saying which.
+    UserError : no such name or file; a file that holds none, or several without saying which; a class that is not
+        complete.
     """
     if is_file(name):
         return of_file(name, flag, wanted)
@@ -50,7 +53,7 @@ def find(name, table, kind, flag, wanted):
         return getattr(importlib.import_module(module), attribute)
     for entry in importlib.metadata.entry_points(group=f"cmg.{kind}"):
         if entry.name == name and wanted(thing := entry.load()):
-            return thing
+            return complete(thing, f"{flag} {name}")
     ours = f"one of {', '.join(table)}, or " if table else ""
     raise UserError(f"{flag} {name}: expected {ours}a file of one's own (mine.py){nearest(name, list(table))}")
 
@@ -66,7 +69,16 @@ def of_file(name, flag, wanted):
     if len(found) != 1:
         several = f"several ({', '.join(found)}); expected {flag} {name}:NAME" if found else "none of its kind"
         raise UserError(f"{flag} {name}: holds {several}")
-    return next(iter(found.values()))
+    return complete(next(iter(found.values())), f"{flag} {name}")
+
+
+def complete(thing, where):
+    """The same thing; `UserError` for a class without all that its contract asks for."""
+    if inspect.isabstract(thing):
+        contract = next(base for base in thing.__mro__ if ABC in base.__bases__)
+        raise UserError(f"{where}: {thing.__name__} lacks {', '.join(sorted(thing.__abstractmethods__))}; expected all "
+                        f"that {contract.__module__}.{contract.__name__} asks for")
+    return thing
 
 
 def load_file(path, flag):

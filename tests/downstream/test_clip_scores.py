@@ -117,7 +117,7 @@ def test_clusters_are_videos_unless_a_file_says_otherwise(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=said):
             read_clusters(path)
-    with pytest.raises(UserError, match="none.csv: cannot be read"):
+    with pytest.raises(UserError, match="none.csv: no such file; expected a CSV"):
         read_clusters(tmp_path / "none.csv")
 
 

@@ -432,7 +432,7 @@ def test_groups_are_read(run, capsys):
     rows = [call(run, "--gallery", "audio", *flags) for flags in ([], ["--groups", str(run / "g.csv")])]
     assert rows[0] == rows[1]
     for broken, said in ((text + "c1,c0\n", "c0 is in c0 and in c1; expected one group a clip"),
-                         ("id\nc0\n", "expected a column group, found ['id']")):
+                         ("id\nc0\n", "the columns are ['id']; expected a CSV with the columns id and group")):
         (run / "g.csv").write_text(broken)
         capsys.readouterr()
         with pytest.raises(SystemExit):

@@ -260,6 +260,8 @@ def test_a_changed_file_is_read_anew(mine):
     ("from cmg.methods.contract import Method\n", "holds none of its kind"),
     ("from cmg.methods.contract import Method\n\n\nclass A(Method):\n    pass\n\n\nclass B(Method):\n    pass\n",
      "holds several (A, B); expected --method"),
+    ("from cmg.methods.contract import Method\n\n\nclass A(Method):\n    pass\n",
+     "A lacks kept, losses; expected all that cmg.methods.contract.Method asks for"),
 ])
 def test_files_without_a_method_are_one_line(clips, tmp_path, capsys, text, message):
     (tmp_path / "mine.py").write_text(text)

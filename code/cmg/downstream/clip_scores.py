@@ -9,7 +9,6 @@ they tell less than as many clips that share nothing, and the standard error cou
 evaluation lie beside its `results.json`, in `<task>_<protocol>_clips.npz`.
 """
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import torch
 
 from cmg.data.videos import video_of
 from cmg.errors import UserError
-from cmg.files import replacing
+from cmg.files import in_turn, read_columns, replacing
 
 
 class ClipScores(NamedTuple):
@@ -63,28 +62,17 @@ def pooled(hits, counts):
     return 100 * (figure + (hits - figure * counts) * hits.shape[-1] / total)
 
 
-def read_clusters(path) -> dict[str, str]:
-    """Clip -> its cluster, from a CSV with the columns id and cluster.
+def read_clusters(path, column="cluster") -> dict[str, str]:
+    """Clip -> its cluster, from a CSV with the columns id and `column`.
 
     Raises
     ------
     UserError : no such file, other columns, or a clip in two clusters.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(f"--clusters {path}: cannot be read ({error.strerror}); expected a CSV with the columns id and "
-                        "cluster") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--clusters {path}: not a UTF-8 CSV file ({error})") from None
-    if not rows or not {"id", "cluster"} <= rows[0].keys():
-        raise UserError(f"--clusters {path}: expected a CSV with the columns id and cluster")
     found = {}
-    for row in rows:
-        if found.setdefault(row["id"], row["cluster"]) != row["cluster"]:
-            raise UserError(f"--clusters {path}: {row['id']} is in {found[row['id']]} and in {row['cluster']}; "
-                            "expected one cluster a clip")
+    for name, cluster in read_columns(path, "id", column):
+        if found.setdefault(name, cluster) != cluster:
+            raise UserError(f"{path}: {name} is in {found[name]} and in {cluster}; expected one {column} a clip")
     return found
 
 
@@ -108,11 +96,12 @@ def clustered(names: list[str], scores: torch.Tensor, clusters: dict[str, str] |
 def write_clip_scores(folder, task: str, protocol: str, found: dict[tuple[str, str, str], ClipScores]) -> Path:
     """Merge scores by (source, target, metric) into the evaluation's file; those of the same figures are replaced."""
     path = Path(folder) / f"{task}_{protocol}_clips.npz"
-    kept = dict(np.load(path)) if path.is_file() else {}
-    kept |= {"/".join((*key, name)): column for key, scores in found.items()
-             for name, column in scores._asdict().items()}
-    with replacing(path) as unfinished, open(unfinished, "wb") as file:
-        np.savez_compressed(file, **kept)
+    with in_turn(path):  # tasks may end together
+        kept = dict(np.load(path)) if path.is_file() else {}
+        kept |= {"/".join((*key, name)): column for key, scores in found.items()
+                 for name, column in scores._asdict().items()}
+        with replacing(path) as unfinished, open(unfinished, "wb") as file:
+            np.savez_compressed(file, **kept)
     return path
 
 

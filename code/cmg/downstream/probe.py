@@ -17,6 +17,7 @@ The trainer (`fit`) knows nothing of validation; `fit_selected` adds the strict 
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -114,7 +115,7 @@ class MaxOverTime(torch.autograd.Function):
         return None, to_weight, slope.sum(0), None
 
 
-class Probes(nn.Module):
+class Probes(nn.Module, ABC):
     """P probes of one kind, their weights stacked. What differs between kinds is in the classes below.
 
     Parameters
@@ -146,21 +147,21 @@ class Probes(nn.Module):
         self.first, self.first_bias = stack(dim, dim), stack(dim)  # (P, D, D), (P, D)
         self.second, self.second_bias = stack(outputs, dim), stack(outputs)  # (P, K, D), (P, K)
 
+    @abstractmethod
     def row_logits(self, data: ProbeData):
         """Logits, Tensor[P, K, R]. A row is a clip, or, for seconds, a vector: equal vectors have equal logits.
 
         Classes come before rows, because a CPU's softmax over a short last dimension takes twenty times as long.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def logits(self, data: ProbeData):
         """Tensor[P, N, K] for clips, Tensor[P, N, T, K + 1] otherwise."""
         return self.row_logits(data).mT
 
+    @abstractmethod
     def tally(self, data: ProbeData):
         """How many seconds that exist each row has with each label, Tensor[K, R], and in all, Tensor[R]."""
-        raise NotImplementedError
 
     def loss(self, logits, counts, seconds):
         """Mean loss of each probe, Tensor[P], from `row_logits` and `tally`."""

@@ -189,11 +189,8 @@ class ProbeTask:
         return rounded(codebook_sharing(encoded.tokens("test", source), encoded.tokens("test", target)))
 
     def tested(self, probing: "Probing", target: str):
-        """Called when a direction has its rows: to put into `kept` what `picture` needs."""
-
-    def picture(self, kept, title: str) -> list:
-        """Figures of what was kept of a direction."""
-        raise NotImplementedError
+        """Called when a direction has its rows: to put into `kept` what is drawn of it, by a method of the task,
+        `picture(kept, title)`, which gives the figures."""
 
     def draw(self, rows: list[dict], folder) -> list:
         """Draw the results into a folder, by default a picture for every direction of `kept` -> paths."""

@@ -28,7 +28,6 @@ paper : nothing is left out; items that are equally near have their mean rank, a
 and `target_value` that of the target's with a head that was fitted to the target, the upper bound of the transfer.
 """
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +36,7 @@ import torch
 from cmg.cli import Parser, command
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.videos import clip_of, from_videos
+from cmg.downstream.clip_scores import read_clusters
 from cmg.downstream.results import markdown_table, result
 from cmg.downstream.retrieval_head import RECALLS, RULES, with_head
 from cmg.downstream.splits import tell_pretrained
@@ -47,6 +47,7 @@ from cmg.figures import bars
 from cmg.figures.names import REPRESENTATIONS as SPOKEN
 from cmg.figures.names import TASKS, arrow, axis_label
 from cmg.figures.style import save
+from cmg.files import read_columns
 from cmg.losses.masked import clip_vectors
 from cmg.metrics.retrieval import Places, chance, places, recall_at
 from cmg.modalities import ordered
@@ -156,30 +157,6 @@ def parser() -> Parser:
     return add_probe_flags(p, epochs=50, clusters=False)
 
 
-def read_columns(flag: str, path, *columns: str) -> list[tuple[str, ...]]:
-    """Some columns of a flag's CSV, row by row."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            for column in columns:
-                if column not in (rows.fieldnames or ()):
-                    raise UserError(f"{flag} {path}: expected a column {column}, found {rows.fieldnames}")
-            return [tuple(row[column] or "" for column in columns) for row in rows]
-    except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{flag} {path}: not a UTF-8 CSV file ({error})") from None
-
-
-def read_groups(path) -> dict[str, str]:
-    """clip -> group; a clip has one."""
-    groups = {}
-    for name, group in read_columns("--groups", path, "id", "group"):
-        if groups.setdefault(name, group) != group:
-            raise UserError(f"--groups {path}: {name} is in {groups[name]} and in {group}; expected one group a clip")
-    return groups
-
-
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
@@ -202,10 +179,10 @@ def main(argv=None):
     run.model.check(features, without=args.gallery)
     pretrain_ids = run.pretrain_ids if args.protocol == "strict" else ()
     if args.gallery:
-        groups = read_groups(args.groups) if args.groups else None
+        groups = read_clusters(args.groups, "group") if args.groups else None
         rows = with_head(run.model, features, pairs, args.gallery, run.settings, pretrain_ids, run.device, groups)
     else:
-        asked = [name for name, in read_columns("--captions", args.captions, "id")] if args.captions else ()
+        asked = [name for name, in read_columns(args.captions, "id")] if args.captions else ()
         rows = zero_shot(run.model, Collection(features, texts, asked, pretrain_ids), pairs, run.settings, run.device)
     tell_pretrained(rows[0]["n_excluded"], "clips")
     rows = run.write("Retrieval", rows, table)

@@ -13,6 +13,7 @@ is `losses` and `kept` (examples/masked_autoencoder.py), the methods with a shar
 A batch is a dict of tensors on the device, as `cmg.data.features.FeatureSet` gives it.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -38,7 +39,7 @@ class NoSettings(Config):
     """A method without settings of its own."""
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """Base of all methods: a module that holds what is trained.
 
     Parameters
@@ -76,9 +77,9 @@ class Method(nn.Module):
         """Optimiser steps of the method's own, taken on every micro-batch before the losses. The same on all processes:
         `cmg.distributed.average_gradients` before a step."""
 
+    @abstractmethod
     def losses(self, state) -> dict:
         """Named scalars whose sum is minimised. With several processes the mean over them is the batch's loss."""
-        raise NotImplementedError
 
     def carry(self, state) -> dict:
         """What `update` and `metrics` read of a state: nested dicts of tensors [B, …] without gradient. The loop joins
@@ -117,9 +118,9 @@ class Method(nn.Module):
 
     # -- what is kept -----------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def kept(self) -> Pretrained:
         """The module that downstream tasks load, a part of the method or itself."""
-        raise NotImplementedError
 
     @classmethod
     def rebuild(cls, shapes, config) -> Pretrained:

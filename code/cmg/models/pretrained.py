@@ -4,6 +4,7 @@ A system's own model is a subclass that says what it `offers` and how one modali
 calls stands here.
 """
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ class Tokens(NamedTuple):
         return self.semantic if self.quantized is None else self.quantized
 
 
-class Pretrained(nn.Module):
+class Pretrained(nn.Module, ABC):
     """Base of the models that `cmg.load_pretrained` gives.
 
     Parameters
@@ -55,10 +56,10 @@ class Pretrained(nn.Module):
         self.modalities = tuple(self.shapes)
         self.method, self.features = "not known", {m: provenance.Provenance() for m in self.shapes}
 
+    @abstractmethod
     def encode_modality(self, modality, features, valid=None) -> Tokens:
         """Tokens of one modality's features [B, T, …]; valid : BoolTensor[B, T] or None for all. On the model's device,
         with gradients where they are on."""
-        raise NotImplementedError
 
     def fits(self, modality, shape):
         """Whether clips of this shape suit the model: alike but for the number of steps."""

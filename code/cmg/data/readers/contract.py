@@ -22,12 +22,13 @@ A layout of one's own is one file with a subclass of `Reader`:
                 yield clip(path.stem, {"audio": np.load(path)}, steps=10)
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
 
 
-class Reader:
+class Reader(ABC):
     """Clips in the order in which they are written; `len` is their number, bad ones included.
 
     The first line of the docstring is the layout's help. Iterating yields what `clip` and `bad` give.
@@ -48,17 +49,21 @@ class Reader:
     source, size = "", 0
 
     @staticmethod
+    @abstractmethod
     def add_flags(parser):
         """Add the layout's own flags."""
 
+    @abstractmethod
     def __init__(self, flags):
-        pass
+        """Look at what there is to read."""
 
+    @abstractmethod
     def __len__(self):
-        raise NotImplementedError
+        """How many clips."""
 
+    @abstractmethod
     def __iter__(self):
-        raise NotImplementedError
+        """The clips."""
 
 
 class Clip(NamedTuple):
