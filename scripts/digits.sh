@@ -2,7 +2,7 @@
 # The README's tables: digit clips as .mp4 → features → pretraining, several recipes and three seeds → downstream tasks.
 #
 #   ./scripts/digits.sh FOLDER                         the folder that holds render_media.py; or set CMG_DIGITS
-#   ./scripts/digits.sh FOLDER --seeds 0 --rows "recommended AVT"
+#   ./scripts/digits.sh FOLDER --seeds 0 --rows "InfoNCE AVT"
 #   TABLES="digits pair" ./scripts/digits.sh FOLDER    several tables of scripts/tables/, one after another
 #   TABLES=ave ./scripts/digits.sh --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 …
 #                                                      no digit clips: everything from feature files of your own
@@ -12,7 +12,7 @@
 #   ave      the recipes on AVE, without AVVP's clips
 #   recipes  every recipe of these without one term at a time, at full length; nobody has run it yet
 #   speed    Ψ on fewer seconds, or left out: what that costs and saves
-#   pair     "recommended" (InfoNCE) and one that aligns nothing, between two data sets that share only their classes, in
+#   pair     "InfoNCE" and one that aligns nothing, between two data sets that share only their classes, in
 #            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
 #
 # table1.sh … table5.sh and fig3.sh are this script with a table of the paper's.

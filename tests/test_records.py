@@ -37,15 +37,15 @@ class Record:
     `means` row -> "here / paper"."""
 
     def __init__(self, name):
-        tables = {own[0][0]: own for own in reversed(tables_of((ROOT / "figs" / f"{name}.md").read_text("utf-8")))}
+        text = (ROOT / "figs" / f"{name}.md").read_text("utf-8")
+        text = text.replace("| recommended ", "| InfoNCE ")  # what rows were called in records of before
+        tables = {own[0][0]: own for own in reversed(tables_of(text))}
         head, *rows = tables["transfer"]
         self.transfer = {row[0]: dict(zip(head, row)) for row in rows}
-        head, *rows = next(own for own in tables_of((ROOT / "figs" / f"{name}.md").read_text("utf-8"))
-                           if own[0][:2] == ["row", "task"])
+        head, *rows = next(own for own in tables_of(text) if own[0][:2] == ["row", "task"])
         lines = [dict(zip(head, row)) for row in rows]
         self.lines = {(one["row"], one["task"], one["direction"], one["metric"]): one for one in lines}
-        compared = [own for own in tables_of((ROOT / "figs" / f"{name}.md").read_text("utf-8"))
-                    if own[0][-1] == "mean"]
+        compared = [own for own in tables_of(text) if own[0][-1] == "mean"]
         self.means = {row[0]: row[-1] for own in compared for row in own[1:]}
 
     def get(self, row, task, metric, direction, column="transfer"):
@@ -54,7 +54,7 @@ class Record:
 
 def record_name(row):
     """What a page calls a row, as its record does."""
-    return row.replace("InfoNCE", "recommended").replace("`", "").replace(", with text", " AVT")
+    return row.replace("`", "").replace(", with text", " AVT")
 
 
 def test_results_of_the_readme():
@@ -74,20 +74,20 @@ def test_results_of_the_readme():
         expected = [record.get(row, "ave", metric, d) for _, metric in SEVEN[:2] for d in DIRECTIONS]
         assert cells[:4] == expected
         assert cells[4] == record.get(row, "ave", "accuracy", "v2a", "match rate") + " %"
-        assert cells[5] == ("128" if row.startswith("recommended") else "400")  # --codes of its preset
+        assert cells[5] == ("128" if row.startswith("InfoNCE") else "400")  # --codes of its preset
     assert unrecorded == ["*perfect codes*"]
 
 
 TASKS = {  # row of README's table of tasks -> its task in digits.md, or its cells, record by record
     "AVE event classification": ("ave", "accuracy"), "AVVP event": ("avvp", "segment_f1"),
     "AVE → AVVP": ("ave-avvp", "segment_f1"), "retrieval, zero-shot": ("retrieval", "codes_r10")}
-RECIPES = ("recommended AVT", "recommended AV", "paper AVT", "paper AV", "no alignment AVT")
+RECIPES = ("InfoNCE AVT", "InfoNCE AV", "paper AVT", "paper AV", "no alignment AVT")
 ELSEWHERE = {
-    "UCF101": ("pair", ["recommended", None, None, None, "no alignment"], [("ucf-vgg", "accuracy", d)
+    "UCF101": ("pair", ["InfoNCE", None, None, None, "no alignment"], [("ucf-vgg", "accuracy", d)
                                                                            for d in DIRECTIONS]),
-    "AVS-S4": ("table4", ["recommended", None, None, None, "baseline"], [("avs", "miou", "a2t"),
+    "AVS-S4": ("table4", ["InfoNCE", None, None, None, "baseline"], [("avs", "miou", "a2t"),
                                                                          ("avs by text", "miou", "t2a")]),
-    "retrieval with a head": ("table5", ["recommended", None, "paper", None, "baseline"], [
+    "retrieval with a head": ("table5", ["InfoNCE", None, "paper", None, "baseline"], [
         ("retrieval", "r10", "v2t"), ("retrieval", "r10", "t2v")])}
 
 
