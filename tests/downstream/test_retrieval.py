@@ -158,6 +158,8 @@ AUDIOCAPS = "audiocap_id,youtube_id,start_time,caption\n1,-abc,20,Rattling\n2,-a
 MSRVTT = "key;vid_key;video_id;sentence\nret0;msr1;video1;a person\n"
 COCO = json.dumps({"images": [{"id": 7, "file_name": "val/000007.jpg"}],
                    "annotations": [{"image_id": 7, "caption": "a cat "}, {"image_id": 7, "caption": "one cat"}]})
+YOUCOOK = ("end,start,task,text,video_id\n60,47,226,pick the ends,xHr8X2Wpmno\n60,47,226,drop them,xHr8X2Wpmno\n"
+           "89,67,226,\"mix, then boil\",xHr8X2Wpmno\n")
 VGGSOUND = 'glLQ_000300.mp4,playing organ\r\nglLQ_000310.mp4,"dog, barking"\r\n'
 
 
@@ -168,12 +170,15 @@ VGGSOUND = 'glLQ_000300.mp4,playing organ\r\nglLQ_000310.mp4,"dog, barking"\r\n'
                  ("-abc_000030", "-abc_000030", "A rocket")], 0),
     (MSRVTT, [("video1", "video1", "a person")], 0),
     (MSRVTT.replace(";", ","), [("video1", "video1", "a person")], 0),
+    (YOUCOOK, [("xHr8X2Wpmno_47_60#0", "xHr8X2Wpmno_47_60", "pick the ends"),
+               ("xHr8X2Wpmno_47_60#1", "xHr8X2Wpmno_47_60", "drop them"),
+               ("xHr8X2Wpmno_67_89", "xHr8X2Wpmno_67_89", "mix, then boil")], 0),
     (COCO, [("000007#0", "000007", "a cat"), ("000007#1", "000007", "one cat")], 0),
     (VGGSOUND, [("glLQ_000300", "glLQ_000300", "playing organ"), ("glLQ_000310", "glLQ_000310", "dog, barking")], 0),
     ("--0P,30,waterfall,train\n", [("--0P_000030", "--0P_000030", "waterfall")], 0),
     ("file_name,caption_1\ndrone #3.wav,A drone\ndrone.wav,Hum\n",
      [("drone #3#0", "drone #3", "A drone"), ("drone", "drone", "Hum")], 0),
-], ids=["clotho", "audiocaps", "msrvtt", "msrvtt-comma", "coco", "vggsound", "vggsound-full", "number"])
+], ids=["clotho", "audiocaps", "msrvtt", "msrvtt-comma", "youcook", "coco", "vggsound", "vggsound-full", "number"])
 def test_captions_of_public_sets(tmp_path, text, expected, left_out):
     path = tmp_path / "captions"
     path.write_bytes(text.encode())
@@ -185,7 +190,7 @@ def test_captions_of_public_sets(tmp_path, text, expected, left_out):
 @pytest.mark.parametrize(("text", "said"), [
     ("a,b,c\n1,2,3\n", "its first line is 'a,b,c'"),
     (MSRVTT + "ret1;msr2;video2\n", "row 3: 3 fields; expected 4"),
-    (AUDIOCAPS.replace("30", "x"), "row 4: expected a start time in whole seconds"),
+    (AUDIOCAPS.replace("30", "x"), "row 4: expected times in whole seconds"),
     ('{"images": []}', "'annotations' is missing"),
     ("key,vid_key,video_id,sentence\n", "no captions in it"),
     ('file_name,caption_1\na.wav,"open\nb.wav,lost\n', "row 2: a field of several lines; expected quotes in pairs"),

@@ -13,6 +13,7 @@ import numpy as np
 RATE, WINDOW, HOP = 16000, 400, 160  # samples: of a second, of a frame of the spectrogram, from one to the next
 FRAMES = 64  # of the spectrogram in a step: what six strides of 2 make of one audio token
 FPS_2D, FPS_3D = 1.0, 1.5
+SECONDS, STEPS = 8, 12  # of a clip of HowTo100M
 LONGER = ("cut", "nearest", "max-pool")
 WORD = re.compile(r"[\w']+")
 
@@ -62,8 +63,8 @@ def video_tokens(flat, deep, n: int, longer: str = "cut"):
 
     The 2-D features are resampled to the length of the 3-D ones, each part of a row is brought to length 1, and the
     parts are joined. `longer` says what becomes of more than n rows: "cut" keeps the first n, "nearest" resamples both
-    parts to n, "max-pool" first takes the largest value of every ⌊t/n⌋ rows, where the 2-D part has twice n or more. With
-    n = 1 the latter is the released vector of a whole video.
+    parts to n, "max-pool" first takes the largest value of every ⌊t/n⌋ rows, where the 2-D part has twice n or more.
+    With n = 1 the latter is the released vector of a whole video.
     """
     m = len(deep)
     if m > n and longer != "cut":
@@ -141,13 +142,14 @@ def snapped(start: float, end: float, speech: Speech, pick, least: float) -> Win
 
 
 def windows(number: int, length: float, speech: Speech, seconds: float, seed) -> list[Window]:
-    """Up to `number` different windows of a video of `length` seconds, in the order of time.
+    """Up to `number` different windows of a video of `length` seconds, in the order of time, to 10 ms.
 
     seed : what the draw goes by: whole numbers of ≥ 0, those of the run and of the video
     """
     rng, found = np.random.default_rng(seed), {}
     for _ in range(number):
         start = rng.uniform(0, max(length - seconds, 0))
-        window = snapped(start, min(start + seconds, length), speech, rng.integers, seconds)
-        found.setdefault((window.start, window.end), window)
+        start, end, segments = snapped(start, min(start + seconds, length), speech, rng.integers, seconds)
+        start, end = round(start, 2), round(end, 2)
+        found.setdefault((start, end), Window(start, end, segments))
     return sorted(found.values())
