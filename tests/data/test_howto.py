@@ -1,5 +1,6 @@
 """HowTo100M-style features: the arithmetic against released values, the readers on folders and lists made here."""
 
+import doctest
 import os
 import pickle
 import sys
@@ -91,6 +92,10 @@ def test_windows_of_features_are_the_released_ones(released, whole):
         tokens, mask = padded(howto.video_tokens(*parts, n), n)
         np.testing.assert_allclose(tokens, given[f"{released}/tokens"][k], rtol=1e-6, atol=1e-7)
         np.testing.assert_array_equal(mask, given[f"{released}/mask"][k])
+
+
+def test_examples():
+    assert doctest.testmod(howto).failed == 0
 
 
 def test_words_are_the_released_ones():

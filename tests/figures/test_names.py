@@ -4,7 +4,7 @@ import doctest
 
 import pytest
 
-from cmg.downstream import ave, retrieval
+from cmg.downstream import ave, retrieval, retrieval_head
 from cmg.figures import names
 from cmg.figures.names import METRICS, TASKS, arrow, axis_label, figure_name
 
@@ -15,8 +15,9 @@ WRITTEN = {
     "ucf_vggsound": ["accuracy"],
     "avs": ["miou", "f_measure"],
     "retrieval": [f"{kind}_{name}" for kind in names.REPRESENTATIONS
-                  for name in (*(f"r{k}" for k in retrieval.RECALLS), "median_rank")],
-    "retrieval_head": [f"r{k}" for k in retrieval.RECALLS],
+                  for name in (*(f"r{k}{end}" for k in retrieval.RECALLS for end in ("", retrieval.EXPECTED)),
+                               "median_rank", "mean_rank")],
+    "retrieval_head": [f"r{k}" for k in retrieval_head.RECALLS],
 }
 
 
