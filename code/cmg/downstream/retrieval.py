@@ -5,9 +5,11 @@
 
 Zero-shot: an item is the mean of its steps, of the code vectors ("codes") and of the encoder's outputs before
 quantising ("semantic"), or whatever the model has for an item, such as a joint embedding ("joint"); every query of one
-modality  Texts may come from a file of their own, with several captions a clip (`--text-data`; ids as
-`cmg.data.captions` writes them). `--captions`, the CSV they were extracted from, lists the captions that there should
-be: one without features counts as wrong instead of being dropped.
+modality ranks all items of the other by cosine. Right is the item of the same clip. R@1, R@5, R@10, R@50, the median
+and the mean rank, in every direction, and between words and what is seen and heard as one (`video+audio`: the mean of
+the two vectors, each of length 1, or the one that there is). Texts may come from a file of their own, with several
+captions a clip (`--text-data`; ids as `cmg.data.captions` writes them). `--captions`, the CSV they were extracted from,
+lists the captions that there should be: one without features counts as wrong instead of being dropped.
 
 Published figures of MSR-VTT and YouCook2 are divided by 1000 and 3350 queries, of which 968 and some 3339 have
 features: `--expected 1000` adds R@k that count the lacking ones as wrong, beside those of the queries there are. With
