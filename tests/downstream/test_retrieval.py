@@ -19,6 +19,7 @@ from cmg.downstream import retrieval
 from cmg.downstream.retrieval import Collection, zero_shot
 from cmg.downstream.retrieval_head import TENTHS, tenth, with_head
 from cmg.downstream.task import Settings
+from cmg.downstream.tokens import item_vectors
 from cmg.errors import UserError
 from cmg.metrics.retrieval import (
     Places,
@@ -260,6 +261,26 @@ def test_a_model_without_a_codebook_ranks_its_vectors(tmp_path):
         "semantic_r1": 50.0, "semantic_r5": 100.0, "semantic_r10": 100.0, "semantic_median_rank": 1.5}
     assert retrieval.draw(rows, tmp_path / "r.png").exists()
     assert "| video → audio | semantic | 50.0 | 100.0 | 100.0 |" in " ".join(retrieval.table(rows).split())
+
+
+def test_a_model_says_by_what_its_clips_are_retrieved(tmp_path):
+    """Its own vectors in the place of means over steps: the first step's, which two clips share, so that half are
+    first. Clips are read in batches."""
+    class First(OneHotModel):
+        def items(self, modality, features, valid):
+            return {"first": self.encode_modality(modality, features, valid).quantized[:, 0]}
+
+    ids = [f"c{n}" for n in range(16)]
+    features = FeatureSet(write_features(tmp_path / "a.h5", ids, ["video", "audio"], scale=0.05))
+    rows = zero_shot(First(), Collection(features), [("video", "audio")], FAST)
+    assert {row["metric"]: row["value"] for row in rows} == {
+        "first_r1": 50.0, "first_r5": 100.0, "first_r10": 100.0, "first_median_rank": 1.5}
+    assert retrieval.draw(rows, tmp_path / "r.png").exists()
+    whole, there = item_vectors(OneHotModel(), features, "audio")
+    parts, _ = item_vectors(OneHotModel(), features, "audio", batch_size=3)
+    assert there.all() and set(whole) == {"codes", "semantic"}
+    for name, x in whole.items():
+        assert x.dtype == torch.float64 and torch.equal(x, parts[name])
 
 
 def test_the_order_of_equal_codes_breaks_no_tie(tmp_path):

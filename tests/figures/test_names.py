@@ -14,7 +14,7 @@ WRITTEN = {
     "ave_avvp": ["micro_f1", "segment_f1", "event_f1", "f1"],
     "ucf_vggsound": ["accuracy"],
     "avs": ["miou", "f_measure"],
-    "retrieval": [f"{kind}_{name}" for kind in retrieval.REPRESENTATIONS
+    "retrieval": [f"{kind}_{name}" for kind in names.REPRESENTATIONS
                   for name in (*(f"r{k}" for k in retrieval.RECALLS), "median_rank")],
     "retrieval_head": [f"r{k}" for k in retrieval.RECALLS],
 }

@@ -4,10 +4,11 @@
     python -m cmg.downstream.retrieval --checkpoint checkpoint/vt --data clips.h5 --gallery audio  # the paper's Table 5
 
 Zero-shot: an item is the mean of its steps, of the code vectors ("codes") and of the encoder's outputs before
-quantising ("semantic"); every query of one modality ranks all items of the other by cosine. Right is the item of the
-same clip. R@1, R@5, R@10 and the median rank, in every direction. Texts may come from a file of their own, with several
-captions a clip (`--text-data`; ids as `cmg.data.captions` writes them). `--captions`, the CSV they were extracted from,
-lists the captions that there should be: one without features counts as wrong instead of being dropped.
+quantising ("semantic"), or whatever the model has for an item, such as a joint embedding ("joint"); every query of one
+modality ranks all items of the other by cosine. Right is the item of the same clip. R@1, R@5, R@10 and the median rank,
+in every direction. Texts may come from a file of their own, with several captions a clip (`--text-data`; ids as
+`cmg.data.captions` writes them). `--captions`, the CSV they were extracted from, lists the captions that there should
+be: one without features counts as wrong instead of being dropped.
 
 With `--gallery audio` the checkpoint knows two other modalities, for example video and text. A head learns to find a
 clip's audio features, which no pretraining has touched, by the codes of the source; then it is queried with the
@@ -41,18 +42,14 @@ from cmg.downstream.results import markdown_table, result
 from cmg.downstream.retrieval_head import RECALLS, RULES, with_head
 from cmg.downstream.splits import tell_pretrained
 from cmg.downstream.task import Settings, add_probe_flags, open_run, task_parser
-from cmg.downstream.tokens import encode_set
+from cmg.downstream.tokens import item_vectors
 from cmg.errors import UserError
 from cmg.figures import bars
-from cmg.figures.names import REPRESENTATIONS as SPOKEN
-from cmg.figures.names import TASKS, arrow, axis_label
+from cmg.figures.names import REPRESENTATIONS, TASKS, arrow, axis_label
 from cmg.figures.style import save
 from cmg.files import read_columns
-from cmg.losses.masked import clip_vectors
 from cmg.metrics.retrieval import Places, chance, places, recall_at
 from cmg.modalities import ordered
-
-REPRESENTATIONS = ("codes", "semantic")
 
 
 class Items(NamedTuple):
@@ -99,16 +96,9 @@ class Collection:
         clips = torch.tensor([self.number[clip] for clip in clips])
         if not len(rows):
             raise UserError(f"--data: no {modality} item has features")
-        tokens = encode_set(model, features, modality, rows=rows, device=device)
-        there = tokens.valid.any(1)
+        vectors, there = item_vectors(model, features, modality, rows=rows, device=device)
         has[has.nonzero()[:, 0][~there.cpu()]] = False
-        tokens = tokens.take(there.nonzero()[:, 0])
-        # Clips with the same codes in another order are equal, but only a sum in float64 comes out the same for them.
-        means = {"codes": tokens.vectors, "semantic": tokens.semantic}
-        if tokens.codes is None:
-            del means["codes"]
-        vectors = {kind: clip_vectors(x.double(), tokens.valid)[0] for kind, x in means.items()}
-        return Items(clips, has, vectors)
+        return Items(clips, has, {kind: x[there] for kind, x in vectors.items()})
 
 
 def left(names, pretrain_ids) -> list[str]:
@@ -215,8 +205,9 @@ def draw(rows: list[dict], path: Path) -> Path:
     for source, target in dict.fromkeys((row["source"], row["target"]) for row in rows):
         own = {metric: row for (*pair, metric), row in found.items() if pair == [source, target]}
         if rows[0]["task"] == "retrieval":
-            kinds = [kind for kind in REPRESENTATIONS if f"{kind}_r1" in own]
-            shown = {SPOKEN[kind]: [(own[f"{kind}_r{k}"]["value"], None) for k in RECALLS] for kind in kinds}
+            kinds = [metric.removesuffix("_r1") for metric in own if metric.endswith("_r1")]
+            shown = {REPRESENTATIONS.get(kind, kind): [(own[f"{kind}_r{k}"]["value"], None) for k in RECALLS]
+                     for kind in kinds}
             guessed = [own[f"{kinds[0]}_r{k}"]["chance"] for k in RECALLS]
         else:
             shown = {"transfer": [(own[f"r{k}"]["value"], own[f"r{k}"]["std"]) for k in RECALLS],

@@ -6,7 +6,7 @@ TASKS = {
     "ave": "AVE", "avvp": "AVVP", "ave_avvp": "AVE→AVVP", "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
 }
-REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors"}
+REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings"}
 METRICS = {  # name, label of the axis
     "accuracy": ("clip top-1", "accuracy, %"),
     "segment_accuracy": ("segment accuracy", "accuracy, %"),
