@@ -12,6 +12,7 @@ import torch
 from cmg.losses.transport import sinkhorn
 
 FAR, NEAR = 0.25, 1.0  # factors c on the similarity, of the K - r slices that are dropped and of the r that are kept
+LEAST_SINGLE = 0.03  # ε at which e^(-2 / ε) / N still is a number of float32
 
 
 @torch.no_grad()
@@ -26,7 +27,9 @@ def multi_assignment(similarity, picks, epsilon=0.07, iterations=20, guard=1e-5)
         sample step   Σ_k A[g, n, k] = 1          a sample has one anchor in every slice
 
     The last r slices together are the assignment. Slices of the same factor c stay the same, so two are kept, with the
-    weights K - r and r: the same numbers for 2 / K of the memory. Computed in the logarithm, where nothing overflows.
+    weights K - r and r: the same numbers for 2 / K of the memory. The start and the first anchor step, where numbers
+    are far apart, are taken in the logarithm; what follows lies between 0 and N / K and is plain products, which cost a
+    tenth of logarithms of sums. Small ε are computed in float64.
 
     Parameters
     ----------
@@ -40,25 +43,37 @@ def multi_assignment(similarity, picks, epsilon=0.07, iterations=20, guard=1e-5)
     Tensor[…, N, K], r · A of the kept slices: rows sum to r, columns to r N / K, and no entry exceeds 1, as far as the
     iterations have converged.
     """
-    N, K = similarity.shape[-2:]
+    K = similarity.shape[-1]
     if not 0 < picks < K:
         raise ValueError(f"picks {picks}: expected 1 to {K - 1} of {K} anchors")
-    weight = similarity.new_tensor([K - picks, picks]).log()[:, None, None]  # (2, 1, 1)
-    factor = similarity.new_tensor([FAR, NEAR])[:, None, None]
-    log = similarity.unsqueeze(-3) * (factor / epsilon)  # (…, 2, N, K)
-    log = log - (log + weight).logsumexp((-3, -2, -1), keepdim=True)
-    for _ in range(iterations):
-        log = log - guarded(log.logsumexp(-2, keepdim=True), guard) + math.log(N / K)
-        log = log - guarded((log + weight).logsumexp(-3, keepdim=True), guard)
-        log = log - guarded(log.logsumexp(-1, keepdim=True), guard)
-    return picks * log[..., 1, :, :].softmax(-1)
+    wide = torch.float64 if epsilon < LEAST_SINGLE else similarity.dtype
+    flat = similarity.to(wide).view(-1, *similarity.shape[-2:])
+    # On a CPU one problem after the other, for one stays in its cache and all together do not.
+    parts = flat.split(1) if flat.device.type == "cpu" and not torch.compiler.is_compiling() else [flat]
+    solved = [kept_slice(part, picks, epsilon, iterations, guard) for part in parts]
+    return picks * torch.cat(solved).view(similarity.shape).to(similarity.dtype)
 
 
-def guarded(log_sum, guard):
-    """log(sum + δ)."""
-    if not guard:
-        return log_sum
-    return torch.logaddexp(log_sum, log_sum.new_tensor(math.log(guard)))
+def kept_slice(similarity, picks, epsilon, iterations, guard):
+    """A of a kept slice, Tensor[P, N, K], rows of sum 1. `slices` hold w · A of both."""
+    N, K = similarity.shape[-2:]
+    weights = K - picks, picks
+    tiny = torch.finfo(similarity.dtype).tiny
+    least = max(guard, tiny)  # nothing is divided by 0
+    logs = [similarity * (factor / epsilon) + math.log(w) for factor, w in zip((FAR, NEAR), weights)]
+    whole = torch.logaddexp(*(log.logsumexp((-2, -1), keepdim=True) for log in logs))
+    columns = [(log - whole).logsumexp(-2, keepdim=True) - math.log(w) for log, w in zip(logs, weights)]
+    slices = [(log - whole - torch.logaddexp(column, column.new_tensor(math.log(least))) + math.log(N / K)).exp_()
+              for log, column in zip(logs, columns)]
+    for step in range(iterations):
+        if step:
+            for x, w in zip(slices, weights):
+                x.mul_((N / K) / (x.sum(-2, keepdim=True) / w + least))
+        slices_sum = torch.add(*slices).add_(least)
+        for x, w in zip(slices, weights):
+            x.div_(slices_sum)
+            x.div_(x.sum(-1, keepdim=True) / w + least)
+    return slices[1] / slices[1].sum(-1, keepdim=True).clamp_min(tiny)
 
 
 @torch.no_grad()
