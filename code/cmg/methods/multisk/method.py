@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from cmg.configs import flag_of, flat
 from cmg.errors import UserError
 from cmg.losses.pair_contrast import pair_contrast
 from cmg.methods.contract import Method, detached
@@ -88,14 +87,6 @@ class MultiSK(Method):
     @classmethod
     def rebuild(cls, shapes, config):
         return MultiSKModel(shapes, config.towers)
-
-    @classmethod
-    def check(cls, config, recipe):
-        given, default = flat(config.structure), flat(recipe.method.structure)
-        if config.structure.assignment == "off":
-            for name, value in given.items():
-                if name != "assignment" and value != default[name]:
-                    raise UserError(f"{flag_of(name)} {value}: of no use with --assignment off")
 
     @classmethod
     def check_batch(cls, config, clips):
