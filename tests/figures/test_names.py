@@ -16,6 +16,7 @@ WRITTEN = {
     "avs": ["miou", "f_measure"],
     "retrieval": [f"{kind}_{name}" for kind in names.REPRESENTATIONS
                   for name in (*(f"r{k}" for k in retrieval.RECALLS), "median_rank")],
+    "neighbourhood": [f"{kind}_{name}" for kind in ("features", "input") for name in ("overlap", "correlation")],
     "retrieval_head": [f"r{k}" for k in retrieval.RECALLS],
 }
 

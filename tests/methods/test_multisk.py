@@ -81,12 +81,17 @@ def test_queues_are_those_of_the_release():
     L, K = int(f["L"]), len(f["anchor_in/t"])
     # Input spaces of the release have widths of their own; zeros behind the narrower ones change no cosine.
     width = max(f[f"anchor_in/{m}"].shape[1] for m in "tva")
-    wide = lambda x: torch.nn.functional.pad(x, (0, width - x.shape[-1]))  # noqa: E731
+
+    def plain(key):
+        return torch.stack([f[key.format(m)] for m in names.values()])
+
+    def stack(key):
+        return torch.stack([torch.nn.functional.pad(f[key.format(m)], (0, width - f[key.format(m)].shape[-1]))
+                            for m in names.values()])
+
     config = MultiSKConfig(towers=TowerConfig(width, f["anchor_joint/t"].shape[1], 1),
                            structure=AnchorConfig(anchors=K, queue=L))
     structure = Structure(names, config).double()
-    stack = lambda key: torch.stack([wide(f[key.format(m)]) for m in names.values()])  # noqa: E731
-    plain = lambda key: torch.stack([f[key.format(m)] for m in names.values()])  # noqa: E731
     structure.anchors["input"].data, structure.anchors["joint"].data = stack("anchor_in/{}"), plain("anchor_joint/{}")
     structure.queue_input.copy_(stack("init/in/{}"))
     structure.queue_joint.copy_(plain("init/joint/{}"))
