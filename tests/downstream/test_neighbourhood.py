@@ -50,7 +50,7 @@ def test_a_model_with_a_codebook_has_its_features_alone(clips, tmp_path):
 
 
 def test_refusals_are_one_line(clips, tmp_path, capsys):
-    untrained(tmp_path / "run.pt", {"video": SHAPES["video"]}, "small", "unicode", w_align=0.0, w_cpc=0.0, w_cmcm=0.0)
+    untrained(tmp_path / "run.pt", {"video": SHAPES["video"]}, "small", "multisk", **MULTISK)
     for flags, told in ((["--modalities", "audio"], "--modalities audio: --checkpoint has only video"),
                         (["--neighbours", "40"], "--data: 40 clips have video; expected more than the 40 neighbours")):
         with pytest.raises(SystemExit) as stop:

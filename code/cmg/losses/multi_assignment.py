@@ -63,8 +63,8 @@ def kept_slice(similarity, picks, epsilon, iterations, guard):
     logs = [similarity * (factor / epsilon) + math.log(w) for factor, w in zip((FAR, NEAR), weights)]
     whole = torch.logaddexp(*(log.logsumexp((-2, -1), keepdim=True) for log in logs))
     columns = [(log - whole).logsumexp(-2, keepdim=True) - math.log(w) for log, w in zip(logs, weights)]
-    slices = [(log - whole - torch.logaddexp(column, column.new_tensor(math.log(least))) + math.log(N / K)).exp_()
-              for log, column in zip(logs, columns)]
+    columns = [torch.logaddexp(column, torch.full_like(column, math.log(least))) for column in columns]
+    slices = [(log - whole - column + math.log(N / K)).exp_() for log, column in zip(logs, columns)]
     for step in range(iterations):
         if step:
             for x, w in zip(slices, weights):

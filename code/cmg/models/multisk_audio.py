@@ -11,7 +11,7 @@ from torch import nn
 
 from cmg.cli import whole
 from cmg.configs import Config, setting
-from cmg.distributed import several, total
+from cmg.distributed import several, total, world
 from cmg.errors import UserError
 
 KERNEL = 9  # frames
@@ -48,7 +48,7 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x):
         if not (self.training and several()):
             return super().forward(x)
-        count = total(x.new_tensor(float(x.numel() // x.shape[1])))
+        count = world()[1] * x.numel() // x.shape[1]  # ranks hold equal slices
         mean = total(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
         variance = total(centred.square().sum((0, 2, 3))) / count

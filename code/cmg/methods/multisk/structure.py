@@ -11,6 +11,7 @@ An assignment M is made of the batch and of the queue of clips before it, so tha
 clips. As published, a clip without a modality takes part with the token that stands in its place.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -104,6 +105,6 @@ class Structure(nn.Module):
         for space, own in spaces.items():
             use = total((own / own.sum(-1, keepdim=True).clamp_min(1e-12)).sum(0))  # (M, K)
             p = use / use.sum(-1, keepdim=True).clamp_min(1e-12)
-            entropy = -(p * p.clamp_min(1e-12).log()).sum(-1) / torch.tensor(float(p.shape[-1])).log()
+            entropy = -(p * p.clamp_min(1e-12).log()).sum(-1) / math.log(p.shape[-1])
             found |= {(space, m): one for m, one in zip(self.modalities, entropy)}
         return found
