@@ -76,7 +76,8 @@ def trainer_of(clips, *flags, folder=".", device="cpu", prepare=lambda method: m
 def untrained(path, shapes, preset="small", method="unicode", **changed):
     """Save a checkpoint of a model that has learnt nothing, at a size of its own; returns the model in eval mode."""
     kind = registry.find(method)
-    config = registry.configured(kind, preset, {"dim": 16, "codes": 12} | changed)
+    config = with_values(registry.recipe_of(kind, preset).method, {"dim": 16, "codes": 12})  # where it has them
+    config = with_values(config, changed, strict=True)
     torch.manual_seed(0)
     model = kind.rebuild(shapes, config).eval()
     features = SimpleNamespace(shapes=shapes, ids=[], provenance={})

@@ -48,6 +48,20 @@ def test_records_and_picture(tmp_path, capsys):
     assert "AVT 8 fp32" in out.with_suffix(".svg").read_text() and out.with_suffix(".pdf").exists()
 
 
+@pytest.mark.slow
+def test_settings_of_another_method(capsys):
+    """What SSPC costs beside the contrastive loss alone: a record with it and one without."""
+    flags = ["--method", "multisk", *TINY[:2], "--preset", "small", "--device", "cpu", "--steps", "1", "--warmup", "0",
+             "--batch-size", "4", "--set", "width=8", "joint-dim=8", "queue=40", "anchors=4"]
+    (whole,), (plain,) = main(flags), main([*flags, "assignment=off"])
+    assert whole["parameters"] - plain["parameters"] == 3 * 4 * (8 + 8) + 2 * 3  # anchors and their biases
+    assert whole["operators_per_step"] > plain["operators_per_step"]
+    for wrong, told in (("queue", "'queue' is not NAME=VALUE"), ("dim=3", "dim: no setting of MultiSKConfig")):
+        with pytest.raises(SystemExit):
+            main([*flags, wrong])
+        assert told in capsys.readouterr().err
+
+
 def test_roofline_shows_every_record_beside_the_ceilings(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(roofline, "draw", lambda *given, draw=roofline.draw: drawn.append(given) or draw(*given))

@@ -257,6 +257,16 @@ def test_the_sizes_in_the_pretrain_script_are_those_of_its_preset(called):
     assert {name for name in preset if shown[name] != preset[name]} <= free
 
 
+def test_multisk_script_pretrains_then_retrieves(called):
+    pretrain, _, retrieval, neighbours = called("scripts/multisk.sh", "--out", "my run", "--device", "cpu")
+    assert pretrain[:4] == ["-m", "cmg.pretrain", "--method", "multisk"] and _value(pretrain, "--data") == "synthetic"
+    assert (retrieval[1], neighbours[1]) == ("cmg.downstream.retrieval", "cmg.downstream.neighbourhood")
+    assert {_value(call, "--checkpoint") for call in (retrieval, neighbours)} == {"my run"}
+    (alone,) = called("scripts/multisk.sh", "--data", "a.h5", "--preset", "released", NPROC="2")
+    assert alone[1] == "torch.distributed.run" and alone[-4:] == ["--data", "a.h5", "--preset", "released"]
+    assert called("scripts/multisk.sh", "--help") == [["-m", "cmg.pretrain", "--method", "multisk", "--help"]]
+
+
 def test_thin_scripts_pass_flags_on(called):
     (ave,) = called("scripts/ave.sh", "--checkpoint", "x", "--protocol", "paper")
     assert ave[:2] == ["-m", "cmg.downstream.ave"] and ave[-4:] == ["--checkpoint", "x", "--protocol", "paper"]

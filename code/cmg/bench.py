@@ -2,6 +2,7 @@
 
     python -m cmg.bench                                              # Uni-Code AVT at the published sizes, batch 80
     python -m cmg.bench --modalities video audio --batch-size 80 256 --precision bf16 --compile
+    python -m cmg.bench --method multisk --preset released --shapes howto100m --batch-size 2160 --set assignment=off
     python -m cmg.bench --epoch 40000 --device cuda                  # and a whole epoch over that many clips
 
 Random features of the published shapes, resident on the device in float16; the step and the feed are those of
@@ -10,6 +11,7 @@ device just before. torch's counter has no formula for LSTMs: their FLOPs are mi
 JSON, and a roofline picture beside it, as .svg and .pdf.
 """
 
+import argparse
 import json
 import resource
 import statistics
@@ -25,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from cmg.bench_features import SHAPES, RandomFeatures
 from cmg.cli import Parser, command, git_commit, versions, whole
 from cmg.configs import with_values
 from cmg.distributed import choose_device
@@ -38,35 +41,6 @@ from cmg.training.graph import WARM_UP
 from cmg.training.host import choose_convolutions, keep_freed_memory
 from cmg.training.loop import Trainer
 from cmg.training.run_config import RunConfig
-
-SHAPES = {
-    "paper": {"video": (10, 7, 7, 512), "audio": (10, 128), "text": (10, 768)},
-    "digits": {"video": (10, 7, 7, 244), "audio": (10, 640), "text": (10, 300)},
-    "tiny": {"video": (5, 5, 5, 8), "audio": (5, 12), "text": (5, 10)},
-}
-
-
-class RandomFeatures:
-    """Stands in for a `FeatureSet` of n clips: float16 features, all on the device."""
-
-    cache = "device"
-
-    def __init__(self, shapes, n, device):
-        self.shapes, self.ids, self.device = shapes, range(n), device
-        generator = torch.Generator(device).manual_seed(0)
-        self.features = {m: torch.empty(n, *shape, dtype=torch.float16, device=device) for m, shape in shapes.items()}
-        for x in self.features.values():
-            for part in x.split(1024):  # no second copy of the set
-                part.normal_(generator=generator)
-
-    def __len__(self):
-        return len(self.ids)
-
-    def stored(self, rows):
-        index = torch.as_tensor(rows).to(self.device, non_blocking=True)
-        batch = {m: x.index_select(0, index) for m, x in self.features.items()}
-        return batch | {f"valid/{m}": torch.ones(x.shape[:2], dtype=torch.bool, device=self.device)
-                        for m, x in batch.items()}
 
 
 class OperatorCounter(TorchDispatchMode):
@@ -125,9 +99,10 @@ def make_trainer(args, device, batch_size, clips):
     recipe = registry.recipe_of(kind, args.preset)
     asked = {name: getattr(args, name) for name in ("dim", "specific_dim", "specific_steps")}
     asked = {name: value for name, value in asked.items() if value is not None} | {"codebook_init": "uniform"}
+    settings = with_values(with_values(recipe.method, asked), dict(args.set), strict=True)
     shapes = {m: SHAPES[args.shapes][m] for m in args.modalities}
     torch.manual_seed(0)
-    method = kind(shapes, with_values(recipe.method, asked)).to(device).train()
+    method = kind(shapes, settings).to(device).train()
     run = RunConfig(epochs=1, precision=args.precision, compile=args.compile, cuda_graph=args.cuda_graph, workers=0)
     optimiser = with_values(recipe.optimiser, {"batch_size": batch_size})
     if device.type == "cpu":
@@ -302,6 +277,14 @@ def table(record):
     return markdown_table([head, record["device"]], rows)
 
 
+def name_and_value(text):
+    """An argparse type: NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
+    return name.replace("-", "_"), value
+
+
 @command
 def main(argv=None):
     p = Parser(prog="cmg.bench", description=__doc__)
@@ -314,6 +297,8 @@ def main(argv=None):
     p.add_argument("--dim", type=whole(4, multiple_of=4), help="as in cmg.pretrain")
     p.add_argument("--specific-dim", type=whole(), help="as in cmg.pretrain")
     p.add_argument("--specific-steps", type=whole(), help="as in cmg.pretrain")
+    p.add_argument("--set", nargs="+", type=name_and_value, default=[], metavar="NAME=VALUE",
+                   help="other settings of the method, as assignment=off of multisk")
     p.add_argument("--steps", type=whole(1), default=5, help="timed steps")
     p.add_argument("--warmup", type=whole(), default=1, help="steps before those")
     p.add_argument("--epoch", type=whole(1), metavar="CLIPS", help="also time an epoch over that many clips")

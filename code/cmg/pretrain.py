@@ -187,6 +187,7 @@ def refuse_sizes(settings, features, size):
     if min(batch_size, len(features)) < settings.kind.least_clips * number:
         raise UserError(f"--accumulate {number}: leaves micro-batches of less than the {settings.kind.least_clips} "
                         "clips that the method compares")
+    settings.kind.check_batch(settings.method, min(batch_size, len(features)))
     if len(features) < size * number:
         raise UserError(f"--data: {len(features)} clips; expected at least one for every process")
 

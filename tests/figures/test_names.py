@@ -17,6 +17,7 @@ WRITTEN = {
     "retrieval": [f"{kind}_{name}" for kind in names.REPRESENTATIONS
                   for name in (*(f"r{k}{end}" for k in retrieval.RECALLS for end in ("", retrieval.EXPECTED)),
                                "median_rank", "mean_rank")],
+    "neighbourhood": [f"{kind}_{name}" for kind in ("features", "input") for name in ("overlap", "correlation")],
     "retrieval_head": [f"r{k}" for k in retrieval_head.RECALLS],
 }
 

@@ -34,6 +34,9 @@ TASKS = {  # name in results.json -> its entry
                        ("retrieval.sh",)),
     "retrieval_head": Entry("retrieval", "retrieval with a head, V2T / T2V (Table 5)", "R@1/5/10, on codes",
                             ("retrieval.sh --gallery audio",)),
+    "neighbourhood": Entry("neighbourhood", "whether clips keep their neighbours",
+                           "nearest clips in common with the input, and Spearman's ρ of similarities",
+                           ("neighbourhood.sh",)),
     "codebook": Entry("codebook", "how the codebook is shared (Fig. 4)", "each code's use by modality",
                       ("fig4.sh",)),
 }

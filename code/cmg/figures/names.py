@@ -5,6 +5,7 @@ from cmg.modalities import TABLE
 TASKS = {
     "ave": "AVE", "avvp": "AVVP", "ave_avvp": "AVE→AVVP", "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
+    "neighbourhood": "Neighbourhoods",
 }
 REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings"}
 METRICS = {  # name, label of the axis
@@ -17,6 +18,10 @@ METRICS = {  # name, label of the axis
     "precision": ("precision", "precision, %"),
     "miou": ("mean IoU", "mean IoU, %"),
     "f_measure": ("F-measure", "F-measure, %"),
+    **{f"{kind}_overlap": (f"nearest clips in common with {spoken}", "share, %") for kind, spoken in (
+        ("features", "the features"), ("input", "the input space"))},
+    **{f"{kind}_correlation": (f"ρ of similarities with {spoken}", "rank correlation, %") for kind, spoken in (
+        ("features", "the features"), ("input", "the input space"))},
     **{f"r{k}": (f"R@{k}", "recall, %") for k in (1, 5, 10)},
     **{f"{kind}_r{k}{end}": (f"R@{k} of {spoken}{told}", "recall, %") for k in (1, 5, 10, 50)
        for kind, spoken in REPRESENTATIONS.items() for end, told in (("", ""), ("_expected", ", lacking ones wrong"))},

@@ -136,6 +136,10 @@ class Method(nn.Module, ABC):
         """`UserError` for settings that make no sense together. `recipe` : the preset's."""
 
     @classmethod
+    def check_batch(cls, config, clips):
+        """`UserError` for a batch of more clips, over all processes, than this method can take."""
+
+    @classmethod
     def refuse(cls, config, features):
         """`UserError` for features that this method cannot learn from. `features` : a FeatureSet."""
         method = f"--method {cls.name or cls.__name__}"

@@ -1,6 +1,7 @@
 """Methods by name: what `--method` stands for, in a command line, in Python and in a checkpoint.
 
     unicode, dcid+turn       the codebook family (methods/codebook), objectives joined by +
+    multisk                  a system of its own (methods/multisk)
     path/to/mine.py          a method of one's own: a subclass of `cmg.methods.contract.Method`, or an OBJECTIVE, which
                              joins others as well: dcid+path/to/mine.py
     another                  what an installed package declares under the entry point group cmg.methods
@@ -19,7 +20,9 @@ from cmg.methods.contract import Method
 from cmg.modalities import modality
 
 EXAMPLE = '{"audio": (10, 128)}'
-SYSTEMS = {}  # name -> "module:class" of the methods beside the codebook family
+SYSTEMS = {  # name -> "module:class" of the methods beside the codebook family
+    "multisk": "cmg.methods.multisk.method:MultiSK",
+}
 
 
 def available():

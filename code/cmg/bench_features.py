@@ -1,0 +1,33 @@
+"""What a bench measures on: random features of known shapes."""
+
+import torch
+
+SHAPES = {
+    "paper": {"video": (10, 7, 7, 512), "audio": (10, 128), "text": (10, 768)},
+    "digits": {"video": (10, 7, 7, 244), "audio": (10, 640), "text": (10, 300)},
+    "howto100m": {"video": (12, 4096), "audio": (12, 64, 40), "text": (20, 300)},
+    "tiny": {"video": (5, 5, 5, 8), "audio": (5, 12), "text": (5, 10)},
+}
+
+
+class RandomFeatures:
+    """Stands in for a `FeatureSet` of n clips: float16 features, all on the device."""
+
+    cache = "device"
+
+    def __init__(self, shapes, n, device):
+        self.shapes, self.ids, self.device = shapes, range(n), device
+        generator = torch.Generator(device).manual_seed(0)
+        self.features = {m: torch.empty(n, *shape, dtype=torch.float16, device=device) for m, shape in shapes.items()}
+        for x in self.features.values():
+            for part in x.split(1024):  # no second copy of the set
+                part.normal_(generator=generator)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def stored(self, rows):
+        index = torch.as_tensor(rows).to(self.device, non_blocking=True)
+        batch = {m: x.index_select(0, index) for m, x in self.features.items()}
+        return batch | {f"valid/{m}": torch.ones(x.shape[:2], dtype=torch.bool, device=self.device)
+                        for m, x in batch.items()}

@@ -1,0 +1,58 @@
+"""Neighbourhood preservation of a checkpoint: rows of results.json against the metric by hand, any model, refusals."""
+
+import json
+
+import pytest
+import torch
+
+from cmg.data.features import FeatureSet
+from cmg.downstream.neighbourhood import main
+from cmg.metrics.neighbourhood import knn_overlap, similarity_correlation
+from support import SHAPES, untrained, write_clips
+
+MULTISK = {"width": 16, "joint_dim": 12, "heads": 2}
+
+
+@pytest.fixture
+def clips(tmp_path):
+    return str(write_clips(tmp_path / "clips.h5"))
+
+
+def arguments(clips, folder, *flags):
+    return ["--checkpoint", str(folder / "run.pt"), "--data", clips, "--device", "cpu", "--out", str(folder), *flags]
+
+
+def test_multisk_against_its_input_space_and_its_features(clips, tmp_path):
+    model = untrained(tmp_path / "run.pt", SHAPES, "small", "multisk", **MULTISK)
+    rows = main(arguments(clips, tmp_path, "--neighbours", "5"))
+    assert json.loads((tmp_path / "results.json").read_text())[0]["task"] == "neighbourhood"
+    found = {(row["source"], row["metric"]): row for row in rows}
+    assert len(found) == len(rows) == 3 * 2 * 2
+    batch = FeatureSet(clips).__getitems__(range(40))
+    x, valid = batch["text"], batch["valid/text"]
+    with torch.no_grad():
+        embedded = model.embed("text", x, valid)
+    mean = torch.stack([own[real].mean(0) for own, real in zip(x, valid)])
+    for name, reference in (("input", embedded.input), ("features", mean)):
+        overlap = found["text", f"{name}_overlap"]
+        assert overlap["value"] == pytest.approx(knn_overlap(reference, embedded.joint, 5), abs=1e-3)
+        assert (overlap["chance"], overlap["n_test"]) == (pytest.approx(500 / 39, abs=1e-3), 40)
+        assert found["text", f"{name}_correlation"]["value"] == pytest.approx(
+            similarity_correlation(reference, embedded.joint), abs=1e-2)
+    assert found["text", "input_overlap"]["value"] > 30  # one block cannot scatter what it is given
+
+
+def test_a_model_with_a_codebook_has_its_features_alone(clips, tmp_path):
+    untrained(tmp_path / "run.pt", SHAPES)
+    rows = main(arguments(clips, tmp_path, "--modalities", "video"))
+    assert [(row["source"], row["metric"]) for row in rows] == [
+        ("video", "features_overlap"), ("video", "features_correlation")]
+
+
+def test_refusals_are_one_line(clips, tmp_path, capsys):
+    untrained(tmp_path / "run.pt", {"video": SHAPES["video"]}, "small", "multisk", **MULTISK)
+    for flags, told in ((["--modalities", "audio"], "--modalities audio: --checkpoint has only video"),
+                        (["--neighbours", "40"], "--data: 40 clips have video; expected more than the 40 neighbours")):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments(clips, tmp_path, *flags))
+        assert stop.value.code == 2 and told in capsys.readouterr().err
