@@ -258,7 +258,7 @@ def test_the_sizes_in_the_pretrain_script_are_those_of_its_preset(called):
 
 
 def test_multisk_script_pretrains_then_retrieves(called):
-    pretrain, _, retrieval, neighbours = called("scripts/multisk.sh", "--out", "my run", "--device", "cpu")
+    pretrain, *_, retrieval, neighbours = called("scripts/multisk.sh", "--out", "my run", "--device", "cpu")
     assert pretrain[:4] == ["-m", "cmg.pretrain", "--method", "multisk"] and _value(pretrain, "--data") == "synthetic"
     assert (retrieval[1], neighbours[1]) == ("cmg.downstream.retrieval", "cmg.downstream.neighbourhood")
     assert {_value(call, "--checkpoint") for call in (retrieval, neighbours)} == {"my run"}
