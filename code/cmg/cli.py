@@ -2,7 +2,6 @@
 provenance."""
 
 import argparse
-import errno
 import functools
 import getpass
 import importlib.metadata
@@ -16,7 +15,7 @@ import threading
 from pathlib import Path
 
 from cmg.configs import nearest
-from cmg.errors import UserError
+from cmg.errors import UserError, refusal
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -83,6 +82,15 @@ def require_folder(path, flag="--out"):
         raise UserError(f"{flag} {path}: {nearest} is a file; expected a folder")
 
 
+def most_are_good(out, good, number, reasons):
+    """`UserError` if a file was written of less than half of the clips: that is no accident of some of them.
+
+    reasons : where these are told.
+    """
+    if 2 * good < number:
+        raise UserError(f"{out}: holds only {good} of {number} clips, for more than half are bad; {reasons}")
+
+
 def whole(least=0, multiple_of=1):
     """An argparse type: whole numbers of at least `least` that fit into 31 bits, or the multiples among them."""
     kind = "a whole number" if multiple_of == 1 else f"a multiple of {multiple_of}"
@@ -142,7 +150,7 @@ def command(main):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
         except (OSError, MemoryError, RuntimeError) as error:
-            line = _refused(error)
+            line = refusal(error)
             if line is None:
                 raise
         finally:
@@ -164,23 +172,6 @@ def _name_the_user():
 
 def _terminate(*_):
     raise Terminated
-
-
-def _refused(error):
-    """A line for what the system refused (a full disk, a file in the way, memory); None for a defect of ours."""
-    told = str(error).splitlines()[0] if str(error) else ""
-    if isinstance(error, OSError):
-        if error.filename is not None:
-            return f"{error.filename}: {error.strerror}"
-        return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else None
-    # torch's errors where a process that loads has ended, or has no room for what it loaded
-    if told.startswith("DataLoader worker") or "unable to allocate shared memory" in str(error):
-        line = str(error).strip().splitlines()[-1].strip()
-        return f"{line}; expected more memory, in /dev/shm as well, or --workers 0"
-    # torch's own error on a card is a RuntimeError by another name, on the host it has no name
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told:
-        return f"out of memory ({told[:200]}); expected smaller sizes, such as --batch-size, or more memory"
-    return None
 
 
 def _command_name(main):

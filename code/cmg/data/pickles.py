@@ -5,6 +5,7 @@ every other one before it is called, and takes nothing but an array as the resul
 Nothing is unpacked to disk.
 """
 
+import errno
 import io
 import math
 import pickle
@@ -14,7 +15,7 @@ from collections import OrderedDict
 import numpy as np
 import torch
 
-from cmg.files import damage_of
+from cmg.files import damage_of, own_fault, short_of_memory
 
 LIMIT = 64 << 20  # bytes of an unpacked clip; ten seconds of VGG-19 maps in float64 are 2 MB
 
@@ -96,6 +97,8 @@ def array_of(content):
     except BadPickle:
         raise
     except Exception as error:  # a damaged stream fails in many ways
+        if short_of_memory(error):
+            raise
         raise BadPickle(f"damaged pickle ({type(error).__name__})") from None
     if isinstance(value, torch.Tensor):
         value = value.detach().float().numpy() if value.dtype == torch.bfloat16 else value.detach().numpy()
@@ -117,10 +120,21 @@ def array_in_npy(path):
     except BadPickle:
         raise
     except Exception as error:  # a damaged header fails in many ways
+        _refuse_faults(error, path)
         raise BadPickle(damage_of(path, "a .npy file", b"\x93NUMPY", f"truncated or damaged ({error})"[:120])) from None
     if value is None:
         raise BadPickle(f"more than {LIMIT >> 20} MiB")
     return np.array(value)
+
+
+def _refuse_faults(error, path):
+    """Raise again what says nothing of the file, see `cmg.files.own_fault`."""
+    if short_of_memory(error) or isinstance(error, OSError) and not own_fault(error, path):
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise error
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:  # it cannot be looked into
+        raise BadPickle(f"cannot be opened ({error.strerror})") from None
 
 
 def foreign(name):
@@ -150,6 +164,7 @@ def array_in_zip(path):
     except BadPickle:
         raise
     except Exception as error:  # a damaged or encrypted archive fails in many ways: BadZipFile, zlib.error, …
+        _refuse_faults(error, path)
         reason = f"truncated or damaged ({type(error).__name__}: {str(error)[:80]})"
         raise BadPickle(damage_of(path, "a zip file", b"PK", reason)) from None
     if len(content) > LIMIT:

@@ -5,7 +5,6 @@ An id must be in every folder given. Longer clips are cut, shorter ones repeat t
 shorter. Pickles are read without running what is in them, and none in a .npy.
 """
 
-import multiprocessing
 import os
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,8 @@ from cmg.data.pickles import BadPickle, array_in_npy, array_in_zip, foreign
 from cmg.data.readers import contract
 from cmg.data.readers.contract import bad, clip
 from cmg.errors import UserError
+from cmg.files import gone
+from cmg.processes import Died, each
 
 ARRAYS = {".zip": array_in_zip, ".npy": array_in_npy}
 
@@ -51,23 +52,35 @@ class Reader(contract.Reader):
         self.whole = [(name, paths) for name, paths in sorted(found.items()) if len(paths) == len(folders)]
         if not self.whole:
             raise UserError(f"--{' --'.join(folders)}: no id is in every folder")
+        self.nowhere = {name: reasons for name, paths in self.whole if (reasons := [f"{m}: {reason}" for m, path in
+                        paths.items() if (reason := gone(path))])}
+        self.whole = [(name, paths) for name, paths in self.whole if name not in self.nowhere]
         self.lacking = {name: [m for m in folders if m not in paths] for name, paths in sorted(found.items())
                         if len(paths) < len(folders)}
         self.source, self.seconds, self.workers = " ".join(folders.values()), flags.seconds, flags.workers
-        self.size = sum(path.stat().st_size for paths in found.values() for path in paths.values())
+        self.size = sum(path.stat().st_size for _, paths in self.whole for path in paths.values())
 
     def __len__(self):
-        return len(self.whole) + len(self.lacking)
+        return len(self.whole) + len(self.lacking) + len(self.nowhere)
 
     def __iter__(self):
         for name, lacking in self.lacking.items():
             yield bad(name, f"no {' or '.join(lacking)} file")
+        for name, reasons in self.nowhere.items():
+            yield bad(name, "; ".join(reasons))
         read = partial(read_clip, seconds=self.seconds)
         if self.workers == 0:
             yield from map(read, self.whole)
             return
-        with multiprocessing.get_context("spawn").Pool(min(self.workers, len(self.whole))) as pool:
-            yield from pool.imap(read, self.whole, chunksize=4)
+        early, number = {}, 0  # clips that are finished before those which stand before them
+        makes = [partial(partial, read_clip, seconds=self.seconds)] * self.workers
+        for (name, _), found in each(self.whole, makes):
+            if isinstance(found, Died):
+                found = bad(name, f"the process that read it died ({found.how})")
+            early[name] = found
+            while number < len(self.whole) and self.whole[number][0] in early:
+                yield early.pop(self.whole[number][0])
+                number += 1
 
 
 def read_clip(job, seconds):
