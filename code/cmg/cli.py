@@ -132,6 +132,7 @@ def command(main):
         alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # one of several may wait in a collective, deaf to Python
         listens = alone and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _terminate) if listens else None
+        threading.excepthook = _in_a_thread  # for good: some end after us
         sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # `>&-`
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -168,6 +169,12 @@ def _name_the_user():
         getpass.getuser()
     except (KeyError, OSError):
         os.environ["USER"] = f"uid{os.getuid()}"
+
+
+def _in_a_thread(told):
+    """Threads of libraries hand what the system refused to whoever waits for them, and that one tells it."""
+    if refusal(told.exc_value) is None:
+        threading.__excepthook__(told)
 
 
 def _terminate(*_):

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see, and what the system refuses in its words."""
+"""The one exception a user is meant to see, and one-line words for what the system refuses."""
 
 import errno
 import re
