@@ -15,7 +15,8 @@ import threading
 from pathlib import Path
 
 from cmg.configs import nearest
-from cmg.errors import UserError, refusal
+from cmg.errors import LostProcess, UserError, refusal
+from cmg.processes import launched, tell
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -58,7 +59,11 @@ class Parser(argparse.ArgumentParser):
             known = {flag for action in self._actions for flag in action.option_strings}
             strange = [word for word in self.words if word.startswith("--") and word.partition("=")[0] not in known]
             message += f"; {strange[0]} is unknown{self.nearest_flag(strange[0])}" if strange else ""
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        message += " (see --help)"
+        if launched():
+            tell("own", message)
+            self.exit(2)
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def dashed(word):
@@ -129,6 +134,7 @@ def command(main):
     @functools.wraps(main)
     def run(argv=None):
         _name_the_user()
+        by_launcher = launched()
         alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # one of several may wait in a collective, deaf to Python
         listens = alone and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _terminate) if listens else None
@@ -142,6 +148,7 @@ def command(main):
             sys.stdout.flush()
             return result
         except UserError as error:
+            kind = "lost" if isinstance(error, LostProcess) else "own"
             # One that a loader process raised arrives with that process's traceback before its own line.
             line = str(error).strip().splitlines()[-1].removeprefix("cmg.errors.UserError: ")
         except KeyboardInterrupt as stop:
@@ -151,13 +158,16 @@ def command(main):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
         except (OSError, MemoryError, RuntimeError) as error:
-            line = refusal(error)
+            kind, line = "own", refusal(error)
             if line is None:
                 raise
         finally:
             if listens:
                 signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        print(f"{_command_name(main)}: error: {line}", file=sys.stderr)
+        if by_launcher:
+            tell(kind, line)
+        else:
+            print(f"{_command_name(main)}: error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
 
     return run

@@ -18,6 +18,10 @@ class UserError(Exception):
     """
 
 
+class LostProcess(UserError):
+    """Another process of the same run has ended, or does not answer; that one's end is the reason."""
+
+
 def refusal(error):
     """A line for what the system refused (a full disk, a file in the way, memory); None for a defect of ours."""
     told = str(error).splitlines()[0] if str(error) else ""

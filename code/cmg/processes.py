@@ -7,8 +7,11 @@ killed reads the same, and ends after what it was doing.
 """
 
 import contextlib
+import json
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections import Counter, deque
 from multiprocessing import connection, resource_tracker
@@ -19,6 +22,27 @@ from cmg.errors import UserError, refusal
 AHEAD = 2  # jobs that a worker holds, so that it need not wait for the parent, which may be writing
 LEAVE = 10.0  # seconds until a worker that has nothing left to do is killed
 KILLS = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGXCPU}  # come from outside
+
+
+LAUNCHED = "CMG_LAUNCHED"  # what `cmg.launch` tells a process: the pipe to speak into, and one that ends with it
+
+
+def launched():
+    """Whether `cmg.launch` started us. From the first call on we end with it, whatever ends it."""
+    pipes = os.environ.get(LAUNCHED)
+    if pipes and LAUNCHED not in _watched:
+        _watched.add(LAUNCHED)
+        alive = int(pipes.split()[1])
+        threading.Thread(target=lambda: (os.read(alive, 1), os._exit(1)), daemon=True).start()
+    return bool(pipes)
+
+
+def tell(kind, line):
+    """Leave it to `cmg.launch` to print a line. kind : "own", or "lost" where another process is the reason."""
+    os.write(int(os.environ[LAUNCHED].split()[0]), json.dumps([kind, line]).encode())
+
+
+_watched = set()
 
 
 class Died(NamedTuple):
