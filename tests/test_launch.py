@@ -30,7 +30,7 @@ def start(clips, out, processes, *flags):
                             start_new_session=True)
 
 
-def end(process, timeout=120):
+def end(process, timeout=600):
     """Exit status and the lines on stderr, without the bar and what the scripts say themselves."""
     _, said = process.communicate(timeout=timeout)
     lines = [line.strip() for line in said.replace("\r", "\n").splitlines()]
@@ -52,7 +52,7 @@ def ranks_of(out):
     return found
 
 
-def trains(process, out, size, timeout=120):
+def trains(process, out, size, timeout=600):
     """Wait for a first checkpoint -> the ranks."""
     deadline = time.monotonic() + timeout
     while not (out / "latest.pt").exists() and process.poll() is None and time.monotonic() < deadline:

@@ -99,7 +99,7 @@ def verdict(ranks, failed):
     own, lost = ([rank.told[1] for rank in failed if rank.told and rank.told[0] == kind] for kind in ("own", "lost"))
     if own:
         return 2, own[0]
-    silent = [rank for rank in failed if rank.told is None] or [rank for rank in ranks if rank.ended is None]
+    silent = [rank for rank in failed if rank.told is None] or [rank for rank in ranks if rank.told is None]
     how = [f"process {rank.number} of {len(ranks)} {rank.how()}" for rank in silent[:1]]
     # of an exit status of its own the reason is told above: a defect's traceback, a parser's line
     status = next((rank.ended for rank in failed if rank.told is None and rank.ended > 0), 2)
