@@ -39,10 +39,10 @@ if "$help"; then exec "$python" -m cmg.pretrain ${preset[@]+"${preset[@]}"} "$@"
   echo "pretrain.sh: error: NPROC=$NPROC: expected a number of processes, 1 to 999" >&2
   exit 2
 }
-launch=("$python")
-if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standalone --nproc_per_node="$NPROC"); fi
+launch=("$python" -m)
+if ((${NPROC:-1} > 1)); then launch=("$python" -m cmg.launch "$NPROC"); fi
 
-run "${launch[@]}" -m cmg.pretrain \
+run "${launch[@]}" cmg.pretrain \
   --out "$out" --resume auto ${what[@]+"${what[@]}"} ${preset[@]+"${preset[@]}"} ${recipe[@]+"${recipe[@]}"} "$@"
 
 if [[ "$data" == synthetic ]]; then

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import torch
 from cmg import cli, pretrain
 from cmg.cli import command, number, whole
 from cmg.downstream.registry import MODULES
-from support import CODE, ROOT
+from support import CODE, ROOT, SMALL, write_clips
 
 COMMANDS = ["pretrain", "tables.__main__", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
             "data.pool", "extract.__main__", "released.checkpoints", *(f"downstream.{task}" for task in MODULES)]
@@ -159,6 +160,10 @@ def test_a_file_in_the_place_of_the_folder_is_told_before_the_work(name, argv, t
 @pytest.mark.parametrize("error, line", [
     (PermissionError(errno.EACCES, "Permission denied", "/run/args.json"), "/run/args.json: Permission denied"),
     (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    (OSError(errno.EAGAIN, "Resource temporarily unavailable"), "Resource temporarily unavailable"),
+    (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+    (RuntimeError("can't start new thread"),
+     "can't start new thread; expected a higher limit of processes (ulimit -u), or fewer of them"),
     (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
      "DataLoader worker (pid(s) 7) exited unexpectedly; expected more memory, in /dev/shm as well, or --workers 0"),
     (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nTraceback …\nRuntimeError: unable to allocate "
@@ -193,6 +198,46 @@ def test_a_host_without_memory_is_one_line(capsys):
         command(lambda argv: torch.empty(2**50))()
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "error: out of memory (" in err
+
+
+def test_a_thread_leaves_what_the_system_refuses_to_who_waits_for_it(capsys, monkeypatch):
+    """As TensorBoard's does; of a defect it keeps its traceback."""
+    def thread_that_raises(error):
+        def fail():
+            raise error
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # as it was, after the test
+    command(lambda argv: thread_that_raises(OSError(errno.EFBIG, "File too large")))()
+    assert capsys.readouterr().err == ""
+    command(lambda argv: thread_that_raises(ValueError("a defect")))()
+    assert "ValueError: a defect" in capsys.readouterr().err
+
+
+LIMITED = """
+import resource, sys
+from cmg.pretrain import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size, what", [(100, "args.json"), (3000, "File too large"), (50_000, "epoch_000.pt"),
+                                        (150_000, "pt: ")])
+def test_a_limit_of_file_sizes_is_one_line(tmp_path, size, what):
+    """It is met by a text, by TensorBoard's thread, by a checkpoint."""
+    clips = write_clips(tmp_path / "clips.h5", n=16)
+    environment = {**os.environ, "PYTHONPATH": str(CODE)}
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(size), "--data", str(clips), "--out",
+                           str(tmp_path / "run"), *SMALL], env=environment, capture_output=True, text=True)
+    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line and "step/s" not in line]
+    assert done.returncode == 2 and len(lines) == 1, done.stderr
+    assert what in lines[0] and "File too large" in lines[0]
+    assert not list(tmp_path.rglob("*.tmp-*"))
 
 
 def child(body, **options):

@@ -210,7 +210,7 @@ def test_pretrain_script_sets_what_the_method_or_the_config_leaves_open(called, 
 
 def test_pretrain_script_honours_nproc(called):
     pretrain, ave = called("scripts/pretrain.sh", NPROC="2")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cmg.pretrain"]
+    launcher = ["-m", "cmg.launch", "2", "cmg.pretrain"]
     assert pretrain[:6] == launcher
     assert ave[:2] == ["-m", "cmg.downstream.ave"]
 

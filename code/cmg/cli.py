@@ -2,7 +2,6 @@
 provenance."""
 
 import argparse
-import errno
 import functools
 import getpass
 import importlib.metadata
@@ -16,7 +15,8 @@ import threading
 from pathlib import Path
 
 from cmg.configs import nearest
-from cmg.errors import UserError
+from cmg.errors import LostProcess, UserError, refusal
+from cmg.processes import launched, tell
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -59,7 +59,11 @@ class Parser(argparse.ArgumentParser):
             known = {flag for action in self._actions for flag in action.option_strings}
             strange = [word for word in self.words if word.startswith("--") and word.partition("=")[0] not in known]
             message += f"; {strange[0]} is unknown{self.nearest_flag(strange[0])}" if strange else ""
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        message += " (see --help)"
+        if launched():
+            tell("own", message)
+            self.exit(2)
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def dashed(word):
@@ -81,6 +85,15 @@ def require_folder(path, flag="--out"):
     nearest = next((one for one in (path, *path.parents) if one.exists()), path)
     if nearest.exists() and not nearest.is_dir():
         raise UserError(f"{flag} {path}: {nearest} is a file; expected a folder")
+
+
+def most_are_good(out, good, number, reasons):
+    """`UserError` if a file was written of less than half of the clips: that is no accident of some of them.
+
+    reasons : where these are told.
+    """
+    if 2 * good < number:
+        raise UserError(f"{out}: holds only {good} of {number} clips, for more than half are bad; {reasons}")
 
 
 def whole(least=0, multiple_of=1):
@@ -121,9 +134,11 @@ def command(main):
     @functools.wraps(main)
     def run(argv=None):
         _name_the_user()
+        by_launcher = launched()
         alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # one of several may wait in a collective, deaf to Python
         listens = alone and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _terminate) if listens else None
+        threading.excepthook = _in_a_thread  # for good: some end after us
         sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # `>&-`
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -133,6 +148,7 @@ def command(main):
             sys.stdout.flush()
             return result
         except UserError as error:
+            kind = "lost" if isinstance(error, LostProcess) else "own"
             # One that a loader process raised arrives with that process's traceback before its own line.
             line = str(error).strip().splitlines()[-1].removeprefix("cmg.errors.UserError: ")
         except KeyboardInterrupt as stop:
@@ -142,13 +158,16 @@ def command(main):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
         except (OSError, MemoryError, RuntimeError) as error:
-            line = _refused(error)
+            kind, line = "own", refusal(error)
             if line is None:
                 raise
         finally:
             if listens:
                 signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        print(f"{_command_name(main)}: error: {line}", file=sys.stderr)
+        if by_launcher:
+            tell(kind, line)
+        else:
+            print(f"{_command_name(main)}: error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
 
     return run
@@ -162,25 +181,14 @@ def _name_the_user():
         os.environ["USER"] = f"uid{os.getuid()}"
 
 
+def _in_a_thread(told):
+    """Threads of libraries hand what the system refused to whoever waits for them, and that one tells it."""
+    if refusal(told.exc_value) is None:
+        threading.__excepthook__(told)
+
+
 def _terminate(*_):
     raise Terminated
-
-
-def _refused(error):
-    """A line for what the system refused (a full disk, a file in the way, memory); None for a defect of ours."""
-    told = str(error).splitlines()[0] if str(error) else ""
-    if isinstance(error, OSError):
-        if error.filename is not None:
-            return f"{error.filename}: {error.strerror}"
-        return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else None
-    # torch's errors where a process that loads has ended, or has no room for what it loaded
-    if told.startswith("DataLoader worker") or "unable to allocate shared memory" in str(error):
-        line = str(error).strip().splitlines()[-1].strip()
-        return f"{line}; expected more memory, in /dev/shm as well, or --workers 0"
-    # torch's own error on a card is a RuntimeError by another name, on the host it has no name
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told:
-        return f"out of memory ({told[:200]}); expected smaller sizes, such as --batch-size, or more memory"
-    return None
 
 
 def _command_name(main):

@@ -20,9 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from cmg.errors import UserError
-
-PATIENCE = timedelta(minutes=10)  # a rank may write a checkpoint meanwhile, not more
+from cmg.errors import LostProcess, UserError
 
 # Of an operator: torch.compile keeps every call, in the order of the program. Without it, it makes one draw of two of
 # the same length, and may start collectives in an order of its own.
@@ -31,11 +29,14 @@ ORDERED = torch.library.EffectType.ORDERED
 _shared = {}  # "cpu" or "cuda" -> torch.Generator; a process uses one card
 
 
-def start(device_type):
-    """Join the process group if torchrun started us; returns (rank, number of processes)."""
+def start(device_type, minutes):
+    """Join the process group if torchrun or `cmg.launch` started us; returns (rank, number of processes).
+
+    minutes : that a collective waits for the others, until it takes one for lost. One may write a checkpoint meanwhile.
+    """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(minutes=minutes))
     return rank, size
 
 
@@ -254,7 +255,7 @@ def from_all(thing):
         if not lost_a_process(error):
             raise
         rank, size = world()
-        raise UserError(f"process {rank} of {size}: another one was lost while data were opened") from None
+        raise LostProcess(f"process {rank} of {size}: another one was lost while data were opened") from None
     return said
 
 

@@ -1,14 +1,16 @@
-"""Files that appear complete or not at all, text that is read with one-line errors, what is wrong with a download,
-folders that one process holds."""
+"""Files that appear complete or not at all, text that is read with one-line errors, what is wrong with a download, and
+what is no fault of a file, folders that one process holds."""
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
+import mmap
 import os
 from pathlib import Path
 
-from cmg.errors import UserError
+from cmg.errors import MACHINE, UserError
 
 try:
     import fcntl
@@ -16,6 +18,7 @@ except ImportError:  # not on Windows, where folders are not held
     fcntl = None
 
 PAGE = "<!doctype html", "<html"  # begins what a server sends in the place of a download: a warning, a login, an error
+ROOM = 1 << 30  # bytes; where these can be had, it was not memory that was short
 _locks = set()  # open folders that this process has locked
 
 
@@ -106,6 +109,39 @@ def damage_of(path, kind: str, signature, reason: str) -> str:
     if start.lstrip().lower().startswith(tuple(map(str.encode, PAGE))):
         return f"an HTML page, not {kind}"
     return reason if start.startswith(signature) else f"not {kind}"
+
+
+def gone(path):
+    """Why there is no file under this name, in words; "" if there is one, or nobody can say."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            return "a link that leads nowhere" if os.path.islink(path) else f"cannot be opened ({error.strerror})"
+    return ""
+
+
+def own_fault(error, path):
+    """Whether an OSError of reading a file that was there is the file's own, not that of a disk, a folder, a network:
+    it is none, or may not be read though its folder may."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        try:
+            os.stat(path)
+        except OSError:
+            return False
+        return True
+    return error.errno not in MACHINE | {errno.ENOENT, errno.ENOTDIR}
+
+
+def short_of_memory(error):
+    """Whether there is no memory, rather than a damaged file that asks for more than anybody has."""
+    if not isinstance(error, MemoryError):
+        return False
+    try:
+        mmap.mmap(-1, ROOM).close()
+        return False
+    except OSError:
+        return True
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ def processes(args, folder):
         return {"skipped": f"{torch.cuda.device_count()} card"}
     flags = [*small_run(args, folder), "--max-steps", "12"]
     python("cmg.pretrain", *flags, "--out", str(folder / "one"))
-    python("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cmg.pretrain", *flags,
+    python("cmg.launch", "2", "cmg.pretrain", *flags,
            "--out", str(folder / "two"))
     two, one = first_loss(folder / "two"), first_loss(folder / "one")
     if abs(two - one) > 0.05 * abs(one):  # dropout draws other numbers on every process

@@ -6,7 +6,7 @@
     python -m cmg.pretrain --data features.h5 --method path/to/mine.py --out checkpoint/mine
     python -m cmg.pretrain --config checkpoint/av/args.json --seed 1 --out checkpoint/av1
     python -m cmg.pretrain --config checkpoint/av/args.json --init-from checkpoint/av --data new.h5 --out checkpoint/new
-    torchrun --standalone --nproc_per_node 4 -m cmg.pretrain --data features.h5 --out checkpoint/av4
+    python -m cmg.launch 4 cmg.pretrain --data features.h5 --out checkpoint/av4
 
 Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--resume auto` continues it.
 """
@@ -25,7 +25,7 @@ from cmg.cli import Parser, command, git_commit, require_folder, versions
 from cmg.configs import Config, add_flags, flag_of, flat, nearest, with_values
 from cmg.data.features import FeatureSet
 from cmg.data.synthetic import SyntheticConfig, synthetic_files, synthetic_spec
-from cmg.errors import UserError
+from cmg.errors import LostProcess, UserError
 from cmg.files import locked, read_text, write_atomically
 from cmg.methods import registry
 from cmg.methods.contract import Method
@@ -38,7 +38,7 @@ from cmg.training.run_config import RunConfig
 
 # Flags that a resumed run may change; all others must be as they were.
 FREE_ON_RESUME = {"epochs", "max_steps", "workers", "cache", "device", "log_every", "checkpoint_epochs", "save_every",
-                  "resume", "out", "data", "compile", "cuda_graph", "toom_cook", "method"}
+                  "resume", "out", "data", "compile", "timeout_minutes", "cuda_graph", "toom_cook", "method"}
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def main(argv=None):
     settings = parse(argv)
     run, out = settings.run, Path(settings.run.out)
     device = distributed.choose_device(run.device)
-    rank, size = distributed.start(device.type)
+    rank, size = distributed.start(device.type, run.timeout_minutes)
     if run.precision == "tf32":
         torch.set_float32_matmul_precision("high")
     if run.cuda_graph and (device.type != "cuda" or size > 1):
@@ -261,7 +261,7 @@ def train(trainer, recorder):
     except RuntimeError as error:
         if not distributed.lost_a_process(error):
             raise
-        raise UserError(f"process {trainer.rank} of {trainer.size}: another one was lost at step {trainer.step}, the "
+        raise LostProcess(f"process {trainer.rank} of {trainer.size}: another one was lost at step {trainer.step}, the "
                         f"run ends; {trainer.last_good()}; continue with --resume auto, on any number of processes") \
             from None
     distributed.finish()

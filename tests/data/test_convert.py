@@ -359,17 +359,18 @@ def test_a_layout_of_one_s_own(tmp_path, capsys, monkeypatch, installed):
     if installed:
         install(tmp_path, monkeypatch, "cmg_rows", OWN, "cmg.readers", {"rows": "Reader"})
         name = "rows"
-    clips = {"a": ([[0.1]] * 4, [[1.0]]), "b": ([[1e9]], [[1.0]]), "c": ([[1.0, 2.0]], [[1.0]]), "d": ([1.0], [[1.0]])}
+    clips = {"a": ([[0.1]] * 4, [[1.0]]), "b": ([[1e9]], [[1.0]]), "c": ([[1.0, 2.0]], [[1.0]]), "d": ([1.0], [[1.0]]),
+             "e": ([[0.0]] * 3, [[1.0]] * 3), "f": ([[0.0]] * 3, [[1.0]] * 3)}
     lines = [f'{{"id": "{k}", "audio": {audio}, "text": {text}}}\n' for k, (audio, text) in clips.items()]
     (tmp_path / "rows.json").write_text("".join(lines))
     out = tmp_path / "a.h5"
     main([name, "--rows", str(tmp_path / "rows.json"), "--audio-sha256", "0" * 64, "--out", str(out)])
     printed = capsys.readouterr()
-    assert f"{out}: 1 clips, 3 left out" in printed.out
+    assert f"{out}: 3 clips, 3 left out" in printed.out
     assert f"audio: largest error {abs(0.1 - float(np.float16(0.1))):.2g}" in printed.out
     assert [line for line in printed.err.splitlines() if line.startswith("note")] == [
-        "note: audio: 1 of 1 clips have 4 rows, cut to 3; a row is taken for 0.5 s",
-        "note: text: 1 of 1 clips have 1 rows, padded to 3"]
+        "note: audio: 1 of 3 clips have 4 rows, cut to 3; a row is taken for 0.5 s",
+        "note: text: 1 of 3 clips have 1 rows, padded to 3"]
     assert [line for line in printed.err.splitlines() if line.startswith("left out")] == [
         "left out b: audio: not finite in float16", "left out c: shapes differ from those of 'a'",
         "left out d: audio: shape (1,), expected one row a second"]

@@ -1,5 +1,7 @@
 """Feature files: layout, round trip, sets of files, reading in workers, and one-line errors for what users hand in."""
 
+import errno
+import gc
 import os
 import pickle
 from types import SimpleNamespace
@@ -120,17 +122,33 @@ def test_writer_refuses_what_a_reader_would_refuse(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_full_disk_is_told_before_hdf5_meets_it(tmp_path, monkeypatch):
-    """HDF5 cannot close a file on a full disk, so the writer stops 32 MiB before."""
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+def test_a_disk_that_takes_no_more_is_one_line_wherever_it_happens(tmp_path, monkeypatch, capfd, fault):
+    """At the first write, at a later one, or half of one; HDF5 has nothing to say of it."""
     write(tmp_path / "a.h5", ["a"])
-    free = 32 * 1024**2 + 1000
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
-    with one_line("b.h5: no space left on the disk"):
-        write(tmp_path / "b.h5", [str(n) for n in range(100)])  # 100 clips have 9600 bytes of video
-    free -= 2000
-    with one_line("c.h5: no space left on the disk"):
-        write(tmp_path / "c.h5", [])
-    assert os.listdir(tmp_path) == ["a.h5"]
+    whole, written = os.pwrite, []
+
+    def pwrite(handle, content, offset):
+        if sum(written) + len(content) > room:
+            if sum(written) == room:
+                raise OSError(fault, os.strerror(fault))
+            content = content[: room - sum(written)]
+        written.append(whole(handle, content, offset))
+        return written[-1]
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    room, ids = 1 << 40, [str(n) for n in range(100)]
+    write(tmp_path / "whole.h5", ids)
+    for left in (0, 100, sum(written) // 2, sum(written) - 1):
+        room = left
+        written.clear()
+        for name in ("a.h5", "b.h5"):
+            with one_line(rf"{name}: cannot write \({os.strerror(fault)}\)"):
+                write(tmp_path / name, ids)
+    assert sorted(os.listdir(tmp_path)) == ["a.h5", "whole.h5"] and FeatureFile(tmp_path / "a.h5").ids == ["a"]
+    assert FeatureFile(tmp_path / "whole.h5").ids == ids
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 # --- files that are not as they should be -------------------------------------------------------------------------

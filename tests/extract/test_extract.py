@@ -516,19 +516,17 @@ def test_features_that_are_not_finite_quarantine_the_clip(tmp_path):
     assert outcome.reason == "audio: features are not finite"
 
 
-def die_on_b(job):
-    """A worker's task that takes the process down on one clip, as a decoder might."""
-    if job.id == "b":
-        os._exit(1)
-    return workers.Outcome(job, {}, {}, "")
+def dying_on_b(recipe, device):
+    """What takes its process down on one clip, as a decoder might."""
+    return lambda job: os._exit(1) if job.id == "b" else workers.Outcome(job, {}, {}, "")
 
 
 @pytest.mark.slow
 def test_a_dying_decoder_costs_one_clip():
     jobs = [workers.Job(name, "", ()) for name in "abcd"]
     recipe = workers.Recipe((Choice("text", "hash"),), 1, 1)
-    outcomes = {o.job.id: o.reason for o in workers.extract_all(jobs, recipe, 2, work=die_on_b)}
-    assert outcomes == {"a": "", "b": "the process that decoded it died", "c": "", "d": ""}
+    outcomes = {o.job.id: o.reason for o in workers.extract_all(jobs, recipe, 2, work=dying_on_b)}
+    assert outcomes == {"a": "", "b": "the process that decoded it died (exit status 1)", "c": "", "d": ""}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ of `cmg.extract`: their weights may differ. If you know the weights, give --vide
 
 import re
 import sys
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cmg import plugins
-from cmg.cli import Parser, command
+from cmg.cli import Parser, command, most_are_good
 from cmg.data.features import FeatureWriter
 from cmg.data.readers.contract import Reader
 from cmg.errors import UserError
@@ -71,23 +72,39 @@ class Fitting:
             yield f"{m}: {len(rows)} of {number} clips have {had} rows, {done} to {steps}{taken}"
 
 
+class OtherShapes(Exception):
+    """Most clips have shapes of their own, which are the first argument."""
+
+
 def convert(reader, out, origin):
     """Write what a reader reads. Returns the number of clips, the bad ones as (id, reason), Rounding and Fitting.
 
+    The shapes are those that most clips have. It takes those of the first one to be, and reads again if they are not.
+
     origin : dict modality -> what is known of its encoder, see `cmg.data.provenance`.
     """
-    rounding, fitting, left_out, waiting, number = Rounding(), Fitting(), [], [], 0
+    try:
+        return convert_as(reader, out, origin, None)
+    except OtherShapes as other:
+        return convert_as(reader, out, origin, *other.args)
+
+
+def convert_as(reader, out, origin, shapes):
+    """`convert` with these shapes; of None with the first clip's, or `OtherShapes` if most clips have others."""
+    rounding, fitting, left_out, waiting, number, seen = Rounding(), Fitting(), [], [], 0, Counter()
     clips = good_ones(reader, left_out)
-    first = next(clips, None)
+    odd = ""  # the reason of clips of other shapes, which names the first one that has the right ones
+    first = next((c for c in clips if shapes in (None, shapes_of(c)) or left_out.append((c.id, odd))), None)
     if first is None:
         reason = "; {}: {}".format(*left_out[0]) if left_out else ""
         raise UserError(f"none of the {len(reader)} clips could be read{reason}")
-    shapes = {m: x.shape for m, x in first.features.items()}
-    attrs = {f"{name}/{m}": value for m in shapes for name, value in origin[m].items()}
-    with FeatureWriter(out, shapes, attrs | {"source": reader.source}) as writer:
+    wanted = shapes_of(first)
+    attrs = {f"{name}/{m}": value for m in wanted for name, value in origin[m].items()}
+    with FeatureWriter(out, wanted, attrs | {"source": reader.source}) as writer:
         for clip in chain([first], clips):
-            if {m: x.shape for m, x in clip.features.items()} != shapes:
-                left_out.append((clip.id, f"shapes differ from those of '{first.id}'"))
+            seen[tuple(shapes_of(clip).items())] += 1
+            if shapes_of(clip) != wanted:
+                left_out.append((clip.id, odd))
                 continue
             rounding.add(clip.errors)
             fitting.add(clip)
@@ -98,7 +115,15 @@ def convert(reader, out, origin):
                 waiting = []
         if waiting:
             write(writer, waiting)
+        most = dict(seen.most_common(1)[0][0])
+        if shapes is None and most != wanted:
+            raise OtherShapes(most)
+    left_out = [(name, reason or f"shapes differ from those of '{first.id}'") for name, reason in left_out]
     return number, left_out, rounding, fitting
+
+
+def shapes_of(clip):
+    return {m: x.shape for m, x in clip.features.items()}
 
 
 def good_ones(reader, left_out):
@@ -164,6 +189,7 @@ def main(argv=None):
     sizes = f"{reader.size / 1e6:.1f} MB before, {out.stat().st_size / 1e6:.1f} MB after"
     print(f"{out}: {number} clips, {len(left_out)} left out, {sizes}")
     print(f"float16 {rounding}")
+    most_are_good(out, number, len(reader), "reasons above")
 
 
 if __name__ == "__main__":

@@ -13,19 +13,17 @@ file and renames it when everything is in. `cmg.data.features.FeatureSet` makes 
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from cmg import modalities
-from cmg.data.hdf5 import opened
+from cmg.data.hdf5 import Sink, opened
 from cmg.errors import UserError
 
 SCHEMA = 1
 CHUNK_BYTES = 64 * 1024  # rows are read in random order: a chunk is one clip, and only small clips share one
-SPARE_BYTES = 32 * 1024 * 1024  # what HDF5 may still hold back in its caches
 
 
 class FeatureWriter:
@@ -40,7 +38,8 @@ class FeatureWriter:
 
     Raises
     ------
-    UserError : the folder cannot be written; an id twice; features that are not finite or overflow `dtype`.
+    UserError : the folder cannot be written; no room on the disk, or a quota; an id twice; features that are not
+        finite or overflow `dtype`.
 
     >>> with FeatureWriter("clips.h5", {"audio": (10, 128)}, {"source": "mine"}) as writer:
     ...     writer.append(["a", "b"], {"audio": np.zeros((2, 10, 128))}, None)
@@ -56,10 +55,10 @@ class FeatureWriter:
             raise UserError(f"{self.path}: is a folder, expected the name of a file")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._need_space(0)
-            self._h5 = h5py.File(self._temp, "w", locking=False)  # nobody else knows its name
+            self._sink = Sink(self._temp)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot write here ({_first_line(error)})") from None
+            raise UserError(f"{self.path}: cannot write here ({error.strerror})") from None
+        self._h5 = h5py.File(self._sink, "w")
         self._h5.attrs["schema"] = SCHEMA
         declared = {f"modality/{m}": json.dumps(row) for m, row in modalities.declared(self.shapes).items()}
         for name, value in {**attrs, **declared}.items():
@@ -96,14 +95,15 @@ class FeatureWriter:
             self._extend(m, x)
             self._extend(f"valid/{m}", real)
         self._extend("id", np.array(ids, dtype=object))
+        self._h5.flush()
+        self._refuse()
 
-    def _need_space(self, size):
-        # HDF5 cannot close a file on a full disk, and may even crash the process, so never come to that.
-        if shutil.disk_usage(self.path.parent).free < size + SPARE_BYTES:
-            raise UserError(f"{self.path}: no space left on the disk")
+    def _refuse(self):
+        """`UserError` for what the disk has refused."""
+        if self._sink.error is not None:
+            raise UserError(f"{self.path}: cannot write ({self._sink.error.strerror})")
 
     def _extend(self, name, rows):
-        self._need_space(rows.nbytes)
         data = self._h5[name]
         start = len(data)
         data.resize(start + len(rows), axis=0)
@@ -115,7 +115,9 @@ class FeatureWriter:
     def __exit__(self, kind, error, trace):
         try:
             self._h5.close()
+            self._sink.close()
             if kind is None:
+                self._refuse()
                 os.replace(self._temp, self.path)
         finally:
             self._temp.unlink(missing_ok=True)

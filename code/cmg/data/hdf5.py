@@ -1,7 +1,10 @@
-"""HDF5 files, opened for reading on every file system, and what is wrong with one that cannot be."""
+"""HDF5 files, opened for reading on every file system, what is wrong with one that cannot be, and a file to write one
+to."""
 
 import errno
 import functools
+import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -12,6 +15,60 @@ from cmg.errors import UserError
 from cmg.files import damage_of
 
 BUSY = (errno.EAGAIN, errno.EACCES)  # of a lock: another process has it; any other means that there are no locks
+
+
+class Sink(io.RawIOBase):
+    """A file that h5py writes to, which takes whatever comes once the disk has refused a write.
+
+    HDF5 cannot close a file that it cannot write: it tells so in hundreds of lines, again and again until the process
+    ends, and may crash it. So it is never told; whoever writes looks at `error`, and throws the file away.
+
+    Attributes
+    ----------
+    error : the first OSError of writing, or None
+    """
+
+    def __init__(self, path):
+        self.file, self.error, self.end = open(path, "w+b", buffering=0), None, 0
+        self.at = 0
+
+    def _tried(self, function, *args):
+        if self.error is None:
+            try:
+                return function(*args)
+            except OSError as error:
+                self.error = error
+        return None
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        self.at = {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.end}[whence] + offset
+        return self.at
+
+    def tell(self):
+        return self.at
+
+    def write(self, content):
+        content = memoryview(content).cast("B")
+        done = 0
+        while done < len(content) and self.error is None:  # a write may take a part, before the next one is refused
+            done += self._tried(os.pwrite, self.file.fileno(), content[done:], self.at + done) or 0
+        self.at += len(content)
+        self.end = max(self.end, self.at)
+        return len(content)
+
+    def readinto(self, buffer):
+        found = self._tried(os.preadv, self.file.fileno(), [buffer], self.at) or 0
+        self.at += found
+        return found
+
+    def truncate(self, size):
+        self._tried(os.ftruncate, self.file.fileno(), size)
+        self.end = size
+        return size
+
+    def close(self):
+        self._tried(self.file.close)
+        super().close()
 
 
 def opened(path, expected, **options) -> h5py.File:

@@ -5,6 +5,7 @@ refuses every other one before it is called. `array_of` takes nothing but an arr
 dicts, texts and numbers. Of .npy and .npz files nothing is unpickled. Nothing is unpacked to disk.
 """
 
+import errno
 import io
 import math
 import pickle
@@ -14,7 +15,7 @@ from collections import OrderedDict
 import numpy as np
 import torch
 
-from cmg.files import damage_of
+from cmg.files import damage_of, own_fault, short_of_memory
 
 LIMIT = 64 << 20  # bytes of an unpacked clip; ten seconds of VGG-19 maps in float64 are 2 MB
 VIDEO_LIMIT = 1 << 30  # of an unpacked array of a whole video; an hour of 1.5 rows a second, 2048 wide, is 44 MB
@@ -103,6 +104,8 @@ def _unpickled(file, besides=None):
     except BadPickle:
         raise
     except Exception as error:  # a damaged stream fails in many ways
+        if short_of_memory(error):
+            raise
         raise BadPickle(f"damaged pickle ({type(error).__name__})") from None
 
 
@@ -119,6 +122,7 @@ def value_in(path, besides=None):
         with open(path, "rb") as file:
             return _unpickled(file, besides)
     except OSError as error:
+        _refuse_faults(error, path)
         raise BadPickle(f"cannot be read ({error.strerror})") from None
 
 
@@ -150,6 +154,7 @@ def array_in_npy(path):
     except BadPickle:
         raise
     except Exception as error:  # a damaged header fails in many ways
+        _refuse_faults(error, path)
         raise BadPickle(damage_of(path, "a .npy file", b"\x93NUMPY", f"truncated or damaged ({error})"[:120])) from None
     if value is None:
         raise BadPickle(f"more than {LIMIT >> 20} MiB")
@@ -166,13 +171,22 @@ def array_in_npz(path, name):
             return floats(file[name])
     except BadPickle:
         raise
-    except FileNotFoundError:
-        raise BadPickle("no such file") from None
     except KeyError:
         raise BadPickle(f"holds no array '{name}'") from None
     except Exception as error:  # a damaged archive fails in many ways
+        _refuse_faults(error, path)
         reason = f"truncated or damaged ({type(error).__name__}: {str(error)[:80]})"
         raise BadPickle(damage_of(path, "a .npz file", b"PK", reason)) from None
+
+
+def _refuse_faults(error, path):
+    """Raise again what says nothing of the file, see `cmg.files.own_fault`."""
+    if short_of_memory(error) or isinstance(error, OSError) and not own_fault(error, path):
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise error
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:  # it cannot be looked into
+        raise BadPickle(f"cannot be opened ({error.strerror})") from None
 
 
 def foreign(name):
@@ -202,6 +216,7 @@ def array_in_zip(path):
     except BadPickle:
         raise
     except Exception as error:  # a damaged or encrypted archive fails in many ways: BadZipFile, zlib.error, …
+        _refuse_faults(error, path)
         reason = f"truncated or damaged ({type(error).__name__}: {str(error)[:80]})"
         raise BadPickle(damage_of(path, "a zip file", b"PK", reason)) from None
     if len(content) > LIMIT:

@@ -17,10 +17,11 @@ import csv
 import fnmatch
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 
 from cmg import modalities
-from cmg.cli import Parser, command, whole
+from cmg.cli import Parser, command, most_are_good, whole
 from cmg.distributed import choose_device
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES, Choice
@@ -30,8 +31,8 @@ from cmg.extract.hashed import UNSPACED, words_of
 from cmg.extract.media import FRAMES_PER_SECOND
 from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
-from cmg.extract.workers import Job, Recipe, extract_all
-from cmg.files import replacing
+from cmg.extract.workers import Job, Outcome, Recipe, extract_all
+from cmg.files import gone, replacing
 
 
 def parse(argv):
@@ -102,6 +103,16 @@ def list_jobs(args):
     return jobs, notes
 
 
+def absent_from(job, played):
+    """Why a clip cannot be read for it has no file, as a bad clip's reason; "" where it has."""
+    for m in played:
+        sound = modalities.modality(m).source == "sound" and job.sound
+        reason = gone(sound or job.path)
+        if reason:
+            return f"{m}: {reason}"
+    return ""
+
+
 def write_failed(path, failed):
     """List the bad clips (id, path, reason), or remove the list of an earlier run if there are none."""
     if not failed:
@@ -142,17 +153,21 @@ def main(argv=None):
     bad = f"{len(failed)} bad (listed in {failed_csv})" if failed else "0 bad"
     print(f"{out}: {len(good)} clips ({shapes}), {bad}, {progress.seconds():.0f} s")
     print(progress)
+    most_are_good(out, len(good), len(jobs), f"reasons in {failed_csv}")
 
 
 def extract(jobs, recipe, parts, args, failed_csv):
     """Make what is missing, then the feature file -> (ids of the good clips, outcomes of the bad ones, Progress)."""
     done, failed = parts.ids(), []
     pending = [job for job in jobs if job.id not in done]
+    absent = [Outcome(job, {}, {}, reason) for job in pending if (reason := absent_from(job, args.played))]
+    without = {outcome.job.id for outcome in absent}  # of what is there now, the end is no fault of the clip's
     if len(pending) < len(jobs):
         print(f"resuming: {len(jobs) - len(pending)} of {len(jobs)} clips are done", file=sys.stderr)
     progress = Progress(len(jobs), len(jobs) - len(pending), args.workers)
     try:
-        for outcome in extract_all(pending, recipe, args.workers, args.device):
+        there = [job for job in pending if job.id not in without]
+        for outcome in chain(absent, extract_all(there, recipe, args.workers, args.device)):
             if outcome.reason:
                 failed.append(outcome)
                 progress.say(f"bad clip {outcome.job.id}: {outcome.reason}")
@@ -160,6 +175,10 @@ def extract(jobs, recipe, parts, args, failed_csv):
                 with progress.writes():
                     parts.add(outcome)
             progress.finished(outcome)
+    except UserError as error:
+        parts.flush()
+        kept = f"; the same command goes on, {parts.folder} keeps {len(parts.ids())} clips" if parts.files else ""
+        raise UserError(f"{error}{kept}") from None
     finally:
         progress.close()
         with progress.writes():

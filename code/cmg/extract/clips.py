@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cmg.data.videos import SOUND_SUFFIXES, SUFFIXES
-from cmg.errors import UserError
+from cmg.errors import MACHINE, UserError
 
 
 class Media(NamedTuple):
@@ -96,6 +96,8 @@ def _walk(where, notes):
             entered.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
+            if error.errno in MACHINE:
+                raise
             notes.append(f"left out: {folder} cannot be read ({error.strerror})")
             continue
         for entry in entries:

@@ -1,13 +1,17 @@
 """Decode media files second by second with PyAV: frames of each second, sound of each second."""
 
+import contextlib
+import errno
 import math
 import os
+import stat
 
 import numpy as np
 import torch
 import torchaudio.functional
 
 from cmg.errors import UserError
+from cmg.files import own_fault, short_of_memory
 
 try:
     import av
@@ -117,15 +121,76 @@ def audio_seconds(path, seconds):
     return wave[: n * SAMPLE_RATE].view(n, SAMPLE_RATE)
 
 
+class Source:
+    """A media file as PyAV reads it: through here, so that what a disk or a network refuses is told from damage.
+
+    FFmpeg itself takes a read that failed for the file's end, or for damage, as the format has it.
+
+    Attributes
+    ----------
+    error : the first OSError of reading, or None
+    """
+
+    def __init__(self, path):
+        self.name, self.path, self.error = f"file:{path}", path, None
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+                raise BadClip("cannot be opened (not a file)")
+            self.handle = open(path, "rb", buffering=0)
+        except OSError as error:
+            if own_fault(error, path):
+                raise BadClip(f"cannot be opened ({error.strerror})") from None
+            raise
+
+    def read(self, n):
+        return self._tried(self._read, n)
+
+    def _read(self, n):
+        content = self.handle.read(n)
+        if content is None:  # how Python says it
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return content
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        return self._tried(self.handle.seek, offset, whence)
+
+    def tell(self):
+        return self.handle.tell()
+
+    def _tried(self, function, *args):
+        try:
+            return function(*args)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # a damaged file leads to before its start
+                raise
+            error.filename = str(self.path)
+            self.error = self.error or error
+            raise
+
+
+@contextlib.contextmanager
 def _open(path):
+    """The container in a file.
+
+    Raises
+    ------
+    BadClip : FFmpeg cannot make anything of it.
+    OSError : the file could not be read, which says nothing of the clip.
+    """
     if av is None:
         raise UserError("reading media files needs PyAV: pip install av, or this project with its extra [extract]")
+    source, doing = Source(path), "opened"
     try:
-        return av.open(f"file:{path}")  # or "a:b.mp4" would be read by a protocol "a"
-    except (av.error.FFmpegError, OSError) as error:
-        if os.path.islink(path) and not os.path.exists(path):
-            raise BadClip("a link that leads nowhere") from None
-        raise BadClip(f"cannot be opened ({error.strerror})") from None
+        with source.handle, av.open(source) as container:
+            doing = "decoded"
+            yield container
+    except Exception as error:
+        if source.error is None and isinstance(error, av.error.FFmpegError) and not short_of_memory(error):
+            raise BadClip(f"cannot be {doing} ({error.strerror})") from None
+        if source.error is None:
+            raise
+    if source.error is not None:  # also where FFmpeg took it for the end of the file
+        raise source.error
 
 
 def _origin(container):
@@ -144,6 +209,8 @@ def _frames(container, track, origin):
             yield frame, time
             time += _length(frame, track)
     except av.error.FFmpegError as error:
+        if short_of_memory(error):
+            raise
         raise BadClip(f"{track.type} track is damaged ({error.strerror})") from None
 
 

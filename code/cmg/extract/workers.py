@@ -6,22 +6,19 @@ meanwhile. Finished clips are written by the parent process while the others go 
 """
 
 import contextlib
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from cmg import processes
 from cmg.distributed import choose_device
-from cmg.errors import UserError
+from cmg.errors import UserError, refusal
 from cmg.extract.backbones import load_backbone
 from cmg.extract.media import FRAMES_PER_SECOND, BadClip, audio_seconds, video_seconds
+from cmg.files import short_of_memory
 from cmg.modalities import modality
 
 
@@ -95,6 +92,11 @@ class Extractor:
             except BadClip as bad:
                 features, valid, reason = {}, {}, f"{m}: {bad}"
                 break
+            except (OSError, MemoryError, RuntimeError) as error:
+                line = refusal(error)
+                if line is None or type(error).__name__ == "OutOfMemoryError":  # of a card, which has its own words
+                    raise
+                raise UserError(line if job.path in line else f"{job.path or job.id}: {line}") from None
         spent = Spent(self.decoding, time.perf_counter() - start - self.decoding)
         return Outcome(job, features, valid, reason, spent)
 
@@ -126,6 +128,9 @@ class Extractor:
         except (BadClip, UserError):
             raise
         except Exception as error:  # foreign bytes fail in more ways than a decoder knows; one clip must not end a run
+            # but what the machine refuses says nothing of the clip
+            if short_of_memory(error) if isinstance(error, MemoryError) else refusal(error):
+                raise
             raise BadClip(f"cannot be decoded ({type(error).__name__}: {str(error)[:100]})") from None
         finally:
             self.decoding += time.perf_counter() - start
@@ -143,30 +148,11 @@ class Extractor:
         return np.concatenate([x, rest]), np.arange(steps) < n
 
 
-_extractor = None  # this worker's
-
-
-def _start_worker(recipe, devices, started):
-    global _extractor
-    torch.set_num_threads(1)  # the run is parallel over clips
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent alone answers it
-    # A worker waits for work on a pipe that its siblings hold open too, so it would outlive a killed parent for good.
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    with started.get_lock():
-        number, started.value = started.value, started.value + 1
-    _extractor = Extractor(recipe, devices[number % len(devices)])
-
-
-def _extract_one(job):
-    return _extractor(job)
-
-
-def extract_all(jobs, recipe, workers, devices=("cpu",), work=_extract_one):
+def extract_all(jobs, recipe, workers, devices=("cpu",), work=Extractor):
     """Yield the outcome of every job, in the order they finish.
 
-    A clip on which the decoder takes its process down is a bad clip like any other: the clips that were under way
-    are tried again one by one, each in a process of its own, and the run goes on.
+    A clip on which the decoder takes its process down, twice, is a bad clip like any other. What is not the clip's
+    fault ends the run: a disk, memory, a worker that somebody killed twice at the same clip.
 
     Parameters
     ----------
@@ -174,31 +160,18 @@ def extract_all(jobs, recipe, workers, devices=("cpu",), work=_extract_one):
     recipe : Recipe
     workers : number of processes; 0 runs in this one, on the first device.
     devices : names as `--device` takes them, dealt to the processes in turn.
-    work : what a worker does with a job, a function of a module (it is sent by name).
+    work : (recipe, device) -> what a worker does with a job; of a module, for it is sent by name.
     """
     if workers == 0:
-        yield from map(Extractor(recipe, devices[0]), jobs)
+        yield from map(work(recipe, devices[0]), jobs)
         return
-    waiting, running = list(reversed(jobs)), {}
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks of torch and av
-    while waiting:
-        start = (_start_worker, (recipe, devices, context.Value("i", 0)))
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), context, *start)
-        try:
-            while waiting or running:
-                while waiting and len(running) < 2 * workers:
-                    running[pool.submit(work, waiting[-1])] = waiting[-1]
-                    waiting.pop()  # only now: a pool that broke in the meantime refuses the job
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    outcome = future.result()
-                    del running[future]
-                    yield outcome
-        except BrokenProcessPool:
-            if len(jobs) == 1:
-                yield Outcome(jobs[0], {}, {}, "the process that decoded it died")
-                return
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        suspects, running = list(running.values()), {}
-        for job in suspects:
-            yield from extract_all([job], recipe, 1, devices, work)
+    makes = [partial(_alone, work, recipe, devices[number % len(devices)]) for number in range(workers)]
+    for job, outcome in processes.each(jobs, makes):
+        if isinstance(outcome, processes.Died):
+            outcome = Outcome(job, {}, {}, f"the process that decoded it died ({outcome.how})")
+        yield outcome
+
+
+def _alone(work, recipe, device):
+    torch.set_num_threads(1)  # the run is parallel over clips
+    return work(recipe, device)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cmg.cli import whole
+from cmg.cli import number, whole
 from cmg.configs import Config, setting
 from cmg.data.features import CACHES
 
@@ -31,6 +31,7 @@ class RunConfig(Config):
     log_every : steps between rows of metrics.csv
     checkpoint_epochs : epochs between epoch_XXX.pt files
     save_every : also write latest.pt every N steps; 0 = epoch ends
+    timeout_minutes : of several processes, until one that does not answer is taken for lost
     """
 
     data: list = setting(None, several=True, required=True)
@@ -51,3 +52,4 @@ class RunConfig(Config):
     log_every: int = setting(20, whole(1))
     checkpoint_epochs: int = setting(1, whole(1))
     save_every: int = setting(0, whole())
+    timeout_minutes: float = setting(10.0, number(above=0, below=1e6))

@@ -22,11 +22,13 @@ A layout of one's own is one file with a subclass of `Reader`:
                 yield clip(path.stem, {"audio": np.load(path)}, steps=10)
 """
 
-import multiprocessing
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+
+from cmg.processes import Died, each
 
 
 class Reader(ABC):
@@ -112,10 +114,22 @@ def fit(x, steps):
     return np.concatenate([x[:n], np.repeat(last, steps - n, axis=0)]), np.arange(steps) < n
 
 
-def in_processes(function, jobs, workers):
-    """The results of a module's function, in the order of the jobs; `workers` 0: in this process."""
+def in_processes(function, jobs, workers, lost):
+    """The results of a module's function, in the order of the jobs; `workers` 0: in this process.
+
+    lost : function (job, how its processes ended) -> the result of a job that took them down, see `cmg.processes.each`.
+    """
     if not workers or not jobs:
         yield from map(function, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-        yield from pool.imap(function, jobs, chunksize=4)
+    makes = [partial(partial, _of_numbered, function=function)] * min(workers, len(jobs))
+    early, due = {}, 0  # results that wait for those of earlier jobs
+    for (number, job), found in each(list(enumerate(jobs)), makes):
+        early[number] = lost(job, found.how) if isinstance(found, Died) else found
+        while due in early:
+            yield early.pop(due)
+            due += 1
+
+
+def _of_numbered(job, function):
+    return function(job[1])

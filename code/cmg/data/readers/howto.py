@@ -104,11 +104,16 @@ class Reader(contract.Reader):
         if silent and self.speech:
             print(f"note: {silent} of {len(jobs)} videos have no speech; their clips have no words", file=sys.stderr)
         jobs = [job for job in jobs.values() if job]
-        for found, size in in_processes(partial(clips_of, flags=self.flags), jobs, self.flags.workers):
+        for found, size in in_processes(partial(clips_of, flags=self.flags), jobs, self.flags.workers, lost):
             self.size += size
             for one, text in found:
                 yield one if one.reason or self.vectors is None else with_words(one, text, self.vectors,
                                                                                 self.flags.words)
+
+
+def lost(job, how):
+    """In the place of the clips of a video whose reading took its process down."""
+    return [(bad(job[0], f"the process that read it died ({how})"), "")], 0
 
 
 def with_words(one, text, vectors, most):

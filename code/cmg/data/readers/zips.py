@@ -15,6 +15,7 @@ from cmg.data.pickles import BadPickle, array_in_npy, array_in_zip, foreign
 from cmg.data.readers import contract
 from cmg.data.readers.contract import bad, clip, in_processes
 from cmg.errors import UserError
+from cmg.files import gone
 
 ARRAYS = {".zip": array_in_zip, ".npy": array_in_npy}
 
@@ -50,18 +51,28 @@ class Reader(contract.Reader):
         self.whole = [(name, paths) for name, paths in sorted(found.items()) if len(paths) == len(folders)]
         if not self.whole:
             raise UserError(f"--{' --'.join(folders)}: no id is in every folder")
+        self.nowhere = {name: reasons for name, paths in self.whole if (reasons := [f"{m}: {reason}" for m, path in
+                        paths.items() if (reason := gone(path))])}
+        self.whole = [(name, paths) for name, paths in self.whole if name not in self.nowhere]
         self.lacking = {name: [m for m in folders if m not in paths] for name, paths in sorted(found.items())
                         if len(paths) < len(folders)}
         self.source, self.seconds, self.workers = " ".join(folders.values()), flags.seconds, flags.workers
-        self.size = sum(path.stat().st_size for paths in found.values() for path in paths.values())
+        self.size = sum(path.stat().st_size for _, paths in self.whole for path in paths.values())
 
     def __len__(self):
-        return len(self.whole) + len(self.lacking)
+        return len(self.whole) + len(self.lacking) + len(self.nowhere)
 
     def __iter__(self):
         for name, lacking in self.lacking.items():
             yield bad(name, f"no {' or '.join(lacking)} file")
-        yield from in_processes(partial(read_clip, seconds=self.seconds), self.whole, self.workers)
+        for name, reasons in self.nowhere.items():
+            yield bad(name, "; ".join(reasons))
+        yield from in_processes(partial(read_clip, seconds=self.seconds), self.whole, self.workers, lost)
+
+
+def lost(job, how) -> contract.Clip:
+    """In the place of a clip whose reading took its process down."""
+    return bad(job[0], f"the process that read it died ({how})")
 
 
 def read_clip(job, seconds):
