@@ -1,13 +1,14 @@
 """Arrays out of downloaded pickles and .npy files, without running what is in them.
 
 A pickle is a program. The unpickler here knows the few names that numpy arrays and torch tensors are made of, refuses
-every other one before it is called, and takes nothing but an array as the result. Of a .npy nothing is unpickled.
-Nothing is unpacked to disk.
+every other one before it is called, takes no memory that the file does not fill, and nothing but an array as the
+result. Of a .npy nothing is unpickled. Nothing is unpacked to disk.
 """
 
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 
@@ -23,6 +24,9 @@ class BadPickle(Exception):
     """This file does not hold one array; the text says why."""
 
 
+WORDS = 10_000  # of a pickle's program; that of an array has a few dozen
+CALLS = 8  # an array or a tensor takes at most six
+MAGIC = 0x1950A86A20F9469CFC6C  # what a storage of torch begins with: a number that counts nothing
 KIND = object()  # stands for numpy.ndarray, which may be named but not called: it would allocate whatever it is told
 
 
@@ -47,6 +51,17 @@ def _from_buffer(buffer, dtype, shape, order, axes=None):
 
 def _storage(content):
     """torch's `_load_from_bytes`, which would unpickle them freely."""
+    if content.startswith(b"PK"):  # torch.save's zip file, whose entries are not compressed
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise BadPickle("a compressed storage")
+                if entry.filename.endswith(".pkl"):
+                    _bounded(archive.read(entry), len(content))
+    else:
+        rest = content
+        for _ in range(5):  # magic number, version, what system, the storage, its keys
+            rest = rest[_bounded(rest, len(content)):]
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
@@ -75,6 +90,25 @@ for _core in ("numpy.core", "numpy._core"):
     NAMES |= {(f"{_core}.multiarray", "_reconstruct"): _empty, (f"{_core}.numeric", "_frombuffer"): _from_buffer}
 
 
+def _bounded(content, size):
+    """Refuse a pickle that makes its reader allocate more than it holds; returns where it ends.
+
+    A few bytes may name a place far up in the reader's memory, a text of a gigabyte that does not follow, or a number
+    of elements. Nothing of an array is larger than the `size` bytes that it came in.
+    """
+    calls = 0
+    for number, (word, value, place) in enumerate(pickletools.genops(content)):
+        calls += word.name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ")
+        if number > WORDS or calls > CALLS:
+            raise BadPickle("a longer program than arrays have")
+        places = number if "PUT" in word.name else max(size, 4096)
+        if isinstance(value, int) and value > places and value != MAGIC:
+            raise BadPickle(f"counts to {value:.3g} in {size} bytes")
+        if word.name == "STOP":
+            return place + 1
+    raise BadPickle("no end")
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """`pickle.Unpickler` that knows `NAMES` and nothing else."""
 
@@ -92,6 +126,7 @@ def array_of(content):
     BadPickle : damaged, names anything beside arrays, or holds something else than one array.
     """
     try:
+        _bounded(content, len(content))
         value = ArrayUnpickler(io.BytesIO(content)).load()
     except BadPickle:
         raise

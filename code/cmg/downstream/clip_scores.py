@@ -19,7 +19,6 @@ from cmg.data.videos import video_of
 from cmg.errors import UserError
 from cmg.files import in_turn, read_columns, replacing
 
-
 MOVE = "move it away, or evaluate again into another --out"
 
 

@@ -17,7 +17,7 @@ except ImportError:  # an extra: captions alone can be extracted without it
 SAMPLE_RATE = 16_000  # Hz, mono: what every audio backbone gets
 FRAMES_PER_SECOND = 16  # at most so many frames of a second, evenly chosen; more cost time and change little
 DISPLAY_MATRIX = "DISPLAYMATRIX"
-# What a decoder may know of damage: checksums, a bit stream or a length that cannot be, each an error and not concealed.
+# What a decoder may know of damage (checksums, streams and lengths that cannot be) is an error and not concealed.
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 CANCELLED = 1e-3  # of the loudest sample; a mean of channels that stays below is silence they do not have
 SOUND_GAP = 0.05  # s; smaller jumps of time stamps are the container's rounding, not missing sound

@@ -186,8 +186,11 @@ def build_model(content, device="cpu", path="checkpoint", method=None) -> Pretra
         model = cls.rebuild(shapes, config)
         if all(state[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in state):
             model.double()  # as public checkpoints are: their codes are those of float64
+        for name, own in model.state_dict().items():
+            if name in state and state[name].is_floating_point() != own.is_floating_point():
+                raise RuntimeError(f"{name} is {state[name].dtype}, expected {own.dtype}")  # torch would convert them
         model.load_state_dict(state, strict=True)
-    except (AttributeError, KeyError, RuntimeError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise UserError(f"checkpoint of epoch {content['epoch']}: its weights do not fit its flags ({brief(error)})") \
             from None
     if not all(value.isfinite().all() for value in state.values()):
