@@ -101,6 +101,7 @@ def test_results_that_could_not_be_written_are_told_before_the_work(tmp_path):
     with pytest.raises(UserError, match=r"--out .*file: .*file is a file; expected a folder"):
         prepare_results(tmp_path / "file")
     prepare_results(tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()  # should the command fail
     row = {"task": "ave", "source": "video", "value": 1.5}
     write_results(tmp_path / "new" / "out", [row])
     assert read_results(tmp_path / "new" / "out") == [row] and read_results(tmp_path) == []

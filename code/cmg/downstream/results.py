@@ -70,15 +70,19 @@ def find_checkpoints(path) -> list[Path]:
 
 
 def prepare_results(folder):
-    """Make the folder of `results.json` before the work begins: what cannot be written need not be measured."""
+    """Try to make the folder of `results.json` before the work begins: what cannot be written need not be measured.
+    What was made is taken away again, so that a command that fails leaves nothing; writing makes it."""
     require_folder(folder)
     folder = Path(folder)
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot write here ({error.strerror})") from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"--out {folder}: cannot write here; expected a folder of one's own")
+    for one in new:
+        one.rmdir()
     read_results(folder)
 
 
