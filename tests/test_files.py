@@ -101,6 +101,7 @@ def test_results_that_could_not_be_written_are_told_before_the_work(tmp_path):
     with pytest.raises(UserError, match=r"--out .*file: .*file is a file; expected a folder"):
         prepare_results(tmp_path / "file")
     prepare_results(tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()  # should the command fail
     row = {"task": "ave", "source": "video", "value": 1.5}
     write_results(tmp_path / "new" / "out", [row])
     assert read_results(tmp_path / "new" / "out") == [row] and read_results(tmp_path) == []
@@ -153,7 +154,8 @@ def test_a_checkpoint_that_is_none_is_told_apart(tmp_path):
     torch.save(os.mkdir, tmp_path / "call.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
     call = (tmp_path / "call.pt").read_bytes()
-    for content, words in ((whole[:2000], "truncated or damaged (PytorchStreamReader"), (call, "damaged, or more than"),
+    for content, words in ((whole[:2000], "truncated or damaged (File is not a zip file"),
+                           (call, "damaged, or more than"),
                            (b"<html>Not found</html>", "an HTML page, not a file of torch.save"),
                            (b"x,y\n", "not a file of torch.save"), (b"", "empty, not a file of torch.save")):
         (tmp_path / "a.pt").write_bytes(content)

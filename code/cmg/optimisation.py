@@ -34,7 +34,7 @@ class OptimiserConfig(Config):
     batch_size: int = setting(80, whole(2))
     accumulate: int = setting(1, whole(1), metavar="N")
     optimizer: str = setting("adam", choices=tuple(OPTIMISERS))
-    lr: float = setting(4e-4, number(above=0))
+    lr: float = setting(4e-4, number(above=0, below=100))
     betas: list = setting((0.9, 0.999), number(least=0, below=1), several=True)
     weight_decay: float = setting(0.0, number(least=0))
     decay_norms: bool = setting(True)

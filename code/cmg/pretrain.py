@@ -24,6 +24,7 @@ from cmg import distributed
 from cmg.cli import Parser, command, git_commit, require_folder, versions
 from cmg.configs import Config, add_flags, flag_of, flat, nearest, with_values
 from cmg.data.features import FeatureSet
+from cmg.data.finite import refuse_not_finite
 from cmg.data.synthetic import SyntheticConfig, synthetic_files, synthetic_spec
 from cmg.errors import LostProcess, UserError
 from cmg.files import locked, read_text, write_atomically
@@ -206,6 +207,7 @@ def main(argv=None):
     content, source = prepare_folder(settings)
     features = open_data(settings, device)
     refuse_sizes(settings, features, size)
+    refuse_not_finite(features)
     flags = settings.flags | {"modalities": list(features.modalities)}
 
     torch.manual_seed(run.seed)  # stage one: every process builds the same weights

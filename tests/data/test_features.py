@@ -58,7 +58,7 @@ def test_layout_on_disk_is_the_documented_one(tmp_path):
         assert h5["valid/text"].shape == (3, 3) and h5["valid/text"].dtype == bool
         assert h5["id"].asstr()[2] == "drüben"
         assert h5.attrs["schema"] == SCHEMA == 1
-        assert h5.attrs["backbone/video"] == "pixels" and h5.attrs["seconds_per_step"] == 1.0
+        assert h5.attrs["backbone/video"] == b"pixels" and h5.attrs["seconds_per_step"] == 1.0
         np.testing.assert_array_equal(h5["audio"][:], features["audio"])
         np.testing.assert_array_equal(h5["valid/audio"][:], valid["audio"])
 
@@ -165,7 +165,7 @@ DAMAGE = {
     "schemas": (lambda h5: h5.attrs.create("schema", [1, 1]), r"schema is \[1, 1\], expected 1"),
     "no id": (lambda h5: h5.pop("id"), "data set 'id' is missing"),
     "a group": (lambda h5: (h5.pop("audio"), h5.create_group("audio")), "data set 'audio' is missing"),
-    "a dead link": (lambda h5: _replace(h5, "audio", h5py.SoftLink("/gone")), "data set 'audio' is missing"),
+    "a dead link": (lambda h5: _replace(h5, "audio", h5py.SoftLink("/gone")), "'audio' is a link; expected"),
     "valid shares": (lambda h5: _replace(h5, "valid/audio", h5["valid/audio"][:].astype("f4")),
                      "'valid/audio' is float32, expected bool"),
     "no valid": (lambda h5: h5.pop("valid/audio"), "data set 'valid/audio' is missing"),

@@ -222,3 +222,22 @@ def test_clips_without_a_modality_are_left_out_by_name(tmp_path):
     task.run(OneHotModel())
     names, scores = task.clips["video", "audio", "accuracy"]
     assert names == [f"test_{n}" for n in (0, 2, 3, 4, 5)] and scores.shape == (5,)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "text", "lengths"])
+def test_damaged_scores_are_one_line(tmp_path, damage):
+    key, scores = ("video", "audio", "accuracy"), clustered(list("abcd"), torch.arange(4.0))
+    row = dict(zip(("source", "target", "metric"), key), task="ave", protocol="strict")
+    path = write_clip_scores(tmp_path, "ave", "strict", {key: scores})
+    assert read_clip_scores(tmp_path, row).scores.tolist() == [0, 1, 2, 3]
+    raw = bytearray(path.read_bytes())
+    if damage == "bit":
+        raw[raw.index(b"scores.npy") + 40] ^= 1
+    path.write_bytes({"cut": raw[: len(raw) // 2], "text": b"scores"}.get(damage, raw))
+    if damage == "lengths":
+        np.savez(path, **{"video/audio/accuracy/scores": np.ones(4), "video/audio/accuracy/names": np.array(["a"])})
+    calls = [lambda: read_clip_scores(tmp_path, row)]
+    calls += [lambda: write_clip_scores(tmp_path, "ave", "strict", {key: scores})] if damage != "lengths" else []
+    for call in calls:
+        with pytest.raises(UserError, match=r"^[^\n]*ave_strict_clips.npz: [^\n]*; move it away, or evaluate again"):
+            call()

@@ -128,8 +128,8 @@ def read_rows(path: Path) -> list[tuple[str, Clip]]:
             onset, offset = int(onset), int(offset)
         except ValueError:
             raise UserError(f"{place}: times {onset!r} and {offset!r}; expected whole seconds") from None
-        if not 0 <= onset <= offset:
-            raise UserError(f"{place}: span {onset}..{offset}; expected 0 <= start <= end")
+        if not 0 <= onset <= offset < 2**31:
+            raise UserError(f"{place}: span {onset}..{offset}; expected 0 <= start <= end < 2^31")
         rows.append((place, Clip(name, category, onset, offset)))
     if not rows:
         raise UserError(f"{path}: no rows; expected {ROW}")

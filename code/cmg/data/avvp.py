@@ -135,6 +135,8 @@ def _read_split(path: Path, split: str, seen: dict, classes: dict, notes: list[s
             notes.append(f"{place}: {name} has a class twice ({','.join(labels)}), taken once")
         classes |= dict.fromkeys(labels)
         names.append(name)
+    if not names:
+        raise UserError(f"{path}: no videos after the first line; expected at least one")
     return names
 
 
@@ -151,8 +153,8 @@ def _read_events(path: Path, skipped: list[str], notes: list[str]) -> dict[str, 
                 event = Event(label.strip(), int(onset), int(offset))
             except ValueError:
                 raise UserError(f"{place}: times {onset!r} and {offset!r}; expected whole seconds") from None
-            if min(event.onset, event.offset) < 0:
-                raise UserError(f"{place}: span {onset}..{offset}; expected seconds from 0 on")
+            if min(event.onset, event.offset) < 0 or max(event.onset, event.offset) >= 2**31:
+                raise UserError(f"{place}: span {onset}..{offset}; expected seconds from 0 on and below 2^31")
             if event.onset >= event.offset:
                 order = "is empty" if event.onset == event.offset else "ends before it starts"
                 skipped.append(f"{place}: {name}, {event.category}: span {onset}..{offset} {order}, dropped")
@@ -162,6 +164,8 @@ def _read_events(path: Path, skipped: list[str], notes: list[str]) -> dict[str, 
                 if event.offset > SECONDS:
                     notes.append(f"{place}: {name}, {event.category} ends at {offset} s, cut at {SECONDS} s")
                 own.append(event)
+    if not events:
+        raise UserError(f"{path}: no events after the first line; expected at least one")
     return events
 
 

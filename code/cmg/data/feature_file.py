@@ -2,13 +2,17 @@
 
     video [N, T, H, W, C] or [N, T, C] (pooled), audio [N, T, A], text [N, L, X]   float16 or float32, any subset
     valid/<modality> [N, T] bool      False where a step is padding (a clip shorter than T, a caption shorter than L)
-    id [N]                            UTF-8
+    id [N]                            UTF-8, of one length
     attributes                        schema, backbone/<modality>, sha256/<modality>, seconds_per_step, source, …;
                                       modality/<name>: what a modality is that `cmg.modalities.TABLE` has no row for
 
 `cmg.modalities` says which arrays each modality may have. Dimensions are read from the file, never assumed. A file
-holds complete rows only: `FeatureWriter` fills a temporary
-file and renames it when everything is in. `cmg.data.features.FeatureSet` makes one or several files one data set.
+holds complete rows only: `FeatureWriter` fills a temporary file and renames it when everything is in.
+`cmg.data.features.FeatureSet` makes one or several files one data set.
+
+A bit that turns afterwards is noticed by whoever reads it: arrays have checksums (fletcher32), and so has the rest in
+the format of HDF5 1.10. Strings have one length because HDF5 keeps those of several in a heap without checksum, in
+whose damage it may read forever. Files of before have neither and are read as well.
 """
 
 import json
@@ -49,7 +53,7 @@ class FeatureWriter:
         self.path = Path(path)
         self.shapes = {m: tuple(int(n) for n in shape) for m, shape in shapes.items()}
         self.dtypes = {m: np.dtype(dtype[m] if isinstance(dtype, dict) else dtype) for m in self.shapes}
-        self.ids = set()
+        self.ids = {}  # in order
         self._temp = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
         if self.path.is_dir():
             raise UserError(f"{self.path}: is a folder, expected the name of a file")
@@ -58,17 +62,18 @@ class FeatureWriter:
             self._sink = Sink(self._temp)
         except OSError as error:
             raise UserError(f"{self.path}: cannot write here ({error.strerror})") from None
-        self._h5 = h5py.File(self._sink, "w")
+        # from HDF5 1.10 on there are checksums of all that is no data
+        self._h5 = h5py.File(self._sink, "w", libver="v110")
         self._h5.attrs["schema"] = SCHEMA
         declared = {f"modality/{m}": json.dumps(row) for m, row in modalities.declared(self.shapes).items()}
         for name, value in {**attrs, **declared}.items():
-            self._h5.attrs[name] = value
-        self._h5.create_dataset("id", (0,), maxshape=(None,), dtype=h5py.string_dtype("utf-8"))
+            self._h5.attrs[name] = _strings(value) if isinstance(value, str) else value
         for m, shape in self.shapes.items():
             dtype = self.dtypes[m]
             rows = max(1, CHUNK_BYTES // (int(np.prod(shape)) * dtype.itemsize))
-            self._h5.create_dataset(m, (0, *shape), maxshape=(None, *shape), dtype=dtype, chunks=(rows, *shape))
-            self._h5.create_dataset(f"valid/{m}", (0, shape[0]), maxshape=(None, shape[0]), dtype=bool)
+            self._h5.create_dataset(m, (0, *shape), maxshape=(None, *shape), dtype=dtype, chunks=(rows, *shape),
+                                    fletcher32=True)
+            self._h5.create_dataset(f"valid/{m}", (0, shape[0]), maxshape=(None, shape[0]), dtype=bool, fletcher32=True)
 
     def append(self, ids, features, valid=None):
         """Add clips.
@@ -82,7 +87,7 @@ class FeatureWriter:
         for name in ids:
             if name in self.ids:
                 raise UserError(f"{self.path}: id '{name}' occurs twice")
-            self.ids.add(name)
+            self.ids[name] = None
         for m, shape in self.shapes.items():
             with np.errstate(over="ignore"):  # an overflow to inf is reported below, with the clip's name
                 x = np.asarray(features[m]).astype(self.dtypes[m])  # [n, *shape]
@@ -94,7 +99,6 @@ class FeatureWriter:
             real = np.ones((len(ids), shape[0]), bool) if valid is None else np.asarray(valid[m], bool)
             self._extend(m, x)
             self._extend(f"valid/{m}", real)
-        self._extend("id", np.array(ids, dtype=object))
         self._h5.flush()
         self._refuse()
 
@@ -109,11 +113,17 @@ class FeatureWriter:
         data.resize(start + len(rows), axis=0)
         data[start:] = rows
 
+    def _write_ids(self):
+        ids = _strings(list(self.ids))
+        self._h5.create_dataset("id", data=ids, maxshape=(None,), chunks=(max(1, len(ids)),), fletcher32=True)
+
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
         try:
+            if kind is None:
+                self._write_ids()
             self._h5.close()
             self._sink.close()
             if kind is None:
@@ -148,7 +158,7 @@ class FeatureFile:
         with opened(self.path, "a feature file (.h5)") as h5:
             try:
                 self._inspect(h5)
-            except (OSError, RuntimeError) as error:  # what h5py raises where it meets damage
+            except (KeyError, OSError, RuntimeError) as error:  # what h5py raises where it meets damage
                 raise UserError(f"{self.path}: damaged HDF5 file ({_first_line(error)})") from None
 
     def _inspect(self, h5):
@@ -248,9 +258,20 @@ class FeatureFile:
                 x.read_direct(out, source, target)
                 valid.read_direct(real, source, target)
                 start += len(run)
-        except OSError as error:
-            raise UserError(f"{self.path}: reading '{modality}' failed ({_first_line(error)})") from None
+        except (KeyError, OSError) as error:
+            raise UserError(f"{self.path}: reading '{modality}'{self._first_damaged(modality, wanted)} failed "
+                            f"({_first_line(error)})") from None
         return (out, real) if np.array_equal(wanted, rows) else (out[back], real[back])
+
+
+    def _first_damaged(self, modality, rows):
+        """" of 'clip'": the first of these rows that cannot be read by itself, for messages; nothing if all can."""
+        for row in rows:
+            try:
+                self._open()[modality][row], self._open()[f"valid/{modality}"][row]
+            except (KeyError, OSError):
+                return f" of '{self.ids[row]}'"
+        return ""
 
 
 def first_repeated(ids):
@@ -259,9 +280,17 @@ def first_repeated(ids):
     return next(name for name in ids if name in seen or seen.add(name))
 
 
+def _strings(text):
+    """A text or a list of texts as an array of UTF-8 strings of one length."""
+    data = np.array([one.encode() for one in text] if isinstance(text, list) else text.encode(), np.bytes_)
+    return data.astype(h5py.string_dtype("utf-8", max(1, data.itemsize)))
+
+
 def _plain(value):
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _first_line(error):
-    return str(error).splitlines()[0]
+    return str(error).strip("'\"").splitlines()[0]

@@ -84,14 +84,15 @@ def opened(path, expected, **options) -> h5py.File:
 
     Raises
     ------
-    UserError : no such file, truncated, damaged, or not HDF5 at all, each in words of its own.
+    UserError : no such file, truncated, damaged, or not HDF5 at all, each in words of its own; content that lies
+        outside the file: links, data in external files, virtual data sets.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; expected {expected}")
     busy = False
     try:
         try:
-            return h5py.File(path, "r", **options)
+            file = h5py.File(path, "r", **options)
         except OSError as error:
             if "lock" not in str(error):  # "unable to lock file", or opened in this process with other flags of locking
                 raise
@@ -100,9 +101,44 @@ def opened(path, expected, **options) -> h5py.File:
     except (OSError, RuntimeError) as error:
         writes = ", or another program is still writing it" if busy else ""
         raise UserError(f"{path}: {_reason(path, str(error))}{writes}; expected {expected}") from None
+    try:
+        elsewhere = _elsewhere(file)
+    except (KeyError, OSError, RuntimeError) as error:  # what h5py raises where it meets damage
+        file.close()
+        told = str(error).strip("'\"").splitlines()[0][:120]
+        raise UserError(f"{path}: truncated or damaged ({told}); expected {expected}") from None
+    if elsewhere:
+        file.close()
+        raise UserError(f"{path}: {elsewhere}; expected {expected} that holds its data itself")
     if busy:
         note(f"{path}: another program has it open for writing; what it changes from now on may not be seen")
     return file
+
+
+def _elsewhere(file):
+    """What in a file is not in it, in words; None if all is. Data from outside may be anybody's, or missing, and then
+    HDF5 gives fill values without a word."""
+    groups, seen = [file["/"]], set()
+    while groups:
+        group = groups.pop()
+        where = h5py.h5o.get_info(group.id)
+        if where.addr in seen:
+            continue
+        seen.add(where.addr)
+        for name in group:
+            link = group.get(name, getlink=True)
+            place = f"'{group.name.rstrip('/')}/{name}'".replace("'/", "'", 1)
+            if not isinstance(link, h5py.HardLink):
+                target = f" to {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
+                return f"{place} is a link{target}"
+            one = group[name]
+            if isinstance(one, h5py.Group):
+                groups.append(one)
+            elif isinstance(one, h5py.Dataset) and one.external:
+                return f"{place} lies in another file, {one.external[0][0]}"
+            elif isinstance(one, h5py.Dataset) and one.is_virtual:
+                return f"{place} is put together from other data sets"
+    return None
 
 
 @functools.cache

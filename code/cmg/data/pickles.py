@@ -1,16 +1,19 @@
 """Arrays and plain values out of downloaded pickles, .npy and .npz files, without running what is in them.
 
-A pickle is a program. The unpickler here knows the few names that numpy arrays and torch tensors are made of, and
-refuses every other one before it is called. `array_of` takes nothing but an array as the result, `value_in` also lists,
-dicts, texts and numbers. Of .npy and .npz files nothing is unpickled. Nothing is unpacked to disk.
+A pickle is a program. The unpickler here knows the few names that numpy arrays and torch tensors are made of, refuses
+every other one before it is called, and takes no memory that the file does not fill. `array_of` takes nothing but an
+array as the result, `value_in` also lists, dicts, texts and numbers. Of .npy and .npz files nothing is unpickled.
+Nothing is unpacked to disk.
 """
 
 import errno
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +28,9 @@ class BadPickle(Exception):
     """This file does not hold one array; the text says why."""
 
 
+WORDS = 10_000  # of a pickle's program; that of an array has a few dozen
+CALLS = 8  # an array or a tensor takes at most six
+MAGIC = 0x1950A86A20F9469CFC6C  # what a storage of torch begins with: a number that counts nothing
 KIND = object()  # stands for numpy.ndarray, which may be named but not called: it would allocate whatever it is told
 
 
@@ -56,6 +62,17 @@ def _scalar(dtype, content):
 
 def _storage(content):
     """torch's `_load_from_bytes`, which would unpickle them freely."""
+    if content.startswith(b"PK"):  # torch.save's zip file, whose entries are not compressed
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise BadPickle("a compressed storage")
+                if entry.filename.endswith(".pkl"):
+                    _bounded(archive.read(entry), len(content))
+    else:
+        rest = content
+        for _ in range(5):  # magic number, version, what system, the storage, its keys
+            rest = rest[_bounded(rest, len(content)):]
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
@@ -85,6 +102,27 @@ for _core in ("numpy.core", "numpy._core"):
               (f"{_core}.multiarray", "scalar"): _scalar}
 
 
+def _bounded(content, size, plain=False):
+    """Refuse a pickle that makes its reader allocate more than it holds; returns where it ends.
+
+    A few bytes may name a place far up in the reader's memory, a text of a gigabyte that does not follow, or a number
+    of elements. Nothing of an array is larger than the `size` bytes that it came in. `plain` : it may hold numbers of
+    any size and as many values as it likes, each of which the file fills.
+    """
+    calls = 0
+    for number, (word, value, place) in enumerate(pickletools.genops(content)):
+        calls += word.name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ")
+        if not plain and (number > WORDS or calls > CALLS):
+            raise BadPickle("a longer program than arrays have")
+        puts = "PUT" in word.name
+        places = number if puts else max(size, 4096)
+        if isinstance(value, int) and value > places and value != MAGIC and (puts or not plain):
+            raise BadPickle(f"counts to {value:.3g} in {size} bytes")
+        if word.name == "STOP":
+            return place + 1
+    raise BadPickle("no end")
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """`pickle.Unpickler` that knows `NAMES`, what is given besides, and nothing else."""
 
@@ -98,9 +136,10 @@ class ArrayUnpickler(pickle.Unpickler):
         return self.names[module, name]
 
 
-def _unpickled(file, besides=None):
+def _unpickled(content, besides=None, plain=False):
     try:
-        return ArrayUnpickler(file, besides).load()
+        _bounded(content, len(content), plain)
+        return ArrayUnpickler(io.BytesIO(content), besides).load()
     except BadPickle:
         raise
     except Exception as error:  # a damaged stream fails in many ways
@@ -119,8 +158,9 @@ def value_in(path, besides=None):
     BadPickle : no such file, damaged, or names anything else.
     """
     try:
-        with open(path, "rb") as file:
-            return _unpickled(file, besides)
+        return _unpickled(Path(path).read_bytes(), besides, plain=True)
+    except FileNotFoundError:
+        raise BadPickle("no such file") from None
     except OSError as error:
         _refuse_faults(error, path)
         raise BadPickle(f"cannot be read ({error.strerror})") from None
@@ -133,7 +173,7 @@ def array_of(content):
     ------
     BadPickle : damaged, names anything beside arrays, or holds something else than one array.
     """
-    return floats(_unpickled(io.BytesIO(content)))
+    return floats(_unpickled(content))
 
 
 def floats(value):
@@ -171,6 +211,8 @@ def array_in_npz(path, name):
             return floats(file[name])
     except BadPickle:
         raise
+    except FileNotFoundError:
+        raise BadPickle("no such file") from None
     except KeyError:
         raise BadPickle(f"holds no array '{name}'") from None
     except Exception as error:  # a damaged archive fails in many ways

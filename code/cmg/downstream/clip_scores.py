@@ -19,6 +19,8 @@ from cmg.data.videos import video_of
 from cmg.errors import UserError
 from cmg.files import in_turn, read_columns, replacing
 
+MOVE = "move it away, or evaluate again into another --out"
+
 
 class ClipScores(NamedTuple):
     """Of one figure.
@@ -97,7 +99,7 @@ def write_clip_scores(folder, task: str, protocol: str, found: dict[tuple[str, s
     """Merge scores by (source, target, metric) into the evaluation's file; those of the same figures are replaced."""
     path = Path(folder) / f"{task}_{protocol}_clips.npz"
     with in_turn(path):  # tasks may end together
-        kept = dict(np.load(path)) if path.is_file() else {}
+        kept = _arrays(path) if path.is_file() else {}
         kept |= {"/".join((*key, name)): column for key, scores in found.items()
                  for name, column in scores._asdict().items()}
         with replacing(path) as unfinished, open(unfinished, "wb") as file:
@@ -111,7 +113,20 @@ def read_clip_scores(folder, row: dict) -> ClipScores | None:
     if not path.is_file():
         return None
     key = "/".join((row["source"], row["target"], row["metric"]))
-    with np.load(path) as file:
-        if f"{key}/scores" not in file:
-            return None
-        return ClipScores(*(file[f"{key}/{name}"] for name in ClipScores._fields))
+    found = _arrays(path, key + "/")
+    if f"{key}/scores" not in found:
+        return None
+    columns = [found.get(f"{key}/{name}", np.zeros(())) for name in ClipScores._fields]
+    if any(x.ndim != 1 or len(x) != len(columns[0]) or x.dtype.kind != kind for x, kind in zip(columns, "UUf")):
+        raise UserError(f"{path}: {key}: names, clusters and scores are not columns of one length; {MOVE}")
+    return ClipScores(*columns)
+
+
+def _arrays(path, beginning="") -> dict[str, np.ndarray]:
+    """The arrays of a file of scores whose names begin like this; numpy and zipfile report damage in many types."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name.startswith(beginning)}
+    except Exception as error:
+        told = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable file of clips' scores ({told}); {MOVE}") from None

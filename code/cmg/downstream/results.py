@@ -70,15 +70,19 @@ def find_checkpoints(path) -> list[Path]:
 
 
 def prepare_results(folder):
-    """Make the folder of `results.json` before the work begins: what cannot be written need not be measured."""
+    """Try to make the folder of `results.json` before the work begins: what cannot be written need not be measured.
+    What was made is taken away again, so that a command that fails leaves nothing; writing makes it."""
     require_folder(folder)
     folder = Path(folder)
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot write here ({error.strerror})") from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"--out {folder}: cannot write here; expected a folder of one's own")
+    for one in new:
+        one.rmdir()
     read_results(folder)
 
 
@@ -86,10 +90,15 @@ def read_results(folder) -> list[dict]:
     """The rows of `folder/results.json`, none where there is no such file."""
     path = Path(folder) / "results.json"
     try:
-        return [dict(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise TypeError
+        for row in rows:
+            hash(_identity(row))  # a TypeError where a name is a list
+        return rows
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise UserError(f"{path}: not a list of results; move it away or choose another --out") from None
 
 
@@ -141,12 +150,20 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     |:--|-----:|
     | x | 10.0 |
     """
+    rows = [[_escaped(cell) for cell in row] for row in rows]
     width = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     align = [str.ljust] + [str.rjust] * (len(header) - 1)
     lines = ["| " + " | ".join(pad(cell, w) for pad, cell, w in zip(align, row, width)) + " |"
              for row in [header, *rows]]
     lines.insert(1, "|:" + "-" * (width[0] + 1) + "|" + "".join("-" * (w + 1) + ":|" for w in width[1:]))
     return "\n".join(lines)
+
+
+def _escaped(cell: str) -> str:
+    """Names are anybody's: as text in Markdown, on one line, no cell of its own, no code, no HTML."""
+    for sign, written in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("`", "\\`")):
+        cell = cell.replace(sign, written)
+    return " ".join(cell.split())
 
 
 def results_table(rows: list[dict]) -> str:

@@ -65,7 +65,7 @@ def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30, clusters=True)
     p.add_argument("--probe-epochs", type=whole(1), default=epochs,
                    help="epochs of a probe; strict takes the best on val")
     grids = "; ".join(f"{protocol}: {' '.join(f'{lr:g}' for lr in lrs)}" for protocol, lrs in LRS.items())
-    p.add_argument("--probe-lr", type=number(above=0), nargs="+",
+    p.add_argument("--probe-lr", type=number(above=0, below=100), nargs="+",
                    help=f"strict takes the best on val; default for {grids}")
     p.add_argument("--batch-size", type=whole(1), default=80, help="clips in a step of the probe")
     p.add_argument("--probe-seeds", type=whole(1), default=3, help="probes per direction, for mean and std")

@@ -21,6 +21,8 @@ except ImportError:  # an extra: captions alone can be extracted without it
 SAMPLE_RATE = 16_000  # Hz, mono: what every audio backbone gets
 FRAMES_PER_SECOND = 16  # at most so many frames of a second, evenly chosen; more cost time and change little
 DISPLAY_MATRIX = "DISPLAYMATRIX"
+# What a decoder may know of damage (checksums, streams and lengths that cannot be) is an error and not concealed.
+STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 CANCELLED = 1e-3  # of the loudest sample; a mean of channels that stays below is silence they do not have
 SOUND_GAP = 0.05  # s; smaller jumps of time stamps are the container's rounding, not missing sound
 
@@ -181,7 +183,7 @@ def _open(path):
         raise UserError("reading media files needs PyAV: pip install av, or this project with its extra [extract]")
     source, doing = Source(path), "opened"
     try:
-        with source.handle, av.open(source) as container:
+        with source.handle, av.open(source, options=STRICT) as container:
             doing = "decoded"
             yield container
     except Exception as error:
@@ -201,9 +203,12 @@ def _origin(container):
 def _frames(container, track, origin):
     """Decoded frames of one track with their time (s) since the clip's start."""
     track.codec_context.thread_count = 1  # the run is parallel over clips
+    track.codec_context.options = STRICT
     time = 0.0
     try:
         for frame in container.decode(track):
+            if frame.is_corrupt:
+                raise BadClip(f"{track.type} track is damaged (a frame is marked as corrupt)")
             if frame.time is not None:  # raw streams have no time stamps: frame follows frame
                 time = frame.time - origin
             yield frame, time

@@ -276,6 +276,8 @@ class Trainer:
         for name, optimizer in self.method.inner_optimizers().items():
             load_optimizer(optimizer, content["inner"][name])
         position = content["position"]
+        if not (0 <= position["batch"] < self.per_epoch and min(position["epoch"], position["step"]) >= 0):
+            raise ValueError(f"position {position}, an epoch has {self.per_epoch} batches")  # would never end
         if position["batch"] and position.get("blocks", False) != self.blocks:
             raise UserError(f"{path}: stopped inside an epoch that {'was' if not self.blocks else 'was not'} shuffled "
                             f"in blocks for --cache disk; expected --cache {'host' if self.blocks else 'disk'}")

@@ -21,6 +21,9 @@ class Recorder:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
         self.path = Path(folder) / "metrics.csv"
+        for path in (self.path, Path(folder) / "tb"):
+            if not path.resolve().is_relative_to(Path(folder).resolve()):
+                raise UserError(f"{path}: leads to {path.resolve()}; expected nothing, or what lies in the run folder")
         self.columns, rows = [], []
         if self.path.exists():
             try:
@@ -43,9 +46,14 @@ class Recorder:
     def write(self, step, epoch, values):
         """One row. values : dict name -> float."""
         row = {"step": step, "epoch": epoch, **{name: f"{value:.6g}" for name, value in values.items()}}
-        if not self.columns:
-            self.columns = list(row)
-            self.rewrite([])
+        more = [name for name in row if name not in self.columns]
+        if more:  # at the beginning, and where a run goes on that another version began
+            rows = []
+            if self.columns:
+                with open(self.path, newline="") as file:
+                    rows = list(csv.DictReader(file))
+            self.columns += more
+            self.rewrite(rows)
         with open(self.path, "a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
         for name, value in values.items():

@@ -160,6 +160,9 @@ def clips_of(job, flags):
     if not files["3-D"].exists():
         files["3-D"] = beside(base, "")
     arrays = {}
+    for folder in filter(None, (flags.features, flags.audio_features)):
+        if not Path(folder).is_dir():  # which is no fault of the video's
+            raise UserError(f"{folder}: the folder is gone")
     for what, file in files.items():
         try:
             arrays[what] = array_in_npz(file, "arr_0" if what == "sound" else "features")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cmg.errors import UserError
+from cmg.training.checkpoint import check_sums
 
 
 class ResNet50(nn.Module):
@@ -109,7 +110,8 @@ def _existing(path):
 
 def _load(net, path):
     try:
-        net.load_state_dict(torch.load(_existing(path), map_location="cpu", weights_only=True))
+        check_sums(_existing(path))
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except UserError:
         raise
     except Exception as error:  # torch reports a damaged or foreign file in many types
