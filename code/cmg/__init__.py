@@ -24,6 +24,7 @@ CHANGES = {
     3: "2026-11-26 official resets the vector of a code alone, as released; --mm-ema aligned leaves out padded steps",
     4: "2026-11-26 strict knows a video by every form of its name and leaves out those learnt from; ties in R@K give "
        "their expectation; AVE -> AVVP counts missing clips",
+    5: "2026-11-26 features whose root mean square lies outside 0.01 to 30 are standardised (--standardise)",
 }
 NUMERICS = max(CHANGES)
 
