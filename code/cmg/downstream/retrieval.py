@@ -34,7 +34,8 @@ from typing import NamedTuple
 import torch
 
 from cmg.cli import Parser, command
-from cmg.data.features import FeatureFile, FeatureSet
+from cmg.data.features import FeatureSet
+from cmg.data.joining import held
 from cmg.data.videos import clip_of, from_videos
 from cmg.downstream.clip_scores import read_clusters
 from cmg.downstream.results import markdown_table, result
@@ -161,7 +162,7 @@ def parser() -> Parser:
 def main(argv=None):
     args = parser().parse_args(argv)
     run = open_run(args)
-    present = list(FeatureFile(args.data[0]).modalities)
+    present = list(held(args.data))
     if args.captions and not args.text_data:
         raise UserError("--captions: goes with --text-data, the features of these captions")
     if args.text_data:
