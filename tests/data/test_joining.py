@@ -11,7 +11,7 @@ from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.data.joining import held
 from cmg.downstream import retrieval
 from cmg.errors import UserError
-from support import refused, run, same_weights
+from support import interrupt_after, refused, run, same_weights
 
 SHAPES = {"video": (4, 2, 2, 3), "audio": (4, 5), "text": (4, 6)}
 
@@ -68,6 +68,48 @@ def test_three_files_and_captions(tmp_path):
         batch = data.__getitems__([data.ids.index(name) for name in ("b", "c", "drone #3")])
         for row, name in enumerate(("b#0", "c", "drone #3#0")):
             np.testing.assert_array_equal(batch["text"][row], known["text", name])
+
+
+@pytest.mark.parametrize("cache", ["host", "disk"])
+def test_a_random_caption_an_epoch(tmp_path, capsys, cache):
+    """Of four captions every one comes, by chance, the same at each call; of one always that one."""
+    names = [f"clip{k}" for k in range(50)]
+    write(tmp_path / "v.h5", [*names, "single"], "video")
+    captions = [f"{name}#{k}" for k in range(4) for name in names]
+    known = write(tmp_path / "t.h5", [*captions, "single"], "text")
+    data = FeatureSet([tmp_path / "v.h5", tmp_path / "t.h5"], cache=cache)
+    assert capsys.readouterr().err == ("note: 201 captions of 51 clips: pretraining takes a random one of each every "
+                                       "epoch, everything else the first\n")
+
+    def taken():
+        text = data.__getitems__(range(51))["text"].numpy()
+        assert np.array_equal(text[50], known["text", "single"])
+        return [next(k for k in range(4) if np.array_equal(text[row], known["text", f"{name}#{k}"]))
+                for row, name in enumerate(names)]
+
+    assert set(taken()) == {0}
+    drawn = []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        data.draw(seed, epoch)
+        drawn.append(taken())
+    assert drawn[0] == drawn[3] and drawn[0] != drawn[1] != drawn[2] != drawn[0]
+    counts = np.bincount(sum(drawn[:3], []), minlength=4)  # 150 draws: 37.5 each, give or take four deviations of 5.3
+    assert counts.sum() == 150 and abs(counts - 37.5).max() < 21
+    video = data.__getitems__(range(51))["video"]
+    FeatureSet(tmp_path / "v.h5").draw(0, 3)  # nothing to draw
+    assert torch.equal(video, FeatureSet(tmp_path / "v.h5").__getitems__(range(51))["video"])
+
+
+def test_a_resumed_run_draws_the_same_captions(tmp_path):
+    names = [f"clip{k}" for k in range(24)]
+    write(tmp_path / "v.h5", names, "video")
+    write(tmp_path / "t.h5", [f"{name}#{k}" for name in names for k in range(3)], "text")
+    flags = ["--w-rec", "0", "--w-club", "0", "--save-every", "1", "--data", str(tmp_path / "v.h5"),
+             str(tmp_path / "t.h5")]
+    run("x", tmp_path / "whole", *flags)
+    interrupt_after("x", tmp_path / "part", 4, flags)
+    run("x", tmp_path / "part", *flags, "--resume", "auto")
+    same_weights(tmp_path / "whole", tmp_path / "part")
 
 
 def test_what_cannot_be_joined_is_one_line(tmp_path):

@@ -112,6 +112,11 @@ class FeatureSet(torch.utils.data.Dataset):
                 x[here], valid[here], finite[here] = block, real, _finite_rows(block)
         return x, valid, finite
 
+    def draw(self, seed, epoch):
+        """Of clips with several captions take one at random each, the same on every process; before, the first."""
+        for part in self._part.values():
+            part.draw(seed, epoch)
+
     def __len__(self):
         return len(self.ids)
 

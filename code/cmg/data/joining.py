@@ -20,11 +20,11 @@ class Part:
     ----------
     files : list[FeatureFile]. modalities : of the first one, or those asked for of them.
     ids, shapes, kinds, provenance : of all files together.
-    clips : rows of the clips of a feature set, LongTensor[N], or None for all as they are; `FeatureSet` sets it.
+    clips : rows of the clips of a feature set, LongTensor[N], or None for all as they are; `join` sets it.
     """
 
     def __init__(self, files, modalities):
-        self.files, self.clips, first = files, None, files[0]
+        self.files, self.clips, self._captions, first = files, None, None, files[0]
         self.modalities = ordered(m for m in first.modalities if m in modalities)
         self.shapes = {m: first.shapes[m] for m in self.modalities}
         self.kinds = {m: first.kinds[m] for m in self.modalities}
@@ -64,6 +64,22 @@ class Part:
                 name, *values = found
                 ours, other = (f"'{value}'" if value is not None else "not known" for value in values)
                 raise UserError(f"{file.path}: {name}/{m} is {other}, but {ours} in {first.path}")
+
+    def choose(self, rows):
+        """Take of every clip the first of its rows, a list of lists; `draw` takes another one."""
+        count = torch.tensor([len(own) for own in rows])  # (N,)
+        every = torch.tensor([row for own in rows for row in own])
+        self._captions = every, count.cumsum(0) - count, count
+        self.clips = every[count.cumsum(0) - count]
+
+    def draw(self, seed, epoch):
+        """Take of every clip one of its captions at random: a function of (seed, epoch) alone."""
+        if self._captions is None or (self._captions[2] == 1).all():
+            return
+        every, first, count = self._captions
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 2**40) % 2**63)  # not that of the order
+        drawn = torch.rand(len(count), generator=generator, dtype=torch.float64)
+        self.clips = every[first + (drawn * count).long()]
 
     def rows(self, index):
         """Rows of this part for rows of the feature set, LongTensor[B]."""
@@ -115,8 +131,8 @@ def held(paths) -> tuple[str, ...]:
 def join(parts: list[Part]) -> list[str]:
     """Give every part its rows of the clips that all of them have; returns the clips' ids.
 
-    The order is that of the first part that has seconds. Ids of words may end in `#<k>`, the number of a caption
-    (`cmg.data.captions`); the first caption of a clip is taken.
+    The order is that of the first part that has seconds. Ids of words may end in `#<k>`, the number of one of several
+    captions of a clip (`cmg.data.captions`): the first is taken, unless `Part.draw` takes another.
 
     Raises
     ------
@@ -136,7 +152,11 @@ def join(parts: list[Part]) -> list[str]:
                             f"in both: ids are '{first.ids[0]}' and '{part.ids[0]}'; expected the same of a clip")
         ids = kept
     for part in parts:
-        part.clips = torch.tensor([rows[id(part)][name] for name in ids])
+        part.choose([rows[id(part)][name] for name in ids])
+        captions = sum(len(rows[id(part)][name]) for name in ids)
+        if captions > len(ids) and not world()[0]:
+            print(f"note: {captions} captions of {len(ids)} clips: pretraining takes a random one of each every epoch, "
+                  "everything else the first", file=sys.stderr)
         spare = len(rows[id(part)]) - len(ids)
         if spare and not world()[0]:
             print(f"note: {spare} of {len(rows[id(part)])} clips with {', '.join(part.modalities)} are left out, "
@@ -144,13 +164,11 @@ def join(parts: list[Part]) -> list[str]:
     return ids
 
 
-def _rows_by_clip(part, clips) -> dict[str, int]:
-    """Clip -> row; of several captions the first one's."""
-    if _timed(part):
-        return {name: row for row, name in enumerate(part.ids)}
+def _rows_by_clip(part, clips) -> dict[str, list[int]]:
+    """Clip -> its row, or those of its captions."""
     found = {}
     for row, name in enumerate(part.ids):
-        found.setdefault(clip_of(name, clips), row)
+        found.setdefault(name if _timed(part) else clip_of(name, clips), []).append(row)
     return found
 
 

@@ -138,6 +138,7 @@ class Trainer:
 
     def loader(self):
         """What is left of the current epoch: batches on the device."""
+        self.features.draw(self.config.seed, self.epoch)
         return on_device(self.features, self.order()[self.batch :], self.device, self.config.workers)
 
     def run(self, recorder, progress=True):
