@@ -41,6 +41,7 @@ BACKBONES = {
     "text": {
         "hash": "cmg.extract.hashed:HashedWords",
         "bert": "cmg.extract.hf:Bert",
+        "bert-released": "cmg.extract.hf:ReleasedBert",
         "hf": "cmg.extract.hf:TextEncoder",
     },
 }
