@@ -26,6 +26,9 @@ class RandomFeatures:
     def __len__(self):
         return len(self.ids)
 
+    def draw(self, seed, epoch):
+        """There are no captions to choose from."""
+
     def stored(self, rows):
         index = torch.as_tensor(rows).to(self.device, non_blocking=True)
         batch = {m: x.index_select(0, index) for m, x in self.features.items()}

@@ -2,11 +2,15 @@
 
     python -m cmg.pretrain --data synthetic --preset small --out checkpoint/first
     python -m cmg.pretrain --data features.h5 more.h5 --modalities video audio --out checkpoint/av
+    python -m cmg.pretrain --data pictures.h5 sound.h5 captions.h5 --out checkpoint/avt     # joined by id
     python -m cmg.pretrain --data features.h5 --method dcid+smit --out checkpoint/smit
     python -m cmg.pretrain --data features.h5 --method path/to/mine.py --out checkpoint/mine
     python -m cmg.pretrain --config checkpoint/av/args.json --seed 1 --out checkpoint/av1
     python -m cmg.pretrain --config checkpoint/av/args.json --init-from checkpoint/av --data new.h5 --out checkpoint/new
     python -m cmg.launch 4 cmg.pretrain --data features.h5 --out checkpoint/av4
+
+Files that hold different modalities are joined by the ids of their clips. Of several captions of a clip, with the ids
+<clip>#0, <clip>#1, … (`cmg.data.captions`), each epoch takes a random one.
 
 Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--resume auto` continues it.
 """

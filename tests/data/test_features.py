@@ -260,7 +260,7 @@ def test_batches_across_files(two_files, cache):
     paths, features, valid = two_files
     data = FeatureSet(paths, cache=cache)
     assert data.ids == list("abcdefghi") and len(data) == 9
-    assert data.shapes == SHAPES and data.modalities == ("video", "audio", "text") and data.attrs["source"] == "test"
+    assert data.shapes == SHAPES and data.modalities == ("video", "audio", "text")
     rows = [8, 0, 5, 5, 2]
     batch = data.__getitems__(rows)
     assert set(batch) == {"index", *SHAPES, *(f"valid/{m}" for m in SHAPES)}
@@ -421,7 +421,7 @@ def test_pooled_video_is_all_that_official_reads(tmp_path, capsys):
     command = ["--data", str(tmp_path / "a.h5"), "--out", str(tmp_path / "b.h5")]
     pool_grid(command)
     whole, pooled = FeatureSet(tmp_path / "a.h5"), FeatureSet(tmp_path / "b.h5")
-    assert pooled.ids == whole.ids and pooled.attrs == whole.attrs
+    assert pooled.ids == whole.ids and pooled.files[0].attrs == whole.files[0].attrs
     assert pooled.nbytes == 2 * 9 * 5 * (6 + 8) and whole.nbytes == 2 * 9 * 5 * (49 * 6 + 8)
     grid, mean = (each.__getitems__([4, 2]) for each in (whole, pooled))
     for name in ("audio", "valid/video", "valid/audio"):

@@ -9,6 +9,7 @@ import torch
 import support
 from cmg.data.ave import AveAnnotations, Clip, read_ave
 from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.data.provenance import Provenance
 from cmg.downstream import ave
 from cmg.downstream.ave import AveTask, evaluate, main
 from cmg.downstream.probe import ClipProbes, SegmentProbes, fit
@@ -238,7 +239,7 @@ def test_clips_without_features_are_counted(tmp_path, clips):
 
 
 def test_steps_that_are_no_seconds_are_refused(features, clips):
-    features.attrs["seconds_per_step"] = 0.5
+    features.provenance["audio"] = Provenance(seconds_per_step=0.5)
     with pytest.raises(UserError, match="--data: 0.5 s a step"):
         AveTask(features, annotations_of(clips), [("video", "audio")], FAST)
 

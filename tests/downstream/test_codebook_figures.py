@@ -61,7 +61,7 @@ class Silent:
 
 
 def test_a_modality_that_no_clip_has_is_told():
-    model = SimpleNamespace(encode_modality=lambda m, x, valid: Tokens(x[..., 0].long(), x, x))
+    model = SimpleNamespace(tokens=lambda m, x, valid: Tokens(x[..., 0].long(), x, x))
     assert encode_set(model, Silent(), "video").valid.sum() == 1
     with pytest.raises(UserError, match="^--data: none of 3 clips has any audio$"):
         encode_set(model, Silent(), "audio")

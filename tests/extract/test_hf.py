@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 
 import numpy as np
@@ -157,6 +158,32 @@ def test_bert_gives_one_vector_a_word(bert):
     assert np.abs(backbone(["a"]) - x[2]).max() > 1e-3  # a word's vector depends on its neighbours
     assert len(backbone(["dog"] * 30)) == 10  # twelve positions, two of them special
     assert backbone(["dogs", "barking", "a", "zebra"]) is x  # prompts repeat: they are encoded once
+
+
+def test_released_bert_drops_words_of_several_pieces_and_unlisted_ones(bert, tmp_path):
+    """The caption is encoded whole, then only "a" and "loud" are left: "dogs" is two pieces, "bark" not in the list,
+    "zebra" unknown, though the list has [UNK]'s number."""
+    (tmp_path / "cnt.pkl").write_bytes(pickle.dumps({0: 0, 1: 1, 4: 2, 5: 3, 9: 4}))
+    backbone = load_backbone(Choice("text", "bert-released", (bert[0], str(tmp_path / "cnt.pkl"))))
+    assert (backbone.name, backbone.shape) == ("bert-released", (16,))
+    words = ["a", "dogs", "bark", "loud", "zebra"]
+    np.testing.assert_array_equal(backbone(words), Bert((bert[0],))(words)[[0, 3]])
+    assert backbone.sha256 != Bert((bert[0],)).sha256
+    extract = Extractor(Recipe((Choice("text", "bert-released", (bert[0], str(tmp_path / "cnt.pkl"))),), 1, 4))
+    assert extract(Job("x", "", ("dogs", "loud", "dog"))).valid["text"].tolist() == [True, True, False, False]
+    outcome = extract(Job("x", "", ("dogs", "bark")))
+    assert outcome.reason == "text: none of its words is a single piece of the public list"
+
+
+@pytest.mark.parametrize("content,told", [
+    (pickle.dumps([1, 2]), "holds a list"), (pickle.dumps({1: "a"}), "expected a dict of whole numbers"),
+    (b"nothing", "damaged pickle"), (pickle.dumps(os.system), "names posix.system"), (None, "cannot be read"),
+], ids=["list", "text", "damaged", "program", "missing"])
+def test_a_list_of_words_that_is_none_is_one_line(bert, tmp_path, content, told):
+    if content is not None:
+        (tmp_path / "cnt.pkl").write_bytes(content)
+    with pytest.raises(UserError, match=f"cnt.pkl: not the public code's list of words .*{told}"):
+        load_backbone(Choice("text", "bert-released", (bert[0], str(tmp_path / "cnt.pkl"))))
 
 
 def test_caption_is_read_whole_and_cut_afterwards(bert):

@@ -2,18 +2,17 @@
 
 import os
 import re
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cmg.data.feature_file import SCHEMA, FeatureFile, FeatureWriter, first_repeated
-from cmg.data.provenance import differing, of_attributes
+from cmg.data.feature_file import SCHEMA, FeatureFile, FeatureWriter
+from cmg.data.joining import Part, apart, join
 from cmg.distributed import from_all, neighbours, shared_empty
 from cmg.errors import UserError
-from cmg.modalities import modality, ordered
+from cmg.modalities import ordered
 
 __all__ = ["CACHES", "SCHEMA", "FeatureFile", "FeatureSet", "FeatureWriter"]
 
@@ -25,9 +24,12 @@ class FeatureSet(torch.utils.data.Dataset):
 
     Parameters
     ----------
-    paths : one path or a list of paths
-    modalities : which to read; all of the first file's if None. Of these a later file may lack what has words for
-        steps: its clips count as clips without words, and a note says so.
+    paths : one path or a list of paths. Files that share a modality hold different clips, one below the other. Files
+        that share none hold different modalities of the same clips, and are joined by id: clips that one lacks are
+        left out, and a note says how many.
+    modalities : which to read; None for all of the first file's, and of the first of every kind that is joined. Of
+        these a later file may lack what has words for steps: its clips count as clips without words, and a note says
+        so.
     cache : "host" keeps everything in memory in the stored dtype, "device" in the memory of `device` (on a CPU the
         same thing), "disk" reads each batch from the files; "auto" takes the first of device, host, disk that has
         room (`cache_for`) for every process. The attribute `cache` says what it became.
@@ -44,7 +46,8 @@ class FeatureSet(torch.utils.data.Dataset):
 
     Raises
     ------
-    UserError : a modality that a file lacks, shapes or origins that differ between files, an id that occurs twice.
+    UserError : a modality that a file lacks, shapes or origins that differ between files, an id that occurs twice,
+        files without a clip in common.
 
     Batches come ready from lists of rows, nothing is left to collate:
 
@@ -58,24 +61,20 @@ class FeatureSet(torch.utils.data.Dataset):
         if cache not in CACHES:
             raise UserError(f"feature cache '{cache}' is unknown, expected one of {', '.join(CACHES)}")
         self.files = [FeatureFile(path) for path in paths]
-        first = self.files[0]
+        groups = apart(self.files)
+        known = ordered(m for group in groups for m in group[0].modalities)
         for m in modalities or ():
-            if m not in first.modalities:
-                raise UserError(f"{first.path}: has no '{m}' features, only {', '.join(first.modalities)}")
-        self.modalities = ordered(modalities or first.modalities)
-        self.shapes = {m: first.shapes[m] for m in self.modalities}
-        self.kinds = {m: first.kinds[m] for m in self.modalities}
-        self.attrs = first.attrs
-        self.provenance = {m: of_attributes(first.attrs, m) for m in self.modalities}
-        for file in self.files[1:]:
-            self._check_fits(file)
-        self.ids = [name for file in self.files for name in file.ids]
-        self._starts = np.cumsum([0, *(len(file.ids) for file in self.files)])
+            if m not in known:
+                where = ", ".join(str(group[0].path) for group in groups)
+                raise UserError(f"{where}: has no '{m}' features, only {', '.join(known)}")
+        self.modalities = ordered(modalities or known)
+        parts = [Part(group, self.modalities) for group in groups if {*group[0].modalities} & {*self.modalities}]
+        self._part = {m: part for part in parts for m in part.modalities}
+        self.shapes = {m: self._part[m].shapes[m] for m in self.modalities}
+        self.kinds = {m: self._part[m].kinds[m] for m in self.modalities}
+        self.provenance = {m: self._part[m].provenance[m] for m in self.modalities}
+        self.ids = join(parts)
         self._row = {name: row for row, name in enumerate(self.ids)}
-        if len(self._row) != len(self.ids):
-            name = first_repeated(self.ids)
-            where = " and in ".join(str(file.path) for file in self.files if name in file.ids)
-            raise UserError(f"id '{name}' occurs twice: in {where}")
         device = torch.device(device)
         rank, size = neighbours()
         if cache == "auto":  # alike on all ranks: an epoch from disk has an order of its own
@@ -88,37 +87,11 @@ class FeatureSet(torch.utils.data.Dataset):
     @property
     def nbytes(self):
         """Size of all features in the stored dtype, in bytes."""
-        return sum(len(self.ids) * int(np.prod(shape)) * self._dtype(m).itemsize for m, shape in self.shapes.items())
-
-    def _dtype(self, modality):
-        return np.result_type(*(file.dtypes[modality] for file in self.files))
-
-    def _check_fits(self, file):
-        """A later file holds what the first one holds, made in the same way."""
-        first = self.files[0]
-        for m in self.modalities:
-            if m not in file.modalities and not modality(m).timed:
-                file.stand_in(m, self.shapes[m], first.dtypes[m], self.kinds[m])
-                print(f"note: {file.path} holds no {m}: {len(file.ids)} clips without words", file=sys.stderr)
-                continue
-            if m not in file.modalities:
-                raise UserError(f"{file.path}: has no '{m}' features, only {', '.join(file.modalities)}")
-            if file.shapes[m] != self.shapes[m]:
-                there = f"{self.shapes[m]} in {first.path}"
-                raise UserError(f"{file.path}: '{m}' clips have shape {file.shapes[m]}, but {there}")
-            if file.kinds[m] != self.kinds[m]:
-                raise UserError(f"{file.path}: '{m}' holds {file.kinds[m]}, but {self.kinds[m]} in {first.path}")
-            mine, theirs = self.provenance[m], of_attributes(file.attrs, m)
-            found = differing(mine, theirs) or next((  # of an encoder that nobody knows nothing else can be said
-                (name, getattr(mine, name), getattr(theirs, name)) for name in ("backbone", "sha256")
-                if getattr(mine, name) != getattr(theirs, name)), None)
-            if found:
-                name, *values = found
-                ours, other = (f"'{value}'" if value is not None else "not known" for value in values)
-                raise UserError(f"{file.path}: {name}/{m} is {other}, but {ours} in {first.path}")
+        return sum(len(self._part[m].ids) * int(np.prod(shape)) * self._part[m].dtype(m).itemsize
+                   for m, shape in self.shapes.items())
 
     def _load(self, modality, rank, size):
-        """All rows of one modality: features [N, *shape], valid [N, T], and which rows are finite [N].
+        """All rows that the files hold of one modality: features [N, *shape], valid [N, T], which rows are finite [N].
 
         The first two lie on the device, the last on the CPU, so that a look at it waits for no device. On a host, the
         `size` processes of the machine fill the same memory, this one as number `rank` of them.
@@ -126,17 +99,23 @@ class FeatureSet(torch.utils.data.Dataset):
         if self.cache == "device":
             rank, size = 0, 1
         empty = shared_empty if size > 1 else partial(torch.empty, device=self._device)
-        n, shape = len(self.ids), self.shapes[modality]
-        x = empty((n, *shape), dtype=getattr(torch, self._dtype(modality).name))
+        part, shape = self._part[modality], self.shapes[modality]
+        n = len(part.ids)
+        x = empty((n, *shape), dtype=getattr(torch, part.dtype(modality).name))
         valid, finite = empty((n, shape[0]), dtype=torch.bool), empty((n,), dtype=torch.bool).cpu()
-        for file, start in zip(self.files, self._starts, strict=False):
+        for file, start in zip(part.files, part.starts, strict=False):
             # in blocks, so that no second copy of the set is ever held
             for row in range(256 * rank, len(file.ids), 256 * size):
                 rows = np.arange(row, min(row + 256, len(file.ids)))
-                block, real = (torch.from_numpy(part) for part in file.read(modality, rows))
+                block, real = map(torch.from_numpy, file.read(modality, rows))
                 here = slice(start + row, start + row + len(rows))
                 x[here], valid[here], finite[here] = block, real, _finite_rows(block)
         return x, valid, finite
+
+    def draw(self, seed, epoch):
+        """Of clips with several captions take one at random each, the same on every process; before, the first."""
+        for part in self._part.values():
+            part.draw(seed, epoch)
 
     def __len__(self):
         return len(self.ids)
@@ -157,34 +136,20 @@ class FeatureSet(torch.utils.data.Dataset):
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = {"index": index}
         for m in self.modalities:
+            part = self._part[m]
+            rows = part.rows(index)
             if self.cache == "disk":
-                x, valid = self._read(m, index.numpy())
+                x, valid = part.read(m, rows.numpy())
                 finite = _finite_rows(x)
             else:
-                x, valid = (_pick(part, index, pinned) for part in self._memory[m][:2])
-                finite = self._memory[m][2][index]
+                x, valid = (_pick(kept, rows, pinned) for kept in self._memory[m][:2])
+                finite = self._memory[m][2][rows]
             if not finite.all():
-                row = int(index[int(finite.int().argmin())])
-                raise UserError(f"{self._file_of(row).path}: '{m}' features of '{self.ids[row]}' are not finite")
+                worst = int(finite.int().argmin())
+                raise UserError(f"{part.file_of(int(rows[worst])).path}: '{m}' features of '{self.ids[index[worst]]}' "
+                                "are not finite")
             batch[m], batch[f"valid/{m}"] = x, valid
         return batch
-
-    def _file_of(self, row):
-        return self.files[int(np.searchsorted(self._starts, row, side="right")) - 1]
-
-    def _read(self, modality, index):
-        """Rows from disk, file by file: x Tensor[B, *shape], valid Tensor[B, T]."""
-        if len(self.files) == 1:
-            return tuple(map(torch.from_numpy, self.files[0].read(modality, index)))
-        owner = np.searchsorted(self._starts, index, side="right") - 1
-        dtype = getattr(torch, self._dtype(modality).name)
-        x = torch.empty((len(index), *self.shapes[modality]), dtype=dtype)
-        valid = torch.empty((len(index), self.shapes[modality][0]), dtype=torch.bool)
-        for number in np.unique(owner):
-            here = np.flatnonzero(owner == number)
-            part, real = self.files[number].read(modality, index[here] - self._starts[number])
-            x[here], valid[here] = torch.from_numpy(part).to(dtype), torch.from_numpy(real)
-        return x, valid
 
     def rows_of(self, ids):
         """Rows of the given ids, in their order, and the ids that the set lacks.

@@ -185,6 +185,29 @@ def floats(value):
     return value
 
 
+class PlainUnpickler(pickle.Unpickler):
+    """`pickle.Unpickler` that knows no name at all: what is left are numbers, texts, and dicts and lists of them."""
+
+    def find_class(self, module, name):
+        raise BadPickle(f"names {module}.{name}, which is no number")
+
+
+def numbers_in(path) -> dict[int, int]:
+    """The dict of whole numbers in a pickle file; `BadPickle` if it is missing, damaged or anything else."""
+    try:
+        with open(path, "rb") as file:
+            value = PlainUnpickler(io.BytesIO(file.read(LIMIT))).load()
+    except BadPickle:
+        raise
+    except OSError as error:
+        raise BadPickle(f"cannot be read ({error.strerror})") from None
+    except Exception as error:  # a damaged stream fails in many ways
+        raise BadPickle(f"damaged pickle ({type(error).__name__})") from None
+    if not isinstance(value, dict) or not all(type(n) is int for pair in value.items() for n in pair):
+        raise BadPickle(f"holds a {type(value).__name__}, expected a dict of whole numbers")
+    return value
+
+
 def array_in_npy(path):
     """The array in a .npy file; `BadPickle` as of `array_in_zip`."""
     try:

@@ -40,7 +40,8 @@ from tqdm import tqdm
 
 from cmg.cli import Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels
-from cmg.data.features import FeatureFile, FeatureSet
+from cmg.data.features import FeatureSet
+from cmg.data.joining import held
 from cmg.data.synthetic import synthetic_files, synthetic_spec
 from cmg.downstream.probe import ClipProbes, SegmentProbes
 from cmg.downstream.probing import ProbeTask, Probings
@@ -173,7 +174,7 @@ def open_task(run: Run) -> AveTask:
     elif annotations is None:
         raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt")
     annotations = read_ave(annotations)
-    pairs = run.directions(FeatureFile(paths[0]).modalities)
+    pairs = run.directions(held(paths))
     task = AveTask(run.features(paths, pairs), annotations, pairs, **run.how)
     for line in annotations.skipped + annotations.notes:
         print(f"warning: {line}", file=sys.stderr)

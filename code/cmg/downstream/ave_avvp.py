@@ -153,7 +153,7 @@ def main(argv=None):
         print(f"annotations: {line}", file=sys.stderr)
     print_account(of_avvp)
     mapping = read_mapping(args.classes or SHARED, of_ave.classes, of_avvp.classes)
-    pairs = annotated_directions(run, args.data[0], of_avvp)
+    pairs = annotated_directions(run, args.data, of_avvp)
     ave, avvp = run.features(args.data, pairs), run.features(args.avvp_data, pairs, flag="--avvp-data")
     return run.finish(AveAvvpTask((ave, of_ave), (avvp, of_avvp), mapping, pairs, **run.how))
 

@@ -88,7 +88,7 @@ def main(argv=None):
     run = open_run(parser().parse_args(argv))
     annotations = read_avvp(run.args.annotations)
     print_account(annotations)
-    pairs = annotated_directions(run, run.args.data[0], annotations)
+    pairs = annotated_directions(run, run.args.data, annotations)
     return run.finish(AvvpTask(run.features(run.args.data, pairs), annotations, pairs, **run.how))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from cmg.cli import Parser, command
-from cmg.data.features import FeatureFile
+from cmg.data.joining import held
 from cmg.downstream.results import markdown_table
 from cmg.downstream.task import add_place_flags, open_run, task_parser
 from cmg.downstream.tokens import encode_set
@@ -95,7 +95,7 @@ def parser() -> Parser:
 def main(argv=None):
     args = parser().parse_args(argv)
     run = open_run(args, needs=("codes",))
-    model, present = run.model, FeatureFile(args.data[0]).modalities
+    model, present = run.model, held(args.data)
     for m in args.modalities or ():
         if m not in model.modalities:
             raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(model.modalities)}")

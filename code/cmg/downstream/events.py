@@ -5,7 +5,7 @@ import sys
 import torch
 
 from cmg.data.avvp import AvvpAnnotations
-from cmg.data.features import FeatureFile
+from cmg.data.joining import held
 from cmg.downstream.clip_scores import pooled
 from cmg.downstream.probe import EventProbes, ProbeData, probe_data
 from cmg.downstream.probing import ProbeTask, best_epochs
@@ -119,10 +119,10 @@ class EventTask(ProbeTask):
         return timeline.draw(kept, self.classes, title)
 
 
-def annotated_directions(run: Run, path, annotations: AvvpAnnotations) -> list[tuple[str, str]]:
+def annotated_directions(run: Run, paths, annotations: AvvpAnnotations) -> list[tuple[str, str]]:
     """Directions between the modalities that are annotated, audio and video, as far as checkpoint and data have them.
     """
-    present = FeatureFile(path).modalities
+    present = held(paths)
     for flag, m in (("--source", run.args.source), ("--target", run.args.target)):
         if m in present and m not in annotations.events:
             raise UserError(f"{flag} {m}: the events are annotated in {' and '.join(annotations.events)} only")

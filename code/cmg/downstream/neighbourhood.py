@@ -12,7 +12,7 @@ have nothing to do with each other.
 import torch
 
 from cmg.cli import Parser, command, whole
-from cmg.data.features import FeatureFile
+from cmg.data.joining import held
 from cmg.downstream.results import result
 from cmg.downstream.task import add_place_flags, open_run, task_parser
 from cmg.downstream.tokens import item_vectors
@@ -32,7 +32,8 @@ class References:
         steps = features.float().flatten(2, -2).mean(2) if features.dim() > 3 else features.float()  # (B, T, C)
         found = {"features": clip_vectors(steps.double(), valid)[0]}
         if hasattr(self.model, "embed"):
-            found["input"] = self.model.embed(modality, features, valid).input
+            scaled = self.model.feature_scale(modality, features, valid)
+            found["input"] = self.model.embed(modality, scaled, valid).input
         return found
 
 
@@ -65,7 +66,7 @@ def parser() -> Parser:
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    run, present = open_run(args), FeatureFile(args.data[0]).modalities
+    run, present = open_run(args), held(args.data)
     for m in args.modalities or ():
         if m not in run.model.modalities:
             raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(run.model.modalities)}")

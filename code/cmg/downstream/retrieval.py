@@ -40,7 +40,8 @@ from pathlib import Path
 import torch
 
 from cmg.cli import Parser, command, whole
-from cmg.data.features import FeatureFile, FeatureSet
+from cmg.data.features import FeatureSet
+from cmg.data.joining import held
 from cmg.downstream.clip_scores import read_clusters
 from cmg.downstream.collection import Collection, Items, fused, fused_pairs
 from cmg.downstream.results import markdown_table, result
@@ -121,7 +122,7 @@ def parser() -> Parser:
 def main(argv=None):
     args = parser().parse_args(argv)
     run = open_run(args)
-    present = list(FeatureFile(args.data[0]).modalities)
+    present = list(held(args.data))
     if args.captions and not args.text_data:
         raise UserError("--captions: goes with --text-data, the features of these captions")
     if args.text_data:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 
 from cmg.data.features import FeatureSet
-from cmg.data.provenance import of_attributes
 from cmg.data.videos import from_videos, video_of
 from cmg.errors import UserError
 from cmg.modalities import modality as row_of
@@ -156,6 +155,6 @@ def tell_pretrained(count: int, what="test clips"):
 def require_seconds(features: FeatureSet, what: str, flag="--data"):
     """`UserError` where a step of the modalities that have seconds is none; `what` is labelled by the second."""
     for m in features.modalities:
-        length = of_attributes(features.attrs, m).seconds_per_step
+        length = features.provenance[m].seconds_per_step
         if row_of(m).timed and length not in (None, 1):
             raise UserError(f"{flag}: {length} s a step; {what} labelled second by second")

@@ -39,7 +39,7 @@ def encode_set(model, features, modality: str, batch_size: int = 256, rows=None,
     Parameters
     ----------
     model
-        Frozen model in eval mode with `encode_modality(modality, x, valid) -> Tokens`.
+        Frozen model in eval mode with `tokens(modality, x, valid) -> Tokens`.
     features : FeatureSet
     rows : LongTensor[n], optional
         Rows of the feature set to encode, in this order; all by default.
@@ -53,7 +53,7 @@ def encode_set(model, features, modality: str, batch_size: int = 256, rows=None,
     for batch in rows.split(batch_size):
         read = features.__getitems__(batch.tolist())
         x, valid = read[modality].to(device), read[f"valid/{modality}"].to(device)
-        tokens = model.encode_modality(modality, x, valid)
+        tokens = model.tokens(modality, x, valid)
         parts.append(TokenSet(tokens.codes, tokens.vectors.float(), tokens.semantic.float(), valid))
     tokens = TokenSet(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
     if not tokens.valid.any():

@@ -28,7 +28,8 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from cmg.cli import Parser, command
-from cmg.data.features import FeatureFile, FeatureSet
+from cmg.data.features import FeatureSet
+from cmg.data.joining import held
 from cmg.data.ucf_vggsound import SPLITS, PairLists, read_pair_lists
 from cmg.downstream.probe import ClipProbes
 from cmg.downstream.probing import ProbeTask
@@ -102,7 +103,7 @@ def main(argv=None):
     run = open_run(args)
     lists = read_pair_lists(args.annotations)
     paths = {"video": args.video_data, "audio": args.audio_data}
-    pairs = run.directions([m for m, own in paths.items() if m in FeatureFile(own[0]).modalities])
+    pairs = run.directions([m for m, own in paths.items() if m in held(own)])
     features = {m: run.features(own, [(m,)], f"--{m}-data") for m, own in paths.items()}
     task = PairTask(features, lists, pairs, **run.how)
     for line in task.lists.skipped + task.lists.notes:

@@ -41,6 +41,7 @@ BACKBONES = {
     "text": {
         "hash": "cmg.extract.hashed:HashedWords",
         "bert": "cmg.extract.hf:Bert",
+        "bert-released": "cmg.extract.hf:ReleasedBert",
         "word2vec": "cmg.extract.word2vec:Word2Vec",
         "hf": "cmg.extract.hf:TextEncoder",
     },

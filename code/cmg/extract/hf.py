@@ -13,10 +13,12 @@ import torchaudio.functional
 from torchvision.transforms.v2.functional import InterpolationMode
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 
+from cmg.data.pickles import BadPickle, numbers_in
 from cmg.errors import UserError
 from cmg.extract.checkpoints import identity, open_model, part_of
-from cmg.extract.media import SAMPLE_RATE
+from cmg.extract.media import SAMPLE_RATE, BadClip
 from cmg.extract.pictures import NetworkInput
+from cmg.extract.weights import sha256
 
 GRID = 7
 REMEMBERED = 4096  # captions; prompts repeat for every clip of a class
@@ -169,3 +171,41 @@ class Bert(TextEncoder):
         if self.config.model_type != "bert":
             raise UserError(f"weights {self.where}: is a '{self.config.model_type}', expected a BERT (or backbone hf)")
         self.name = "bert"
+
+
+class ReleasedBert(Bert):
+    """`Bert` as the released code reads it: of a caption that is encoded whole, only the words that are a single piece
+    of the vocabulary and whose number is in the public list `cnt.pkl` are kept.
+
+    Example
+    -------
+    >>> ReleasedBert(("google-bert/bert-base-uncased", "cnt.pkl"))(["a", "dog", "barking"]).shape    # doctest: +SKIP
+    (3, 768)
+    """
+
+    expects = (CHECKPOINT, "the public code's cnt.pkl")
+
+    def __init__(self, weights, device="cpu", precision="fp32"):
+        try:
+            self.listed = frozenset(numbers_in(weights[1]))
+        except BadPickle as bad:
+            raise UserError(f"weights {weights[1]}: not the public code's list of words ({bad})") from None
+        super().__init__(weights, device, precision)
+        self.weights, self.name = weights, "bert-released"
+
+    @property
+    def sha256(self):
+        return f"{identity(self.where)}+{sha256(self.weights[1])}"
+
+    def tried(self, steps):
+        return part_of(self.where, lambda: super(ReleasedBert, self)._encode(tuple(steps))).shape[1:]
+
+    def _encode(self, words):
+        x = super()._encode(words)
+        # [CLS] and [SEP] aside: a word of one piece has one number, which is [UNK]'s where nobody knows it
+        numbers = self.tokenizer([[word] for word in words[: len(x)]], is_split_into_words=True,
+                                 add_special_tokens=False)["input_ids"]
+        kept = [len(own) == 1 and own[0] in self.listed and own[0] != self.tokenizer.unk_token_id for own in numbers]
+        if not any(kept):
+            raise BadClip("none of its words is a single piece of the public list")
+        return x[np.array(kept)]

@@ -136,7 +136,7 @@ class MultiSKModel(Pretrained):
     def items(self, modality, features, valid):
         """A clip is retrieved by its joint embedding."""
         self.require(modality, features.shape[1:])
-        return {"joint": self.embed(modality, features, valid).joint}
+        return {"joint": self.embed(modality, self.feature_scale(modality, features, valid), valid).joint}
 
     def fits(self, modality, shape):
         return super().fits(modality, shape) and self.towers[modality].divides(shape)

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from cmg.data import provenance
+from cmg.data import numbers, provenance
 from cmg.data.features import FeatureSet
 from cmg.errors import UserError
 from cmg.losses.masked import clip_vectors
+from cmg.models.scale import FeatureScale
 
 
 class Tokens(NamedTuple):
@@ -47,6 +48,7 @@ class Pretrained(nn.Module, ABC):
         `codebook`, a module with `size` M and `embedding` [M, D]), "sentences".
     method : what it was pretrained with, as in --method.
     features : dict modality -> Provenance, where the features came from that it was pretrained on.
+    feature_scale : FeatureScale, what the numbers of these features were like, and what brings them to about one.
     """
 
     offers = ("vectors",)
@@ -56,21 +58,29 @@ class Pretrained(nn.Module, ABC):
         self.shapes = {m: tuple(shape) for m, shape in shapes.items()}
         self.modalities = tuple(self.shapes)
         self.method, self.features = "not known", {m: provenance.Provenance() for m in self.shapes}
+        self.feature_scale = FeatureScale(self.shapes)
 
     @abstractmethod
     def encode_modality(self, modality, features, valid=None) -> Tokens:
         """Tokens of one modality's features [B, T, …]; valid : BoolTensor[B, T] or None for all. On the model's device,
-        with gradients where they are on."""
+        with gradients where they are on. The features are such as `feature_scale` gives them, which is what a method's
+        batches hold; whoever has others calls `tokens`."""
+
+    def tokens(self, modality, features, valid=None) -> Tokens:
+        """The same of features as files hold them."""
+        if modality in self.feature_scale.standardised:
+            self.require(modality, features.shape[1:])
+        return self.encode_modality(modality, self.feature_scale(modality, features, valid), valid)
 
     def items(self, modality, features, valid) -> dict[str, torch.Tensor]:
-        """The vectors by which clips are retrieved, dict name -> Tensor[B, D]; features [B, T, …] and valid [B, T] on
-        the model's device.
+        """The vectors by which clips are retrieved, dict name -> Tensor[B, D]; features [B, T, …] as files hold them,
+        and valid [B, T], on the model's device.
 
         By default the means over a clip's steps: of the codes' vectors as "codes", where there are codes, and of the
         semantic ones as "semantic". Clips with the same codes in another order are equal, but only a sum in float64
         comes out the same for them. A clip without a single step is 0; nobody retrieves it.
         """
-        tokens = self.encode_modality(modality, features, valid)
+        tokens = self.tokens(modality, features, valid)
         means = {"codes": tokens.quantized, "semantic": tokens.semantic}
         return {name: clip_vectors(x.float().double(), valid)[0] for name, x in means.items() if x is not None}
 
@@ -87,14 +97,16 @@ class Pretrained(nn.Module, ABC):
                             f"the model was pretrained on {self.shapes[modality]}")
 
     def check(self, features: FeatureSet, flag="--data", without=None):
-        """`UserError` if a feature set has other dimensions than the model was pretrained on, or comes from another
-        encoder; of modalities that the model does not know, and of `without`, nothing is asked."""
+        """`UserError` if a feature set has other dimensions than the model was pretrained on, comes from another
+        encoder, or has numbers of another size; of modalities that the model does not know, and of `without`, nothing
+        is asked."""
         asked = {m: self.features[m] for m in features.modalities if m in self.shapes and m != without}
         for m in asked:
             if not self.fits(m, features.shapes[m]):
                 raise UserError(f"{flag}: {m} features are {list(features.shapes[m])} a clip; the checkpoint expects "
                                 f"{list(self.shapes[m])}")
         provenance.check(asked, features.provenance, flag)
+        numbers.check({m: known for m, known in self.feature_scale.known.items() if m in asked}, features, flag)
 
     @torch.no_grad()
     def encode(self, clips=None, valid=None, **features):
@@ -119,7 +131,7 @@ class Pretrained(nn.Module, ABC):
                 raise UserError(f"valid of {m!r}: expected only {', '.join(features)}, whose features are given")
             if tuple(mask.shape) != tuple(features[m].shape[:2]):
                 raise UserError(f"valid of {m!r} has shape {list(mask.shape)}; expected {list(features[m].shape[:2])}")
-        tokens = {m: self.encode_modality(m, torch.as_tensor(x).to(self.device), valid.get(m))
+        tokens = {m: self.tokens(m, torch.as_tensor(x).to(self.device), valid.get(m))
                   for m, x in features.items()}
         return tokens if len(tokens) > 1 else next(iter(tokens.values()))
 
@@ -133,7 +145,7 @@ class Pretrained(nn.Module, ABC):
         for rows in torch.arange(len(clips)).split(batch_size):
             batch = clips.__getitems__(rows.tolist())
             for m in known:
-                found[m].append(self.encode_modality(m, batch[m].to(self.device), batch[f"valid/{m}"].to(self.device)))
+                found[m].append(self.tokens(m, batch[m].to(self.device), batch[f"valid/{m}"].to(self.device)))
         return {m: Tokens(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
                 for m, parts in found.items()}
 

@@ -227,6 +227,9 @@ def to_public(content, path):
     options = content["args"]
     if options.get("equations") != "released" or not {"video", "audio"} <= shapes.keys() or len(shapes["video"]) != 4:
         raise UserError(f"{path}: expected a run with --equations released on grid video and audio")
+    if rows := [m for m, row in content.get("scale", {}).items() if "offset" in row]:
+        raise UserError(f"{path}: {', '.join(rows)} features are standardised, which the public code does not do; "
+                        "expected a run with --standardise off")
     ours, names, unmodelled = expected(shapes, options)
     state = {f"model.{key}": value for key, value in content["model"].items()} | dict(rest)
     public = {group: {} for group in GROUPS + TEXT_GROUPS * ("text" in shapes)}

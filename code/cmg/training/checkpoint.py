@@ -8,13 +8,15 @@
     args          all settings, by the names of their flags
     shapes        dict modality -> shape of one clip's features
     features      dict modality -> where they come from (`cmg.data.provenance`)
+    scale         dict modality -> what the numbers of its features are like (`cmg.models.scale`)
     modalities    what modalities are that not every copy of this project knows
     model         state dict of the kept module
     pretrain_ids  ids of the clips that it was trained on, those of the run whose weights it began with among them
     earlier_ids   of these the ones of that run (--init-from); the first of pretrain_ids
     method, optimizer, inner, position, streams     in latest.pt alone
 
-Format 1, of before, has no `method_of`, `features` and `modalities`; it still loads.
+Format 1, of before, has no `method_of`, `features` and `modalities`; it still loads. Without `scale` nothing is known
+of the numbers, and nothing is standardised.
 """
 
 import importlib
@@ -32,6 +34,7 @@ from cmg.data import provenance
 from cmg.errors import UserError
 from cmg.files import damage_of, replacing
 from cmg.methods import registry
+from cmg.models import scale
 from cmg.models.pretrained import Pretrained
 
 FORMAT, OLDER = 2, (1,)
@@ -41,6 +44,7 @@ FORMS = {  # what is in a part, where a checkpoint has it
     "shapes": lambda part: all(isinstance(n, int) for shape in part.values() for n in shape),
     "method_of": lambda part: isinstance(part["name"], str) and isinstance(part["files"], dict),
     "features": lambda part: all(provenance.Provenance(**known) for known in part.values()),
+    "scale": scale.formed,
     "modalities": lambda part: all(isinstance(row, dict) for row in part.values()),
 }
 FOREIGN = ("cmg.released.checkpoints",)  # modules that read others' checkpoints: `recognised`, `from_public`
@@ -146,6 +150,7 @@ def inference_part(kept, settings, origin, features, epoch, step, numerics=cmg.N
         "args": settings,
         "shapes": {m: list(shape) for m, shape in features.shapes.items()},
         "features": {m: known._asdict() for m, known in features.provenance.items()},
+        "scale": kept.feature_scale.content(),
         "modalities": plain(modalities.declared(features.shapes)),
         "model": kept.state_dict(),
         "pretrain_ids": [*earlier, *features.ids],
@@ -193,6 +198,7 @@ def build_model(content, device="cpu", path="checkpoint", method=None) -> Pretra
             if name in state and state[name].is_floating_point() != own.is_floating_point():
                 raise RuntimeError(f"{name} is {state[name].dtype}, expected {own.dtype}")  # torch would convert them
         model.load_state_dict(state, strict=True)
+        model.feature_scale.load(content.get("scale", {}))
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise UserError(f"checkpoint of epoch {content['epoch']}: its weights do not fit its flags ({brief(error)})") \
             from None

@@ -1,6 +1,7 @@
 """The training loop: batches in, checkpoints out. Of a method it knows what `cmg.methods.contract` says, no more."""
 
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import torch
 from tqdm import tqdm
 
 import cmg
-from cmg.distributed import average_gradients, gather, mean_over_ranks, seed_shared, world
+from cmg.data.numbers import measure, sample
+from cmg.distributed import average_gradients, from_all, gather, mean_over_ranks, seed_shared, world
 from cmg.errors import UserError
 from cmg.methods import registry
 from cmg.optimisation import set_rate
@@ -74,6 +76,7 @@ class Trainer:
         compute what one process computes with the same N.
         """
         seed_shared(self.config.seed, self.step, self.device)
+        batch = self.method.kept().feature_scale.batch(batch)
         if self.step == 0 and self.method.starts_from_data and not self.started:
             self.begin(batch)
         set_rate(self.optimizer, self.rate())
@@ -114,6 +117,20 @@ class Trainer:
         number = self.optimising.accumulate
         self.method.begin(mapped(lambda x: in_order(x.tensor_split(number)), carried))
 
+    def measure(self):
+        """See what the numbers of the features are like, and whether they are to be standardised: of the same clips,
+        whatever the batches and the number of processes."""
+        clips, scale = sample(self.features), self.method.kept().feature_scale
+        for m in self.features.modalities:
+            if m in scale.known:  # of the run whose weights this one begins with
+                continue
+            # the first rank's for all, or the last bit might differ between machines
+            found = from_all(measure(clips[m], clips[f"valid/{m}"]))[0]
+            if found and scale.learn(m, found, self.config.standardise) and not self.rank:
+                print(f"{m} features have mean {found.mean:.3g} and deviation {found.deviation:.3g}; they are brought "
+                      f"to 0 and 1 (--standardise {self.config.standardise})", file=sys.stderr)
+        scale.to(self.device)
+
     # -- the run -------------------------------------------------------------------------------------------------
 
     def order(self):
@@ -123,10 +140,13 @@ class Trainer:
 
     def loader(self):
         """What is left of the current epoch: batches on the device."""
+        self.features.draw(self.config.seed, self.epoch)
         return on_device(self.features, self.order()[self.batch :], self.device, self.config.workers)
 
     def run(self, recorder, progress=True):
         """Train to the end, recording on rank 0 and writing checkpoints. `recorder` is None on other ranks."""
+        if self.step == 0:
+            self.measure()
         self.method.train()
         quiet = None if progress else True  # None: only where stderr is a terminal
         with tqdm(total=self.total, initial=self.step, unit="step", disable=quiet, dynamic_ncols=True) as bar:
@@ -264,6 +284,7 @@ class Trainer:
         if not all(x.isfinite().all() for x in (kept | rest).values()):
             raise UserError(f"{where}: its weights are not finite; expected an earlier checkpoint")
         self.method.load_state_dict(own | rest | kept)
+        self.method.kept().feature_scale.load(content.get("scale", {}))
         self.earlier_ids, self.numerics, self.started = content["pretrain_ids"], checkpoint.numerics_of(content), True
 
     def load(self, content, path):
@@ -272,6 +293,9 @@ class Trainer:
         prefix = kept_prefix(self.method)
         state = {prefix + k: v for k, v in content["model"].items()} | content["method"]
         self.method.load_state_dict(state, strict=True)
+        scale = self.method.kept().feature_scale
+        scale.load(content.get("scale", {}))
+        scale.to(self.device)
         load_optimizer(self.optimizer, content["optimizer"])
         for name, optimizer in self.method.inner_optimizers().items():
             load_optimizer(optimizer, content["inner"][name])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from cmg.cli import number, whole
 from cmg.configs import Config, setting
 from cmg.data.features import CACHES
+from cmg.models.scale import MODES
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class RunConfig(Config):
     init_from : run folder or .pt whose weights to begin with, for fine-tuning; the optimiser is new
     resume : auto: continue --out if it holds latest.pt; or the path of a latest.pt
     workers : loader processes with --cache disk
+    standardise : bring features to mean 0 and deviation 1; auto: those whose root mean square lies outside 0.01 to 30
     cache : features on the card, in memory, or read in blocks; auto: the first that has room
     log_every : steps between rows of metrics.csv
     checkpoint_epochs : epochs between epoch_XXX.pt files
@@ -48,6 +50,7 @@ class RunConfig(Config):
     init_from: str | None = setting(None)
     resume: str | None = setting(None)
     workers: int = setting(2, whole())
+    standardise: str = setting("auto", choices=MODES)
     cache: str = setting("auto", choices=CACHES)
     log_every: int = setting(20, whole(1))
     checkpoint_epochs: int = setting(1, whole(1))

@@ -132,7 +132,7 @@ class QueryReader:
 
     def _quantized(self, modality, x, valid):
         return torch.cat([
-            self.model.encode_modality(modality, a.to(self.device).float(), v.to(self.device)).quantized.cpu()
+            self.model.tokens(modality, a.to(self.device).float(), v.to(self.device)).quantized.cpu()
             for a, v in zip(x.split(256), valid.split(256))]).float()
 
 
