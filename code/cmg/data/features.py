@@ -41,6 +41,7 @@ class FeatureSet(torch.utils.data.Dataset):
     ----------
     ids, modalities, shapes, kinds : as of a `FeatureFile`, of all files together
     provenance : dict modality -> Provenance, where its features come from
+    vocabularies : dict modality -> Vocabulary, of tokens that have one
 
     Raises
     ------
@@ -66,6 +67,7 @@ class FeatureSet(torch.utils.data.Dataset):
         self.shapes = {m: first.shapes[m] for m in self.modalities}
         self.kinds = {m: first.kinds[m] for m in self.modalities}
         self.attrs = first.attrs
+        self.vocabularies = {m: words for m, words in first.vocabularies.items() if m in self.modalities}
         self.provenance = {m: of_attributes(first.attrs, m) for m in self.modalities}
         for file in self.files[1:]:
             self._check_fits(file)
@@ -108,6 +110,9 @@ class FeatureSet(torch.utils.data.Dataset):
                 raise UserError(f"{file.path}: '{m}' clips have shape {file.shapes[m]}, but {there}")
             if file.kinds[m] != self.kinds[m]:
                 raise UserError(f"{file.path}: '{m}' holds {file.kinds[m]}, but {self.kinds[m]} in {first.path}")
+            if file.vocabularies.get(m) != self.vocabularies.get(m):
+                raise UserError(f"{file.path}: '{m}' has another vocabulary than that of {first.path}; expected "
+                                "captions that were extracted with the same")
             mine, theirs = self.provenance[m], of_attributes(file.attrs, m)
             found = differing(mine, theirs) or next((  # of an encoder that nobody knows nothing else can be said
                 (name, getattr(mine, name), getattr(theirs, name)) for name in ("backbone", "sha256")
@@ -168,6 +173,14 @@ class FeatureSet(torch.utils.data.Dataset):
                 raise UserError(f"{self._file_of(row).path}: '{m}' features of '{self.ids[row]}' are not finite")
             batch[m], batch[f"valid/{m}"] = x, valid
         return batch
+
+    def tokens(self, modality):
+        """All of a modality's features and which steps exist, as arrays on the CPU: for what is small, as captions
+        are."""
+        if self.cache != "disk":
+            return tuple(part.cpu().numpy() for part in self._memory[modality][:2])
+        parts = [file.read(modality, np.arange(len(file.ids))) for file in self.files]
+        return tuple(np.concatenate(column) for column in zip(*parts))
 
     def _file_of(self, row):
         return self.files[int(np.searchsorted(self._starts, row, side="right")) - 1]

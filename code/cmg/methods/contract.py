@@ -55,6 +55,7 @@ class Method(nn.Module, ABC):
     kinds : of `cmg.modalities.KINDS`, which arrays it can read
     least_modalities, least_clips, least_steps : what it must have to learn from, in a micro-batch and in a clip
     starts_from_data : whether `begin` is called
+    follows_data : names of the settings that `settled` takes from the features where they are None
     """
 
     name = ""
@@ -63,6 +64,7 @@ class Method(nn.Module, ABC):
     kinds = ("vectors", "grids")
     least_modalities, least_clips, least_steps = 1, 1, 1
     starts_from_data = False
+    follows_data = ()
 
     # -- a step --------------------------------------------------------------------------------------------------
 
@@ -134,6 +136,11 @@ class Method(nn.Module, ABC):
     @classmethod
     def check(cls, config, recipe):
         """`UserError` for settings that make no sense together. `recipe` : the preset's."""
+
+    @classmethod
+    def settled(cls, config, features):
+        """The settings, those of `follows_data` as the features say. `features` : a FeatureSet."""
+        return config
 
     @classmethod
     def refuse(cls, config, features):

@@ -19,7 +19,10 @@ from cmg.methods.contract import Method
 from cmg.modalities import modality
 
 EXAMPLE = '{"audio": (10, 128)}'
-SYSTEMS = {}  # name -> "module:class" of the methods beside the codebook family
+SYSTEMS = {  # name -> "module:class" of the methods beside the codebook family
+    "prealign": "cmg.methods.uniq4cap.prealign:Prealign",
+    "uniq4cap": "cmg.methods.uniq4cap.uniq4cap:Uniq4Cap",
+}
 
 
 def available():

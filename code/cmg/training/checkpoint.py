@@ -9,6 +9,7 @@
     shapes        dict modality -> shape of one clip's features
     features      dict modality -> where they come from (`cmg.data.provenance`)
     modalities    what modalities are that not every copy of this project knows
+    vocabularies  dict modality -> pieces of words by number, of tokens that have such
     model         state dict of the kept module
     pretrain_ids  ids of the clips that it was trained on
     method, optimizer, inner, position, streams     in latest.pt alone
@@ -18,7 +19,6 @@ Format 1, of before, has no `method_of`, `features` and `modalities`; it still l
 
 import importlib
 import os
-import pickle
 from pathlib import Path
 
 import torch
@@ -27,8 +27,10 @@ import cmg
 from cmg import modalities
 from cmg.configs import with_values
 from cmg.data import provenance
+from cmg.data.tensors import load
+from cmg.data.vocabulary import Vocabulary
 from cmg.errors import UserError
-from cmg.files import damage_of, replacing
+from cmg.files import replacing
 from cmg.methods import registry
 from cmg.models.pretrained import Pretrained
 
@@ -40,9 +42,9 @@ FORMS = {  # what is in a part, where a checkpoint has it
     "method_of": lambda part: isinstance(part["name"], str) and isinstance(part["files"], dict),
     "features": lambda part: all(provenance.Provenance(**known) for known in part.values()),
     "modalities": lambda part: all(isinstance(row, dict) for row in part.values()),
+    "vocabularies": lambda part: all(isinstance(piece, str) for pieces in part.values() for piece in pieces),
 }
 FOREIGN = ("cmg.released.checkpoints",)  # modules that read others' checkpoints: `recognised`, `from_public`
-SIGNATURES = b"PK\3\4", b"\x80\2"  # of torch.save: a zip file, and a pickle until 2020
 BEFORE = {"text_padding": "read"}  # what checkpoints of format 1 mean that do not say it
 
 
@@ -55,22 +57,6 @@ def save(path, content):
             os.fsync(file.fileno())
         except RuntimeError as error:  # what torch's writer makes of a full disk
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
-
-
-def load(path):
-    """Whatever a file of tensors holds, on the CPU; `UserError` if it is missing, damaged or holds anything else."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports a damaged archive in many types
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = f"truncated or damaged ({told[:120]})"
-        if isinstance(error, pickle.UnpicklingError):
-            reason = "damaged, or more than tensors and plain values in it, which is not run"
-        kind = "a file of torch.save"
-        raise UserError(f"{path}: not a readable checkpoint: {damage_of(path, kind, SIGNATURES, reason)}") from None
 
 
 def file_of(path):
@@ -124,6 +110,7 @@ def inference_part(kept, settings, origin, features, epoch, step, numerics=cmg.N
         "shapes": {m: list(shape) for m, shape in features.shapes.items()},
         "features": {m: known._asdict() for m, known in features.provenance.items()},
         "modalities": plain(modalities.declared(features.shapes)),
+        "vocabularies": {m: words.pieces for m, words in getattr(features, "vocabularies", {}).items()},
         "model": kept.state_dict(),
         "pretrain_ids": list(features.ids),
         "epoch": epoch,
@@ -172,6 +159,7 @@ def build_model(content, device="cpu", path="checkpoint", method=None) -> Pretra
     if not all(value.isfinite().all() for value in state.values()):
         raise UserError(f"checkpoint of epoch {content['epoch']}: its weights are not finite; expected an earlier one")
     model.method, model.features = origin_of(content)["name"], provenance.of_checkpoint(content)
+    model.vocabularies = {m: Vocabulary(pieces, path) for m, pieces in content.get("vocabularies", {}).items()}
     return model.to(device).eval()
 
 
