@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 
 import cmg
 from cmg.data.features import FeatureSet, FeatureWriter
+from cmg.downstream import retrieval
 from cmg.errors import UserError
 from cmg.methods.registry import available
 from cmg.optimisation import OptimiserConfig, rate_factor
@@ -223,6 +225,86 @@ def test_learning_rate():
     assert factors[12] == pytest.approx(0) and rate_factor(99, 12, "constant", 4) == 1
     falling = OptimiserConfig(lr=2.0, schedule="exponential", lr_decay=0.5, warmup_steps=2)
     assert [falling.rate(s, 12, per_epoch=3) for s in range(10)] == [1, 2, 2, 1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+
+
+# -- fine-tuning -----------------------------------------------------------------------------------------------------
+
+
+def more_clips(path, names, shapes=SHAPES, attrs=None):
+    rng = np.random.default_rng(5)
+    with FeatureWriter(path, shapes, attrs or {"source": "test"}, dtype="float32") as writer:
+        writer.append(names, {m: rng.standard_normal((len(names), *shape)) for m, shape in shapes.items()})
+    return str(path)
+
+
+def test_fine_tuning_begins_with_the_weights_of_another_run(clips, tmp_path, monkeypatch):
+    """At the first step of a run on other clips, of other lengths: all tensors of the first run, a codebook that does
+    not start again from the data, and an optimiser without a past. Both runs' clips are remembered, over a resume."""
+    first = run(clips, tmp_path / "first", "--codebook-init", "data", "--epochs", "1")
+    before = torch.load(first / "latest.pt", weights_only=True)
+    shapes = {m: (4, *shape[1:]) for m, shape in SHAPES.items()}
+    other = more_clips(tmp_path / "other.h5", [f"other{n}" for n in range(16)], shapes)
+    seen, step = [], Trainer.optimise
+
+    def looked_at(self, batch):
+        seen.append(({k: v.clone() for k, v in self.method.state_dict().items()}, dict(self.optimizer.state)))
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "optimise", looked_at)
+    flags = ["--codebook-init", "data", "--epochs", "1", "--seed", "9", "--init-from", str(first / "latest.pt")]
+    second = run(other, tmp_path / "second", *flags)
+    weights, past = seen[0]
+    expected = before["method"] | {f"model.{k}": v for k, v in before["model"].items()}
+    assert weights.keys() == expected.keys() and not past
+    for name, value in weights.items():
+        assert torch.equal(value, expected[name]), name
+    record = json.loads((second / "args.json").read_text())
+    assert record["flags"]["init_from"] == str(first / "latest.pt")
+    assert (record["clips"], record["clips_before"]) == (16, 40)
+    ids = [*(f"clip{n}" for n in range(40)), *(f"other{n}" for n in range(16))]
+    assert torch.load(second / "epoch_000.pt", weights_only=True)["pretrain_ids"] == ids
+    shutil.rmtree(first)  # a run that goes on needs it no more
+    run(other, second, *flags, "--resume", "auto", "--epochs", "2")
+    content = torch.load(second / "epoch_001.pt", weights_only=True)
+    assert content["pretrain_ids"] == ids and content["earlier_ids"] == ids[:40]
+    last = more_clips(tmp_path / "third.h5", [f"third{n}" for n in range(16)])
+    third = run(last, tmp_path / "third", "--epochs", "1", "--init-from", str(second))  # itself fine-tuned
+    assert torch.load(third / "latest.pt", weights_only=True)["pretrain_ids"][:56] == ids
+
+
+def test_strict_leaves_out_the_clips_of_both_runs(clips, tmp_path):
+    first = run(clips, tmp_path / "first", "--epochs", "1")
+    names = [f"other{n}" for n in range(16)]
+    second = run(more_clips(tmp_path / "other.h5", names), tmp_path / "second", "--epochs", "1", "--init-from",
+                 str(first))
+    tested = more_clips(tmp_path / "test.h5", ["clip3", "clip4", "other5", *(f"new{n}" for n in range(5))])
+    found = retrieval.main(["--checkpoint", str(second), "--data", tested, "--device", "cpu"])
+    assert {(row["n_excluded"], row["n_gallery"]) for row in found} == {(3, 5)}
+
+
+def test_fine_tuning_refuses_what_does_not_fit(clips, tmp_path, capsys):
+    first = run(clips, tmp_path / "first", "--epochs", "1")
+    before = {p.name for p in tmp_path.iterdir()}
+    start = ["--out", str(tmp_path / "b"), *SMALL, "--init-from", str(first)]
+    capsys.readouterr()
+    line = refused(capsys, "--data", clips, *start, "--dim", "32")
+    assert f"--init-from {first / 'latest.pt'}: its model has [" in line and "expected the same settings" in line
+    line = refused(capsys, "--data", clips, *start, "--modalities", "video", "audio")
+    assert "was trained on features of {'video': [5, 5, 8], 'audio': [12], 'text': [10]} a step" in line
+    line = refused(capsys, "--data", clips, *start[:-1], str(tmp_path / "none"))
+    assert "none: no such checkpoint file" in line
+    kept = torch.load(first / "latest.pt", weights_only=True)
+    kept["features"]["audio"]["backbone"] = "vggish"
+    torch.save(kept, tmp_path / "vggish.pt")
+    named = more_clips(tmp_path / "named.h5", [f"c{n}" for n in range(16)], attrs={"backbone/audio": "logmel"})
+    line = refused(capsys, "--data", named, *start[:-1], str(tmp_path / "vggish.pt"))
+    assert "--data: audio features have backbone logmel" in line and "was pretrained on vggish" in line
+    name = next(iter(kept["model"]))
+    kept["model"][name].fill_(float("nan"))
+    kept["features"]["audio"]["backbone"] = None
+    torch.save(kept, tmp_path / "nan.pt")
+    assert "its weights are not finite" in refused(capsys, "--data", clips, *start[:-1], str(tmp_path / "nan.pt"))
+    assert {p.name for p in tmp_path.iterdir()} - before == {"vggish.pt", "named.h5", "nan.pt"}
 
 
 # -- resume ----------------------------------------------------------------------------------------------------------

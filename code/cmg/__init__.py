@@ -24,6 +24,8 @@ CHANGES = {
     3: "2026-11-26 official resets the vector of a code alone, as released; --mm-ema aligned leaves out padded steps",
     4: "2026-11-26 strict knows a video by every form of its name and leaves out those learnt from; ties in R@K give "
        "their expectation; AVE -> AVVP counts missing clips",
+    5: "2026-11-26 R@k under paper count a tie by its mean rank as released, to half a place beyond k, none for R@1, "
+       "and the median rank under paper leaves out what is missing",
 }
 NUMERICS = max(CHANGES)
 

@@ -3,6 +3,7 @@ folders that one process holds."""
 
 import contextlib
 import csv
+import hashlib
 import io
 import os
 from pathlib import Path
@@ -77,6 +78,19 @@ def read_columns(path, *columns: str) -> list[tuple[str, ...]]:
         return [tuple(row[column] or "" for column in columns) for row in rows]
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV file ({error}); expected {expected}") from None
+
+
+def sha256(*paths):
+    """sha256 of a file; of several, of their concatenation in this order (the shards of one checkpoint)."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise UserError(f"weights {path}: cannot be read ({error.strerror})") from None
+    return digest.hexdigest()
 
 
 def damage_of(path, kind: str, signature, reason: str) -> str:

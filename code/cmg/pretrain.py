@@ -5,6 +5,7 @@
     python -m cmg.pretrain --data features.h5 --method dcid+smit --out checkpoint/smit
     python -m cmg.pretrain --data features.h5 --method path/to/mine.py --out checkpoint/mine
     python -m cmg.pretrain --config checkpoint/av/args.json --seed 1 --out checkpoint/av1
+    python -m cmg.pretrain --config checkpoint/av/args.json --init-from checkpoint/av --data new.h5 --out checkpoint/new
     torchrun --standalone --nproc_per_node 4 -m cmg.pretrain --data features.h5 --out checkpoint/av4
 
 Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--resume auto` continues it.
@@ -225,6 +226,9 @@ def main(argv=None):
         if trainer.step >= trainer.total:
             print(f"{source}: already at step {trainer.step} of {trainer.total}, nothing left to do")
             return
+    elif run.init_from:
+        source = checkpoint.file_of(run.init_from)
+        trainer.start_from(checkpoint.read(source), source)
     if rank:
         train(trainer, None)
         return
@@ -233,7 +237,8 @@ def main(argv=None):
         for stale in out.glob("[el]*.pt.tmp-*"):  # of a latest.pt or epoch's file that a killed run did not finish
             stale.unlink()
         record = {"flags": flags, "version": cmg.__version__, "numerics": trainer.numerics, "commit": git_commit(),
-                  "versions": versions(), "processes": size, "clips": len(features), "cache": features.cache,
+                  "versions": versions(), "processes": size, "clips": len(features),
+                  "clips_before": len(trainer.earlier_ids), "cache": features.cache,
                   "shapes": {m: list(s) for m, s in features.shapes.items()},
                   "features": {m: known._asdict() for m, known in features.provenance.items()},
                   "parameters": sum(p.numel() for p in method.parameters()),
@@ -242,7 +247,8 @@ def main(argv=None):
         write_atomically(out / "args.json", json.dumps(record, indent=1) + "\n")
         print(f"{flags['method']} ({flags['preset']}): {' '.join(features.modalities)}, {len(features)} clips, "
               f"{record['parameters'] / 1e6:.1f} M parameters ({record['parameters_kept'] / 1e6:.1f} M kept), "
-              f"{trainer.total} steps on {device}" + (f", from step {trainer.step}" if content else ""))
+              f"{trainer.total} steps on {device}" + (f", from step {trainer.step}" if content else "")
+                  + (f", with the weights of {source}" if trainer.started else ""))
         train(trainer, recorder)
         recorder.close()
     print(f"checkpoints in {out}")

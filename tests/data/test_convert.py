@@ -381,9 +381,10 @@ def test_a_layout_of_one_s_own(tmp_path, capsys, monkeypatch, installed):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["zip"], "layout zip: expected one of ave, zips, or a file of one's own (mine.py); did you mean zips?"),
+    (["zip"], "layout zip: expected one of ave, zips, howto, lists, or a file of one's own (mine.py); did you mean "
+              "zips?"),
     (["gone.py"], "gone.py: no such file"),
-    ([], "the following arguments are required: {ave,zips,mine.py}"),
+    ([], "the following arguments are required: {ave,zips,howto,lists,mine.py}"),
     (["zips", "--out", "x.h5"], "--video or --audio is needed: a folder of <id>.zip or <id>.npy files"),
     (["zips", "--audio", "x", "--out", "x.h5", "--audio-sha256", "A"], "--audio-sha256: expected 64 hexadecimal"),
 ])

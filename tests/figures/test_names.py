@@ -4,7 +4,7 @@ import doctest
 
 import pytest
 
-from cmg.downstream import ave, retrieval
+from cmg.downstream import ave, retrieval, retrieval_head
 from cmg.figures import names
 from cmg.figures.names import METRICS, TASKS, arrow, axis_label, figure_name
 
@@ -14,9 +14,10 @@ WRITTEN = {
     "ave_avvp": ["micro_f1", "segment_f1", "event_f1", "f1"],
     "ucf_vggsound": ["accuracy"],
     "avs": ["miou", "f_measure"],
-    "retrieval": [f"{kind}_{name}" for kind in retrieval.REPRESENTATIONS
-                  for name in (*(f"r{k}" for k in retrieval.RECALLS), "median_rank")],
-    "retrieval_head": [f"r{k}" for k in retrieval.RECALLS],
+    "retrieval": [f"{kind}_{name}" for kind in names.REPRESENTATIONS
+                  for name in (*(f"r{k}{end}" for k in retrieval.RECALLS for end in ("", retrieval.EXPECTED)),
+                               "median_rank", "mean_rank")],
+    "retrieval_head": [f"r{k}" for k in retrieval_head.RECALLS],
 }
 
 

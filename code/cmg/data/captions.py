@@ -9,6 +9,7 @@ The form of a file is known by its first line:
 * AudioCaps: audiocap_id, youtube_id, start_time, caption; the clip is `<youtube_id>_<start, six digits>`, VGGSound's
   way to name a cut;
 * MSR-VTT: key, vid_key, video_id, sentence; separated by commas or semicolons;
+* YouCook2: end, start, task, text, video_id; the clip is `<video_id>_<start>_<end>`, in seconds;
 * MSCOCO: a json object with `images` (id, file_name) and `annotations` (image_id, caption);
 * VGGSound: no header, `<youtube_id>_<start>.mp4, label`, or youtube_id, start, label, split; the label is the caption.
 
@@ -84,13 +85,15 @@ def _table(path: Path, text: str):
         width, form = 4, lambda row: [(f"{row[1]}_{int(row[2]):06d}", row[3])]
     elif header == ["key", "vid_key", "video_id", "sentence"]:
         width, form = 4, lambda row: [(row[2], row[3])]
+    elif header == ["end", "start", "task", "text", "video_id"]:
+        width, form = 5, lambda row: [(f"{row[4]}_{int(row[1])}_{int(row[0])}", row[3])]
     elif len(header) == 2 and header[0].endswith(".mp4"):
         width, form, rows = 2, lambda row: [(Path(row[0]).stem, row[1])], [("", []), *rows]
     elif len(header) == 4 and header[1].isdigit() and header[3] in ("train", "test"):
         width, form, rows = 4, lambda row: [(f"{row[0]}_{int(row[1]):06d}", row[2])], [("", []), *rows]
     else:
         raise UserError(f"{path}: its first line is {first[:60]!r}; expected captions of Clotho, AudioCaps, MSR-VTT, "
-                        "MSCOCO or VGGSound")
+                        "YouCook2, MSCOCO or VGGSound")
     found = []
     for place, row in rows[1:]:
         if len(row) != width:
@@ -100,7 +103,7 @@ def _table(path: Path, text: str):
         try:
             found += [(place, clip, caption) for clip, caption in form(row)]
         except ValueError:
-            raise UserError(f"{place}: expected a start time in whole seconds") from None
+            raise UserError(f"{place}: expected times in whole seconds") from None
     return found
 
 
@@ -120,7 +123,7 @@ def _coco(path: Path, text: str):
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="cmg.data.captions", description=__doc__.split("\n")[0])
-    p.add_argument("file", help="captions of Clotho, AudioCaps, MSR-VTT, MSCOCO or VGGSound")
+    p.add_argument("file", help="captions of Clotho, AudioCaps, MSR-VTT, YouCook2, MSCOCO or VGGSound")
     p.add_argument("--out", required=True, help="CSV to write, with the columns id and caption")
     return p
 

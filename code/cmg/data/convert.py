@@ -2,6 +2,8 @@
 
     python -m cmg.data.convert ave --features AVE/ --annotations AVE/ --out ave.h5
     python -m cmg.data.convert zips --video vggsound/video/ --audio vggsound/audio/ --workers 8 --out pretrain.h5
+    python -m cmg.data.convert howto --csv videos.csv --features HowTo/ --captions caption.pickle --out howto.h5
+    python -m cmg.data.convert lists --list msrvtt_test.pkl --steps 48 --vectors GoogleNews.bin --out msrvtt.h5
     python -m cmg.data.convert path/to/mine.py --folder features/ --out mine.h5
 
 Each layout has a reader in `cmg/data/readers/`; one of one's own is a file (`cmg/data/readers/contract.py` says what is
@@ -26,7 +28,7 @@ from cmg.data.readers.contract import Reader
 from cmg.errors import UserError
 from cmg.modalities import modality
 
-READERS = {name: f"cmg.data.readers.{name}:Reader" for name in ("ave", "zips")}
+READERS = {name: f"cmg.data.readers.{name}:Reader" for name in ("ave", "zips", "howto", "lists")}
 BLOCK = 32  # clips written together
 JOINED = "only files of the same weights are joined"
 
@@ -152,6 +154,8 @@ def main(argv=None):
     origin = {m: {"backbone": getattr(args, f"{m}_backbone"), "sha256": getattr(args, f"{m}_sha256")}
               | ({"seconds_per_step": kind.seconds_per_step} if modality(m).timed else {}) for m in kind.backbones}
     reader = kind(args)
+    for m, known in reader.sha256.items():
+        origin[m]["sha256"] = origin[m]["sha256"] or known
     number, left_out, rounding, fitting = convert(reader, out, origin)
     for name, reason in left_out:
         print(f"left out {name}: {reason}", file=sys.stderr)

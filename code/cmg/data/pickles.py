@@ -1,8 +1,8 @@
-"""Arrays out of downloaded pickles and .npy files, without running what is in them.
+"""Arrays and plain values out of downloaded pickles, .npy and .npz files, without running what is in them.
 
-A pickle is a program. The unpickler here knows the few names that numpy arrays and torch tensors are made of, refuses
-every other one before it is called, and takes nothing but an array as the result. Of a .npy nothing is unpickled.
-Nothing is unpacked to disk.
+A pickle is a program. The unpickler here knows the few names that numpy arrays and torch tensors are made of, and
+refuses every other one before it is called. `array_of` takes nothing but an array as the result, `value_in` also lists,
+dicts, texts and numbers. Of .npy and .npz files nothing is unpickled. Nothing is unpacked to disk.
 """
 
 import io
@@ -17,6 +17,7 @@ import torch
 from cmg.files import damage_of
 
 LIMIT = 64 << 20  # bytes of an unpacked clip; ten seconds of VGG-19 maps in float64 are 2 MB
+VIDEO_LIMIT = 1 << 30  # of an unpacked array of a whole video; an hour of 1.5 rows a second, 2048 wide, is 44 MB
 
 
 class BadPickle(Exception):
@@ -43,6 +44,13 @@ def _from_buffer(buffer, dtype, shape, order, axes=None):
     """numpy's `_frombuffer`, how protocol 5 spells an array."""
     x = np.frombuffer(buffer, dtype=dtype)
     return x.reshape(shape).transpose(axes) if order == "K" and axes is not None else x.reshape(shape, order=order)
+
+
+def _scalar(dtype, content):
+    """numpy's `scalar`, a single number."""
+    if dtype.kind not in "biuf" or len(content) != dtype.itemsize:
+        raise BadPickle("a number of another kind")
+    return np.frombuffer(content, dtype)[0]
 
 
 def _storage(content):
@@ -72,16 +80,46 @@ NAMES = {
     ("torch.storage", "_load_from_bytes"): _storage,
 }
 for _core in ("numpy.core", "numpy._core"):
-    NAMES |= {(f"{_core}.multiarray", "_reconstruct"): _empty, (f"{_core}.numeric", "_frombuffer"): _from_buffer}
+    NAMES |= {(f"{_core}.multiarray", "_reconstruct"): _empty, (f"{_core}.numeric", "_frombuffer"): _from_buffer,
+              (f"{_core}.multiarray", "scalar"): _scalar}
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """`pickle.Unpickler` that knows `NAMES` and nothing else."""
+    """`pickle.Unpickler` that knows `NAMES`, what is given besides, and nothing else."""
+
+    def __init__(self, file, besides=None):
+        super().__init__(file)
+        self.names = NAMES | (besides or {})
 
     def find_class(self, module, name):
-        if (module, name) not in NAMES:
+        if (module, name) not in self.names:
             raise BadPickle(f"names {module}.{name}, which is no part of an array")
-        return NAMES[module, name]
+        return self.names[module, name]
+
+
+def _unpickled(file, besides=None):
+    try:
+        return ArrayUnpickler(file, besides).load()
+    except BadPickle:
+        raise
+    except Exception as error:  # a damaged stream fails in many ways
+        raise BadPickle(f"damaged pickle ({type(error).__name__})") from None
+
+
+def value_in(path, besides=None):
+    """What a pickle file holds: dicts, lists, texts, numbers, arrays and tensors.
+
+    besides : dict (module, name) -> class that stands for the class of that name
+
+    Raises
+    ------
+    BadPickle : no such file, damaged, or names anything else.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _unpickled(file, besides)
+    except OSError as error:
+        raise BadPickle(f"cannot be read ({error.strerror})") from None
 
 
 def array_of(content):
@@ -91,18 +129,13 @@ def array_of(content):
     ------
     BadPickle : damaged, names anything beside arrays, or holds something else than one array.
     """
-    try:
-        value = ArrayUnpickler(io.BytesIO(content)).load()
-    except BadPickle:
-        raise
-    except Exception as error:  # a damaged stream fails in many ways
-        raise BadPickle(f"damaged pickle ({type(error).__name__})") from None
+    return floats(_unpickled(io.BytesIO(content)))
+
+
+def floats(value):
+    """An array or tensor of floats as ndarray; `BadPickle` for anything else."""
     if isinstance(value, torch.Tensor):
         value = value.detach().float().numpy() if value.dtype == torch.bfloat16 else value.detach().numpy()
-    return _floats(value)
-
-
-def _floats(value):
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
         raise BadPickle(f"holds {getattr(value, 'dtype', type(value).__name__)}, expected an array of floats")
     return value
@@ -113,7 +146,7 @@ def array_in_npy(path):
     try:
         size = path.stat().st_size
         # mapped, so that a header takes no memory on its word
-        value = _floats(np.lib.format.open_memmap(path, mode="r")) if size <= LIMIT else None
+        value = floats(np.lib.format.open_memmap(path, mode="r")) if size <= LIMIT else None
     except BadPickle:
         raise
     except Exception as error:  # a damaged header fails in many ways
@@ -121,6 +154,25 @@ def array_in_npy(path):
     if value is None:
         raise BadPickle(f"more than {LIMIT >> 20} MiB")
     return np.array(value)
+
+
+def array_in_npz(path, name):
+    """One array of floats of a .npz file; `BadPickle` as of `array_in_zip`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(f"{name}.npy").file_size > VIDEO_LIMIT:
+                raise BadPickle(f"more than {VIDEO_LIMIT >> 20} MiB when unpacked")
+        with np.load(path, allow_pickle=False) as file:
+            return floats(file[name])
+    except BadPickle:
+        raise
+    except FileNotFoundError:
+        raise BadPickle("no such file") from None
+    except KeyError:
+        raise BadPickle(f"holds no array '{name}'") from None
+    except Exception as error:  # a damaged archive fails in many ways
+        reason = f"truncated or damaged ({type(error).__name__}: {str(error)[:80]})"
+        raise BadPickle(damage_of(path, "a .npz file", b"PK", reason)) from None
 
 
 def foreign(name):

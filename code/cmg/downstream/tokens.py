@@ -61,6 +61,35 @@ def encode_set(model, features, modality: str, batch_size: int = 256, rows=None,
     return tokens
 
 
+@torch.no_grad()
+def item_vectors(model, features, modality: str, batch_size: int = 256, rows=None, device="cpu"):
+    """The vectors by which clips are retrieved, see `cmg.models.pretrained.Pretrained.items`.
+
+    Parameters
+    ----------
+    model, features, rows : as of `encode_set`
+
+    Returns
+    -------
+    dict name -> Tensor[n, D], of all rows, and bool Tensor[n]: which of these clips have a single step to speak of.
+
+    Raises
+    ------
+    UserError : not one step of these clips exists in the modality.
+    """
+    rows = torch.arange(len(features)) if rows is None else rows
+    parts, there = [], []
+    for batch in rows.split(batch_size):
+        read = features.__getitems__(batch.tolist())
+        x, valid = read[modality].to(device), read[f"valid/{modality}"].to(device)
+        parts.append(model.items(modality, x, valid))
+        there.append(valid.any(1))
+    there = torch.cat(there)
+    if not there.any():
+        raise UserError(f"--data: none of {len(there)} clips has any {modality}")
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, there
+
+
 def codebook_sharing(a: TokenSet, b: TokenSet) -> dict[str, float | int | None]:
     """How far two modalities of the same clips speak the same code.
 

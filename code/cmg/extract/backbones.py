@@ -44,6 +44,7 @@ BACKBONES = {
     "text": {
         "hash": "cmg.extract.hashed:HashedWords",
         "bert": "cmg.extract.hf:Bert",
+        "word2vec": "cmg.extract.word2vec:Word2Vec",
         "hf": "cmg.extract.hf:TextEncoder",
         "wordpiece": "cmg.extract.wordpiece:WordPiece",
     },

@@ -12,7 +12,8 @@ from torchaudio.transforms import Spectrogram
 
 from cmg.errors import UserError
 from cmg.extract.media import SAMPLE_RATE
-from cmg.extract.weights import build, identity, sha256
+from cmg.extract.weights import build, identity
+from cmg.files import sha256
 
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, the next power of two
 MELS, LOW, HIGH = 64, 125.0, 7500.0  # bands, Hz

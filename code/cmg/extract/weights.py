@@ -1,28 +1,15 @@
 """Weights of the backbones: from where the user says and from nowhere else, read without running what is in them."""
 
-import hashlib
 import re
 
 import torch
 from torch import nn
 
 from cmg.errors import UserError
+from cmg.files import sha256
 from cmg.training.checkpoint import load
 
 RANDOM = re.compile(r"random:(\d{1,9})")
-
-
-def sha256(*paths):
-    """sha256 of a file; of several, of their concatenation in this order (the shards of one checkpoint)."""
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise UserError(f"weights {path}: cannot be read ({error.strerror})") from None
-    return digest.hexdigest()
 
 
 def identity(weights):

@@ -6,7 +6,7 @@ TASKS = {
     "ave": "AVE", "avvp": "AVVP", "ave_avvp": "AVE→AVVP", "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
 }
-REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors"}
+REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings"}
 METRICS = {  # name, label of the axis
     "accuracy": ("clip top-1", "accuracy, %"),
     "segment_accuracy": ("segment accuracy", "accuracy, %"),
@@ -18,18 +18,21 @@ METRICS = {  # name, label of the axis
     "miou": ("mean IoU", "mean IoU, %"),
     "f_measure": ("F-measure", "F-measure, %"),
     **{f"r{k}": (f"R@{k}", "recall, %") for k in (1, 5, 10)},
-    **{f"{kind}_r{k}": (f"R@{k} of {spoken}", "recall, %") for k in (1, 5, 10)
-       for kind, spoken in REPRESENTATIONS.items()},
-    **{f"{kind}_median_rank": (f"median rank of {spoken}", "rank") for kind, spoken in REPRESENTATIONS.items()},
+    **{f"{kind}_r{k}{end}": (f"R@{k} of {spoken}{told}", "recall, %") for k in (1, 5, 10, 50)
+       for kind, spoken in REPRESENTATIONS.items() for end, told in (("", ""), ("_expected", ", lacking ones wrong"))},
+    **{f"{kind}_{rank}_rank": (f"{rank} rank of {spoken}", "rank") for kind, spoken in REPRESENTATIONS.items()
+       for rank in ("median", "mean")},
 }
 
 
 def letter(modality: str) -> str:
-    """V for video or v; the name of a modality that has no letter of its own.
+    """V for video or v; the name of a modality that has no letter of its own; of several as one, each.
 
-    >>> [letter(m) for m in ("video", "a", "depth")]
-    ['V', 'A', 'depth']
+    >>> [letter(m) for m in ("video", "a", "depth", "video+audio")]
+    ['V', 'A', 'depth', 'V+A']
     """
+    if "+" in modality:
+        return "+".join(map(letter, modality.split("+")))
     row = TABLE.get(modality)
     known = row.letter if row else modality if modality in {one.letter for one in TABLE.values()} else ""
     return known.upper() or modality

@@ -1,18 +1,21 @@
-"""Retrieval: where what is looked for stands in one fixed gallery, exact and in bounded memory; R@k and median rank.
+"""Retrieval: where what is looked for stands in one fixed gallery, exact and in bounded memory; R@k, median, mean rank.
 
 With codes many items are equal, and an order among equals that happens to be right is no retrieval. `EXPECTED` takes
 what a random order among equals gives in expectation: of a thousand equal items 1 % are among the first ten.
-`MEAN_RANK` gives every item of a tie its mean rank, all or nothing: none of the thousand is. A query that has no
-features, or whose item is not in the gallery, is wrong.
+`RELEASED`, the rule of MultiSK's and EAO's public code, gives every item of a tie its mean rank, all or nothing: none
+of the thousand is. A query that has no features, or whose item is not in the gallery, is wrong; `RELEASED` leaves it
+out of the median and the mean rank, in `EXPECTED` its rank is infinite.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 TIE = 1e-9  # cosines closer than this are equal; products of equal vectors differ by 1e-16 at most
+SHORTEST = 1e-8  # vectors are divided by no less: a vector of zeros has a cosine of 0 with all
 
 
 class Places(NamedTuple):
@@ -36,6 +39,11 @@ class Places(NamedTuple):
         return torch.where(self.right > 0, rank, float("inf"))
 
 
+def unit(vectors):
+    """Rows of length 1 in float64, Tensor[n, D]: their products are cosines."""
+    return F.normalize(vectors.double(), dim=1, eps=SHORTEST)
+
+
 def places(queries, gallery, query_groups, gallery_groups, chunk: int = 512, block: int = 65536) -> Places:
     """Place of each query's best right items, by cosine.
 
@@ -46,24 +54,41 @@ def places(queries, gallery, query_groups, gallery_groups, chunk: int = 512, blo
         An item is right for a query of the same group.
     chunk, block : queries and items that are compared at a time; memory is bounded by their product, not by Q·G
     """
-    counts = torch.zeros(3, len(queries), dtype=torch.int64)
-    items = F.normalize(gallery.double(), dim=1).split(block)
-    groups = gallery_groups.split(block)
-    for start in range(0, len(queries), chunk):
+    items = unit(gallery)
+    return places_by(lambda rows, columns: unit(queries[rows]) @ items[columns].T, query_groups, gallery_groups, chunk,
+                     block)
+
+
+def places_by(similarity, query_groups, gallery_groups, chunk: int, block: int) -> Places:
+    """The same by any similarity: a function of a slice of queries and one of items -> Tensor[q, g].
+
+    A query whose similarity with its own item is no number finds nothing.
+    """
+    counts = torch.zeros(3, len(query_groups), dtype=torch.int64)
+    blocks = [slice(start, start + block) for start in range(0, len(gallery_groups), block)]
+    for start in range(0, len(query_groups), chunk):
         rows = slice(start, start + chunk)
-        query, group = F.normalize(queries[rows].double(), dim=1), query_groups[rows, None]
-        best = query.new_full((len(query), 1), -float("inf"))
-        for part, of in zip(items, groups):
-            right = group == of  # (chunk, block)
-            best = torch.maximum(best, (query @ part.T).masked_fill(~right, -float("inf")).amax(1, keepdim=True))
-        found = torch.zeros(3, len(query), dtype=torch.int64, device=query.device)
-        for part, of in zip(items, groups):
-            right, similarity = group == of, query @ part.T
-            equal = (similarity - best).abs() <= TIE
-            nearer = similarity > best + TIE  # wrong ones, all of them
+        group = query_groups[rows, None]
+        best = torch.full(group.shape, -float("inf"), dtype=torch.float64, device=group.device)
+        for columns in blocks:
+            own = similarity(rows, columns).masked_fill(group != gallery_groups[columns], -float("inf"))
+            best = torch.maximum(best, own.amax(1, keepdim=True))
+        found = torch.zeros(3, len(group), dtype=torch.int64, device=group.device)
+        for columns in blocks:
+            right, near = group == gallery_groups[columns], similarity(rows, columns)
+            equal = (near - best).abs() <= TIE
+            nearer = near > best + TIE  # wrong ones, all of them
             found += torch.stack([x.sum(1) for x in (nearer, equal & right, equal & ~right)])
         counts[:, rows] = found.cpu()
     return Places(*counts)
+
+
+def averaged(vectors, names):
+    """Vectors of the same name as their mean: Tensor[n, D] and n names -> (Tensor[m, D], names [m] in order)."""
+    names, group = np.unique(names, return_inverse=True)
+    group = torch.from_numpy(group).to(vectors.device)
+    total = vectors.new_zeros(len(names), vectors.shape[1]).index_add_(0, group, vectors)
+    return total / group.bincount()[:, None], names.tolist()
 
 
 def hits_at(k: int, found: Places):
@@ -104,25 +129,46 @@ def next_rank(found: Places, last: int, least: float) -> float:
     return float("inf") if high > last else float(high)
 
 
-def mean_rank_recall_at(k: int, found: Places) -> float:
-    """Share of queries in % whose mean rank is at most k."""
-    return 100 * (found.mean_ranks() <= k).double().mean().item()
+def mean_rank(found: Places) -> float:
+    """The mean of the expected ranks; infinite where a query finds nothing."""
+    return found.mean_ranks().mean().item()
 
 
-def median_mean_rank(found: Places) -> float:
-    """The median of the mean ranks; of an even number the mean of the middle two."""
-    ordered = found.mean_ranks().sort().values
-    return ((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2).item()
+def released_recall_at(k: int, found: Places) -> float:
+    """Share of queries in % whose mean rank, counted from 0, is less than k; for R@1 it must be 0, so that two items in
+    the first place are none."""
+    rank = found.mean_ranks() - 1
+    return 100 * (rank < k if k > 1 else rank == 0).double().mean().item()
+
+
+def released_median_rank(found: Places) -> float:
+    """The median of the mean ranks of queries that find something; of an even number the mean of the middle two."""
+    rank = present_ranks(found).sort().values
+    return ((rank[(len(rank) - 1) // 2] + rank[len(rank) // 2]) / 2).item()
+
+
+def released_mean_rank(found: Places) -> float:
+    """The mean of the mean ranks of queries that find something."""
+    return present_ranks(found).mean().item()
+
+
+def present_ranks(found: Places):
+    """Mean ranks of the queries that find something; a single infinite one if none does."""
+    rank = found.mean_ranks()[found.right > 0]
+    return rank if len(rank) else torch.tensor([float("inf")])
 
 
 class Rule(NamedTuple):
-    """What becomes of ties: function of (k, places) -> R@k in %, function of places -> median rank."""
+    """What becomes of ties and of what is missing: function of (k, places) -> R@k in %, functions of places -> median
+    and mean rank."""
 
     recall_at: Callable[[int, Places], float]
     median_rank: Callable[[Places], float]
+    mean_rank: Callable[[Places], float]
 
 
-EXPECTED, MEAN_RANK = Rule(recall_at, median_rank), Rule(mean_rank_recall_at, median_mean_rank)
+EXPECTED = Rule(recall_at, median_rank, mean_rank)
+RELEASED = Rule(released_recall_at, released_median_rank, released_mean_rank)
 
 
 def chance(query_groups, gallery_groups) -> Places:

@@ -14,6 +14,7 @@ from torch import nn
 from cmg.data import provenance
 from cmg.data.features import FeatureSet
 from cmg.errors import UserError
+from cmg.losses.masked import clip_vectors
 
 
 class Tokens(NamedTuple):
@@ -62,6 +63,18 @@ class Pretrained(nn.Module, ABC):
     def encode_modality(self, modality, features, valid=None) -> Tokens:
         """Tokens of one modality's features [B, T, …]; valid : BoolTensor[B, T] or None for all. On the model's device,
         with gradients where they are on."""
+
+    def items(self, modality, features, valid) -> dict[str, torch.Tensor]:
+        """The vectors by which clips are retrieved, dict name -> Tensor[B, D]; features [B, T, …] and valid [B, T] on
+        the model's device.
+
+        By default the means over a clip's steps: of the codes' vectors as "codes", where there are codes, and of the
+        semantic ones as "semantic". Clips with the same codes in another order are equal, but only a sum in float64
+        comes out the same for them. A clip without a single step is 0; nobody retrieves it.
+        """
+        tokens = self.encode_modality(modality, features, valid)
+        means = {"codes": tokens.quantized, "semantic": tokens.semantic}
+        return {name: clip_vectors(x.float().double(), valid)[0] for name, x in means.items() if x is not None}
 
     def fits(self, modality, shape):
         """Whether clips of this shape suit the model: alike but for the number of steps."""

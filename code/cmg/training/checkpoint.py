@@ -11,7 +11,8 @@
     modalities    what modalities are that not every copy of this project knows
     vocabularies  dict modality -> pieces of words by number, of tokens that have such
     model         state dict of the kept module
-    pretrain_ids  ids of the clips that it was trained on
+    pretrain_ids  ids of the clips that it was trained on, those of the run whose weights it began with among them
+    earlier_ids   of these the ones of that run (--init-from); the first of pretrain_ids
     method, optimizer, inner, position, streams     in latest.pt alone
 
 Format 1, of before, has no `method_of`, `features` and `modalities`; it still loads.
@@ -96,11 +97,12 @@ def _formed(part, form):
         return False
 
 
-def inference_part(kept, settings, origin, features, epoch, step, numerics=cmg.NUMERICS):
+def inference_part(kept, settings, origin, features, epoch, step, numerics=cmg.NUMERICS, earlier=()):
     """What `load_pretrained` needs.
 
     kept : the module. settings : dict of all flags. origin : of the method, see `cmg.methods.registry.origin`.
-    features : FeatureSet. numerics : version of the arithmetic.
+    features : FeatureSet. numerics : version of the arithmetic. earlier : ids of clips that its weights were trained on
+    before.
     """
     return {
         "format": FORMAT,
@@ -112,7 +114,8 @@ def inference_part(kept, settings, origin, features, epoch, step, numerics=cmg.N
         "modalities": plain(modalities.declared(features.shapes)),
         "vocabularies": {m: words.pieces for m, words in getattr(features, "vocabularies", {}).items()},
         "model": kept.state_dict(),
-        "pretrain_ids": list(features.ids),
+        "pretrain_ids": [*earlier, *features.ids],
+        "earlier_ids": list(earlier),
         "epoch": epoch,
         "step": step,
     }

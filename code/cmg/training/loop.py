@@ -43,7 +43,7 @@ class Trainer:
         if run.compile:
             self.compile()
         self.epoch = self.batch = self.step = 0
-        self.numerics = cmg.NUMERICS
+        self.numerics, self.earlier_ids, self.started = cmg.NUMERICS, [], False
         self.blocks = features.cache == "disk" and len(features) > BLOCKS * optimiser.batch_size
         self.per_epoch = len(self.order())
         self.total = run.epochs * self.per_epoch
@@ -74,7 +74,7 @@ class Trainer:
         compute what one process computes with the same N.
         """
         seed_shared(self.config.seed, self.step, self.device)
-        if self.step == 0 and self.method.starts_from_data:
+        if self.step == 0 and self.method.starts_from_data and not self.started:
             self.begin(batch)
         set_rate(self.optimizer, self.rate())
         return self.optimise(batch)
@@ -198,7 +198,7 @@ class Trainer:
             return
         number = self.epoch if self.batch else self.epoch - 1  # the epoch that these weights belong to
         content = checkpoint.inference_part(self.method.kept(), self.settings, self.origin, self.features, number,
-                                            self.step, self.numerics)
+                                            self.step, self.numerics, self.earlier_ids)
         due = (number + 1) % self.config.checkpoint_epochs == 0 or self.step == self.total
         if epoch_end and due:
             checkpoint.save(self.folder / f"epoch_{number:03d}.pt", content)
@@ -223,15 +223,48 @@ class Trainer:
         if {m: tuple(s) for m, s in content["shapes"].items()} != self.features.shapes:
             raise UserError(f"{path}: was trained on features of shapes {content['shapes']}, --data has "
                             f"{ {m: list(s) for m, s in self.features.shapes.items()} }")
-        if content["pretrain_ids"] != self.features.ids:  # else the later checkpoints would deny the earlier clips
-            raise UserError(f"--data: {len(self.features)} clips, not the {len(content['pretrain_ids'])} that {path} "
-                            "was trained on; expected the same in the same order, or another --out")
+        self.earlier_ids = content.get("earlier_ids", [])
+        trained = content["pretrain_ids"][len(self.earlier_ids) :]
+        if trained != self.features.ids:  # else the later checkpoints would deny the earlier clips
+            raise UserError(f"--data: {len(self.features)} clips, not the {len(trained)} that {path} was trained on; "
+                            "expected the same in the same order, or another --out")
         checkpoint.check_features(content, self.features, path)
         try:
             self.load(content, path)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a complete training state of these flags ({checkpoint.brief(error)})") \
                 from None
+
+    def start_from(self, content, path):
+        """Begin with the weights of a checkpoint, and with everything else anew; its clips count as learnt from.
+
+        The kept module's tensors must all be there. Of the rest of the method, which only a `latest.pt` holds, those
+        are taken that have the same name and shape.
+
+        Raises
+        ------
+        UserError : features of other shapes (but for the number of steps) or encoders, a kept module of other tensors,
+            weights that are not finite.
+        """
+        where = f"--init-from {path}"
+        trained = {m: list(shape[1:]) for m, shape in content["shapes"].items()}
+        given = {m: list(shape[1:]) for m, shape in self.features.shapes.items()}
+        if trained != given:
+            raise UserError(f"{where}: was trained on features of {trained} a step, --data has {given}")
+        checkpoint.check_features(content, self.features, where)
+        own, prefix = self.method.state_dict(), kept_prefix(self.method)
+        kept = {prefix + name: x for name, x in content["model"].items()}
+        sizes = [{name: list(x.shape) for name, x in state.items() if name.startswith(prefix)} for state in (own, kept)]
+        for name in {**sizes[0], **sizes[1]}:
+            here, there = (size.get(name, "none") for size in sizes)
+            if here != there:
+                raise UserError(f"{where}: its model has {there} for '{name}', this one {here}; expected the same "
+                                "settings of the model, as --config with its args.json gives")
+        rest = {name: x for name, x in content.get("method", {}).items() if name in own and x.shape == own[name].shape}
+        if not all(x.isfinite().all() for x in (kept | rest).values()):
+            raise UserError(f"{where}: its weights are not finite; expected an earlier checkpoint")
+        self.method.load_state_dict(own | rest | kept)
+        self.earlier_ids, self.numerics, self.started = content["pretrain_ids"], checkpoint.numerics_of(content), True
 
     def load(self, content, path):
         """Take over a training state, whatever is in it."""

@@ -24,6 +24,7 @@ class RunConfig(Config):
     compile : torch.compile the step
     cuda_graph : record the step once and replay it, on one card
     toom_cook : wide 3×3 convolutions on a CPU with a third of the products, for more memory; auto: if it is there
+    init_from : run folder or .pt whose weights to begin with, for fine-tuning; the optimiser is new
     resume : auto: continue --out if it holds latest.pt; or the path of a latest.pt
     workers : loader processes with --cache disk
     cache : features on the card, in memory, or read in blocks; auto: the first that has room
@@ -43,6 +44,7 @@ class RunConfig(Config):
     compile: bool = setting(False)
     cuda_graph: bool = setting(False)
     toom_cook: str = setting("auto", choices=("auto", "on", "off"))
+    init_from: str | None = setting(None)
     resume: str | None = setting(None)
     workers: int = setting(2, whole())
     cache: str = setting("auto", choices=CACHES)

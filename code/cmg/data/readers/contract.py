@@ -22,6 +22,7 @@ A layout of one's own is one file with a subclass of `Reader`:
                 yield clip(path.stem, {"audio": np.load(path)}, steps=10)
 """
 
+import multiprocessing
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -43,10 +44,11 @@ class Reader(ABC):
     seconds_per_step : of media
     source : text to note in the file
     size : bytes that are read
+    sha256 : dict modality -> sha256 of the weights that the reader itself applies, such as word vectors
     """
 
     backbones, seconds_per_step = {}, 1.0
-    source, size = "", 0
+    source, size, sha256 = "", 0, {}
 
     @staticmethod
     @abstractmethod
@@ -82,16 +84,17 @@ def bad(name, reason) -> Clip:
     return Clip(name, {}, {}, {}, {}, reason)
 
 
-def clip(name, arrays, steps) -> Clip:
+def clip(name, arrays, steps, may_lack=()) -> Clip:
     """A clip from arrays as they were released: cut or padded to a number of steps, and rounded to float16.
 
-    arrays : dict modality -> float array [t, …], a row a step.
+    arrays : dict modality -> float array [t, …], a row a step. steps : of all, or dict modality -> steps. may_lack :
+    modalities that may have no row, and then no valid step.
     """
     features, valid, rows, errors = {}, {}, {}, {}
     for m, x in arrays.items():
-        if x.ndim < 2 or 0 in x.shape:
+        if x.ndim < 2 or 0 in x.shape[m in may_lack :]:
             return bad(name, f"{m}: shape {x.shape}, expected one row a second")
-        rows[m], (x, valid[m]) = len(x), fit(x, steps)
+        rows[m], (x, valid[m]) = len(x), fit(x, steps[m] if isinstance(steps, dict) else steps)
         with np.errstate(over="ignore"):  # to inf, which is caught here
             features[m] = x.astype(np.float16)
         if not np.isfinite(features[m]).all():
@@ -102,6 +105,17 @@ def clip(name, arrays, steps) -> Clip:
 
 
 def fit(x, steps):
-    """[t, …] -> [steps, …] and valid [steps]: cut, or padded with the last step as the public loaders do."""
+    """[t, …] -> [steps, …] and valid [steps]: cut, or padded with the last step as the public loaders do; zeros where
+    there is none."""
     n = min(len(x), steps)
-    return np.concatenate([x[:n], np.repeat(x[n - 1 : n], steps - n, axis=0)]), np.arange(steps) < n
+    last = x[n - 1 : n] if n else np.zeros((1, *x.shape[1:]), x.dtype)
+    return np.concatenate([x[:n], np.repeat(last, steps - n, axis=0)]), np.arange(steps) < n
+
+
+def in_processes(function, jobs, workers):
+    """The results of a module's function, in the order of the jobs; `workers` 0: in this process."""
+    if not workers or not jobs:
+        yield from map(function, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
+        yield from pool.imap(function, jobs, chunksize=4)

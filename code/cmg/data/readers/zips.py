@@ -5,7 +5,6 @@ An id must be in every folder given. Longer clips are cut, shorter ones repeat t
 shorter. Pickles are read without running what is in them, and none in a .npy.
 """
 
-import multiprocessing
 import os
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from cmg.cli import whole
 from cmg.data.ave import SECONDS
 from cmg.data.pickles import BadPickle, array_in_npy, array_in_zip, foreign
 from cmg.data.readers import contract
-from cmg.data.readers.contract import bad, clip
+from cmg.data.readers.contract import bad, clip, in_processes
 from cmg.errors import UserError
 
 ARRAYS = {".zip": array_in_zip, ".npy": array_in_npy}
@@ -62,12 +61,7 @@ class Reader(contract.Reader):
     def __iter__(self):
         for name, lacking in self.lacking.items():
             yield bad(name, f"no {' or '.join(lacking)} file")
-        read = partial(read_clip, seconds=self.seconds)
-        if self.workers == 0:
-            yield from map(read, self.whole)
-            return
-        with multiprocessing.get_context("spawn").Pool(min(self.workers, len(self.whole))) as pool:
-            yield from pool.imap(read, self.whole, chunksize=4)
+        yield from in_processes(partial(read_clip, seconds=self.seconds), self.whole, self.workers)
 
 
 def read_clip(job, seconds):
