@@ -51,8 +51,20 @@ def test_an_instance_that_does_not_exist_is_in_no_bag():
     exists[:, 2] = False
     whole = mil_nce(a, bags[:, :2], exists[:, :2])
     torch.testing.assert_close(mil_nce(a, bags, exists), whole)
-    mil_nce(a, bags, exists).backward()
-    assert t.grad.isfinite().all() and not t.grad.unflatten(0, (-1, 3))[:, 2].any()
+    scale = torch.tensor(2.0).double().requires_grad_()
+    mil_nce(a, bags, exists, scale).backward()
+    assert t.grad.isfinite().all() and scale.grad.isfinite() and not t.grad.unflatten(0, (-1, 3))[:, 2].any()
+
+
+def test_a_clip_with_an_empty_bag_does_not_count():
+    a, t = leaf("mil1/a"), leaf("mil1/t")
+    bags, exists = t.unflatten(0, (-1, 3)), torch.ones(6, 3, dtype=torch.bool)
+    exists[4] = False
+    loss = mil_nce(a, bags, exists, both=False)
+    rest = [0, 1, 2, 3, 5]
+    torch.testing.assert_close(loss, mil_nce(a[rest], bags[rest], exists[rest], both=False))
+    loss.backward()
+    assert a.grad.isfinite().all() and not a.grad[4].any() and not t.grad.unflatten(0, (-1, 3))[4].any()
 
 
 @pytest.mark.parametrize("side", ["local", "gathered"])

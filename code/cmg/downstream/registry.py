@@ -34,6 +34,7 @@ TASKS = {  # name in results.json -> its entry
                        ("retrieval.sh",)),
     "retrieval_head": Entry("retrieval", "retrieval with a head, V2T / T2V (Table 5)", "R@1/5/10, on codes",
                             ("retrieval.sh --gallery audio",)),
+    "captioning": Entry("captioning", "captions of clips", "BLEU-1 to -4, ROUGE-L, CIDEr-D", ("uniq4cap.sh",)),
     "codebook": Entry("codebook", "how the codebook is shared (Fig. 4)", "each code's use by modality",
                       ("fig4.sh",)),
 }

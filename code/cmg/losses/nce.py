@@ -39,7 +39,8 @@ def mil_nce(a, instances, exists, scale=1.0, both=True):
     exists = exists | ~real[:, None]  # an empty bag is full here, so that its row stays finite, and is left out below
     scores = scale * torch.einsum("id,jkd->ijk", a, gather(instances))  # (B, N, K)
     scores = scores.masked_fill(~(gather(exists) & gather(real)[:, None]), float("-inf"))
-    own = scale * torch.einsum("id,ikd->ik", a, instances).masked_fill(~exists, float("-inf"))  # (B, K)
+    own = scale * torch.einsum("id,ikd->ik", a, instances)  # (B, K)
+    own = own.masked_fill(~exists, float("-inf"))
     bag = own.logsumexp(1)
     rivals = [scores.flatten(1), own.masked_fill(real[:, None], float("-inf"))]
     if both:  # all clips for the instances of this bag

@@ -124,6 +124,11 @@ class Method(nn.Module, ABC):
     def kept(self) -> Pretrained:
         """The module that downstream tasks load, a part of the method or itself."""
 
+    def taken_over(self, state, method) -> dict:
+        """The tensors that the kept module begins with under --init-from, all that it has: `state`, those of another
+        checkpoint's kept module, which `method` made. A stage that goes on from another one picks what is its own."""
+        return state
+
     @classmethod
     def rebuild(cls, shapes, config) -> Pretrained:
         """The kept module again, whatever its weights."""

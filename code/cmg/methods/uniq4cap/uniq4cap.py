@@ -92,6 +92,15 @@ class Uniq4Cap(CaptionMethod):
         return Captioner(shapes, encoders, config.captions.size, config.transformer, config.contrast_dim,
                          config.aligned.cells)
 
+    def taken_over(self, state, method):
+        """Of stage 1 the encoders of what is captioned; another run of this stage is gone on from as it is."""
+        if method == "prealign":
+            if not self.model.encoders:
+                raise UserError("--init-from: a checkpoint of prealign has encoders; expected --encoders aligned")
+            own = self.model.state_dict()
+            return own | {name: x for name, x in state.items() if name in own}
+        return state
+
     def begin(self, carried):
         """Encoders that have learnt nothing would freeze noise."""
         for m, encoder in self.model.encoders.items():
