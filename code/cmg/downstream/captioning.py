@@ -36,7 +36,7 @@ from cmg.data.videos import clip_of
 from cmg.downstream.collection import left
 from cmg.downstream.results import markdown_table, result
 from cmg.downstream.splits import tell_pretrained
-from cmg.downstream.task import Settings, add_place_flags, open_run, task_parser
+from cmg.downstream.task import add_place_flags, open_run, task_parser
 from cmg.errors import UserError
 from cmg.files import read_columns, write_atomically
 from cmg.metrics.captions import METRICS, score
@@ -191,7 +191,6 @@ def main(argv=None):
     model = run.model
     if args.videos:
         return caption_videos(args, model, writing, run.device)
-    run = run._replace(settings=Settings(args.protocol, seed=args.seed))
     synthetic = args.data == ["synthetic"]
     paths = [synthetic_files(spec=synthetic_spec(run.content["args"])).ave] if synthetic else args.data
     features = FeatureSet(paths)
