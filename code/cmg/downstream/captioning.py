@@ -151,9 +151,15 @@ def extracted(args, model, seen, folder):
     from cmg.extract.__main__ import main as extract
     from cmg.extract.backbones import BACKBONES
 
-    out = Path(folder) / "clips.h5"
-    call = ["--videos", *args.videos, "--modalities", *seen, "--out", str(out), "--device", args.device, "--workers",
-            "0", "--seconds", str(model.shapes[seen[0]][0])]
+    out, listed = Path(folder) / "clips.h5", Path(folder) / "clips.txt"
+    files = [path for path in map(Path, args.videos) if not path.is_dir()]
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"--videos {path}: no such file")
+    listed.write_text("".join(f"{path.resolve()}\n" for path in files))
+    folders = [path for path in args.videos if Path(path).is_dir()]
+    call = ["--videos", *folders, *([str(listed)] if files else []), "--modalities", *seen, "--out", str(out),
+            "--device", args.device, "--workers", "0", "--seconds", str(model.shapes[seen[0]][0])]
     for m in seen:
         known = model.features[m]
         name = (known.backbone or "").partition(":")[0]
