@@ -5,7 +5,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmg.errors import UserError
-from cmg.losses.captioning import similarity
 from cmg.models.pretrained import Pretrained, Tokens
 from cmg.models.uniq4cap import masks
 from cmg.models.uniq4cap.encoders import averaged
@@ -162,8 +161,3 @@ class Captioner(Pretrained):
         marks = Marks(self.start, vocabulary.end, PAD)
         ids, _ = write(self.transformer, prefix, marks, writing, generator)
         return vocabulary.sentences(ids.tolist())
-
-    @torch.no_grad()
-    def similarities(self, queries, texts):
-        """MTC's cosines [A, B] of clips, `query_vectors` [A, Q, D], and captions, `text_vectors` [B, D]."""
-        return similarity(queries, texts)

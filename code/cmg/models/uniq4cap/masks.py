@@ -1,15 +1,11 @@
 """Who sees whom in the query transformer. Rows look at columns; queries come first, then words.
 
 Three patterns, one for each loss: apart (MTC), everyone (MTM), and words that see queries and earlier words (MGM).
+Queries alone see each other, all of them, which needs no mask.
 exists : BoolTensor[B, L], which positions hold a word and no padding. queries : Q, their number.
 """
 
 import torch
-
-
-def among_queries(batch, queries, device=None):
-    """Queries alone: all see all. BoolTensor[B, Q, Q]."""
-    return torch.ones(batch, queries, queries, dtype=torch.bool, device=device)
 
 
 def among_words(exists):
