@@ -35,11 +35,13 @@ def contrast(queries, texts, temperature, smoothing=0.1, own_side=False):
     -------
     0-d Tensor; scores of this process's clips with all captions and of its captions with all clips, each [B, N]
     """
-    all_queries, all_texts = gather(queries), gather(texts)
-    if own_side:
-        all_queries, all_texts = all_queries.detach(), all_texts.detach()
-    of_clips = similarity(queries, all_texts) / temperature
-    of_texts = similarity(all_queries, texts).t() / temperature
+    with torch.autocast(queries.device.type, enabled=False):  # in bf16 a cosine over a temperature has 2 digits
+        queries, texts = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (queries, texts))
+        all_queries, all_texts = gather(queries), gather(texts)
+        if own_side:
+            all_queries, all_texts = all_queries.detach(), all_texts.detach()
+        of_clips = similarity(queries, all_texts) / temperature
+        of_texts = similarity(all_queries, texts).t() / temperature
     labels = first_row(queries) + torch.arange(len(queries), device=queries.device)
     loss = sum(F.cross_entropy(x, labels, label_smoothing=smoothing) for x in (of_clips, of_texts)) / 2
     return loss, of_clips, of_texts

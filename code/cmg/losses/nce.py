@@ -20,10 +20,16 @@ from cmg.distributed import first_row, gather, share
 
 def nce(a, b, scale):
     """Symmetric NCE. a, b : Tensor[B, D], row i of one belongs to row i of the other; scale : 1 / temperature."""
-    first, labels = first_row(a), torch.arange(len(a), device=a.device)
-    there = F.cross_entropy(scale * a @ gather(b).t(), first + labels)
-    back = F.cross_entropy(scale * b @ gather(a).t(), first + labels)
-    return (there + back) / 2
+    labels = first_row(a) + torch.arange(len(a), device=a.device)
+    with torch.autocast(a.device.type, enabled=False):  # in bf16 a cosine over a temperature has 2 digits
+        a, b = full(a), full(b)
+        scores = scale * a @ gather(b).t(), scale * b @ gather(a).t()
+    return sum(F.cross_entropy(one, labels) for one in scores) / 2
+
+
+def full(x):
+    """At least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def mil_nce(a, instances, exists, scale=1.0, both=True):
@@ -37,14 +43,16 @@ def mil_nce(a, instances, exists, scale=1.0, both=True):
     """
     real = exists.any(1)
     exists = exists | ~real[:, None]  # an empty bag is full here, so that its row stays finite, and is left out below
-    scores = scale * torch.einsum("id,jkd->ijk", a, gather(instances))  # (B, N, K)
+    with torch.autocast(a.device.type, enabled=False):
+        a, instances = full(a), full(instances)
+        scores = scale * torch.einsum("id,jkd->ijk", a, gather(instances))  # (B, N, K)
+        own = scale * torch.einsum("id,ikd->ik", a, instances)  # (B, K)
+        back = scale * torch.einsum("jd,ikd->ijk", gather(a), instances) if both else None  # (B, N, K)
     scores = scores.masked_fill(~(gather(exists) & gather(real)[:, None]), float("-inf"))
-    own = scale * torch.einsum("id,ikd->ik", a, instances)  # (B, K)
     own = own.masked_fill(~exists, float("-inf"))
     bag = own.logsumexp(1)
     rivals = [scores.flatten(1), own.masked_fill(real[:, None], float("-inf"))]
     if both:  # all clips for the instances of this bag
-        back = scale * torch.einsum("jd,ikd->ijk", gather(a), instances)
         rivals.append(back.masked_fill(~exists[:, None], float("-inf")).flatten(1))
     loss = torch.cat(rivals, 1).logsumexp(1) - bag
     return (loss * real).sum() / share(real.sum().to(loss.dtype))
