@@ -178,7 +178,7 @@ def refuse_other_flags(settings, content, latest):
     recipe = registry.recipe_of(kind, settings.flags["preset"])
     before = content["args"] | flat(with_values(recipe.optimiser, content["args"])) | flat(before)
     for name, value in settings.flags.items():
-        unset = name == "modalities" and value is None  # the data decided, and still does
+        unset = name in ("modalities", *kind.follows_data) and value is None  # the data decided, and still does
         if name not in FREE_ON_RESUME and not unset and before.get(name, value) != value:
             raise UserError(f"{flag_of(name)} {value}: {latest} was trained with {before.get(name)}; expected the "
                             "same, or another --out")
@@ -212,10 +212,11 @@ def main(argv=None):
     features = open_data(settings, device)
     refuse_sizes(settings, features, size)
     refuse_not_finite(features)
-    flags = settings.flags | {"modalities": list(features.modalities)}
+    config = settings.kind.settled(settings.method, features)
+    flags = settings.flags | flat(config) | {"modalities": list(features.modalities)}
 
     torch.manual_seed(run.seed)  # stage one: every process builds the same weights
-    method = settings.kind(features.shapes, settings.method).to(device)
+    method = settings.kind(features.shapes, config).to(device)
     torch.manual_seed(run.seed + 1 + rank)  # stage two: dropout and negatives differ between processes
     if device.type == "cpu":
         keep_freed_memory()

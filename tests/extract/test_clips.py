@@ -11,7 +11,7 @@ from cmg.data import captions as captions_command
 from cmg.data.features import FeatureFile
 from cmg.errors import UserError
 from cmg.extract.__main__ import main
-from cmg.extract.captions import first_of_each
+from cmg.extract.captions import of_each
 from cmg.extract.clips import Media, find_media
 from cmg.extract.hashed import HashedWords
 from support_media import levels, rows_of, tone, write_video, write_wav
@@ -175,13 +175,13 @@ def rows(*pairs):
     ("cafe\u0301", "caf\u00e9"), ("caf\u00e9", "cafe\u0301#1"),
 ])
 def test_whose_a_caption_is(name, caption):
-    assert first_of_each("c.csv", rows(("x", "no"), (caption, "yes")), [name, "other"]) == ({name: "yes"}, 1)
+    assert of_each("c.csv", rows(("x", "no"), (caption, "yes")), [name, "other"]) == {name: ["yes"]}
 
 
 def test_the_whole_id_comes_first():
     """`a#1` is the clip of this name if there is one, and else a caption of `a`."""
-    found, count = first_of_each("c.csv", rows(("a#1", "one"), ("a", ""), ("a#0", "none"), ("a", "late")), ["a", "a#1"])
-    assert found == {"a#1": "one", "a": "none"} and count == 3
+    found = of_each("c.csv", rows(("a#1", "one"), ("a", ""), ("a#0", "none"), ("a", "late")), ["a", "a#1"])
+    assert found == {"a#1": ["one"], "a": ["none", "late"]}
 
 
 @pytest.mark.parametrize(("pairs", "said"), [
@@ -191,7 +191,7 @@ def test_the_whole_id_comes_first():
 ])
 def test_captions_of_no_clip_are_refused_in_one_line(pairs, said):
     with pytest.raises(UserError, match=said):
-        first_of_each("c.csv", rows(*pairs), ["a", "b"])
+        of_each("c.csv", rows(*pairs), ["a", "b"])
 
 
 def test_the_first_of_several_captions_is_taken(tmp_path, capsys):

@@ -11,6 +11,8 @@ The form of a file is known by its first line:
 * MSR-VTT: key, vid_key, video_id, sentence; separated by commas or semicolons;
 * YouCook2: end, start, task, text, video_id; the clip is `<video_id>_<start>_<end>`, in seconds;
 * MSCOCO: a json object with `images` (id, file_name) and `annotations` (image_id, caption);
+* MVAT, of UniQ4Cap: a json list of objects with `id`, or an object of such by id; the caption is the field
+  `sound_mplug`, of sight and sound, or where no clip has it `mplug`, of sight, or `caption`; other fields may be there;
 * VGGSound: no header, `<youtube_id>_<start>.mp4, label`, or youtube_id, start, label, split; the label is the caption.
 
 The k-th of several captions of a clip has the id `<clip>#<k>`, a single one the clip's own, so that its features can
@@ -31,6 +33,8 @@ from cmg.data.videos import clip_of
 from cmg.errors import UserError
 from cmg.files import read_text, write_atomically
 
+MVAT = ("sound_mplug", "mplug", "caption")  # fields of its captions, the first that there is
+
 
 class Caption(NamedTuple):
     """One caption; `id` is its own, `clip` that of what it describes."""
@@ -50,7 +54,7 @@ def read_captions(path) -> tuple[list[Caption], list[str]]:
     """
     path = Path(path)
     text = read_text(path, "captions")
-    rows = _coco(path, text) if text.lstrip().startswith("{") else _table(path, text)
+    rows = _json(path, text) if text.lstrip()[:1] in ("{", "[") else _table(path, text)
     pairs, skipped, number = [], [], {}
     for place, clip, caption in rows:
         if caption.strip():
@@ -107,10 +111,32 @@ def _table(path: Path, text: str):
     return found
 
 
-def _coco(path: Path, text: str):
-    """(place, clip, caption) of a MSCOCO-style json."""
+def _json(path: Path, text: str):
+    """(place, clip, caption) of a json file."""
     try:
         content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not a json object of MSCOCO's form ({str(error)[:60]})") from None
+    by_id = isinstance(content, dict) and content and all(isinstance(one, dict) for one in content.values())
+    if isinstance(content, list) or by_id:
+        return _mvat(path, [{"id": name} | one for name, one in content.items()] if by_id else content)
+    return _coco(path, content)
+
+
+def _mvat(path: Path, clips: list):
+    """(place, clip, caption) of MVAT's list."""
+    for n, one in enumerate(clips):
+        if not isinstance(one, dict) or not isinstance(one.get("id"), str | int):
+            raise UserError(f"{path}, entry {n}: no id; expected objects with id and {' or '.join(MVAT)}")
+    field = next((name for name in MVAT if any(one.get(name) for one in clips)), None)
+    if field is None:
+        raise UserError(f"{path}: no captions in it; expected objects with id and {' or '.join(MVAT)}")
+    return [(f"{path}, entry {n}", str(one["id"]), str(one.get(field) or "")) for n, one in enumerate(clips)]
+
+
+def _coco(path: Path, content):
+    """(place, clip, caption) of a MSCOCO-style json."""
+    try:
         clips = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
         return [(f"{path}, annotation {n}", clips[one["image_id"]], str(one["caption"]))
                 for n, one in enumerate(content["annotations"])]
@@ -123,7 +149,7 @@ def _coco(path: Path, text: str):
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="cmg.data.captions", description=__doc__.split("\n")[0])
-    p.add_argument("file", help="captions of Clotho, AudioCaps, MSR-VTT, YouCook2, MSCOCO or VGGSound")
+    p.add_argument("file", help="captions of Clotho, AudioCaps, MSR-VTT, YouCook2, MSCOCO, MVAT or VGGSound")
     p.add_argument("--out", required=True, help="CSV to write, with the columns id and caption")
     return p
 

@@ -3,6 +3,7 @@
     video [N, T, H, W, C] or [N, T, C] (pooled), audio [N, T, A], text [N, L, X]   float16 or float32, any subset
     valid/<modality> [N, T] bool      False where a step is padding (a clip shorter than T, a caption shorter than L)
     id [N]                            UTF-8, of one length
+    vocabulary/<modality> [V]         UTF-8, pieces of words by number, of tokens that are such
     attributes                        schema, backbone/<modality>, sha256/<modality>, seconds_per_step, source, …;
                                       modality/<name>: what a modality is that `cmg.modalities.TABLE` has no row for
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from cmg import modalities
 from cmg.data.hdf5 import Sink, opened
+from cmg.data.vocabulary import Vocabulary
 from cmg.errors import UserError
 
 SCHEMA = 1
@@ -39,6 +41,7 @@ class FeatureWriter:
     shapes : shape of one clip per modality, e.g. `{"video": (10, 7, 7, 244), "audio": (10, 640)}`.
     attrs : file attributes beside `schema`, e.g. `{"backbone/video": "pixels", "seconds_per_step": 1.0}`.
     dtype : as stored: "float16", "float32" or what else `cmg.modalities` allows; one, or a dict modality -> one.
+    vocabularies : dict modality -> `cmg.data.vocabulary.Vocabulary` of its tokens.
 
     Raises
     ------
@@ -49,7 +52,7 @@ class FeatureWriter:
     ...     writer.append(["a", "b"], {"audio": np.zeros((2, 10, 128))}, None)
     """
 
-    def __init__(self, path, shapes, attrs, dtype="float16"):
+    def __init__(self, path, shapes, attrs, dtype="float16", vocabularies=None):
         self.path = Path(path)
         self.shapes = {m: tuple(int(n) for n in shape) for m, shape in shapes.items()}
         self.dtypes = {m: np.dtype(dtype[m] if isinstance(dtype, dict) else dtype) for m in self.shapes}
@@ -68,6 +71,8 @@ class FeatureWriter:
         declared = {f"modality/{m}": json.dumps(row) for m, row in modalities.declared(self.shapes).items()}
         for name, value in {**attrs, **declared}.items():
             self._h5.attrs[name] = _strings(value) if isinstance(value, str) else value
+        for m, vocabulary in (vocabularies or {}).items():  # an attribute holds 64 kB at most
+            self._h5.create_dataset(f"vocabulary/{m}", data=_strings(list(vocabulary.pieces)))
         for m, shape in self.shapes.items():
             dtype = self.dtypes[m]
             rows = max(1, CHUNK_BYTES // (int(np.prod(shape)) * dtype.itemsize))
@@ -146,6 +151,7 @@ class FeatureFile:
     shapes, dtypes : dict modality -> shape of one clip; numpy dtype as stored
     kinds : dict modality -> of `cmg.modalities.KINDS`, what its array is
     attrs : dict of the file's attributes as plain Python values
+    vocabularies : dict modality -> Vocabulary, of tokens that have one
 
     Raises
     ------
@@ -185,7 +191,7 @@ class FeatureFile:
             raise UserError(f"{self.path}: holds no clips")
         if len(set(self.ids)) != len(self.ids):
             raise UserError(f"{self.path}: id '{first_repeated(self.ids)}' occurs twice")
-        self.shapes, self.dtypes, self.kinds = {}, {}, {}
+        self.shapes, self.dtypes, self.kinds, self.vocabularies = {}, {}, {}, {}
         for m in self.modalities:
             x, n = h5[m], len(self.ids)
             kind = modalities.kind_of(x.ndim, x.dtype)
@@ -198,6 +204,8 @@ class FeatureFile:
             if h5[f"valid/{m}"].dtype != bool:
                 raise UserError(f"{self.path}: 'valid/{m}' is {h5[f'valid/{m}'].dtype}, expected bool")
             self.shapes[m], self.dtypes[m], self.kinds[m] = tuple(x.shape[1:]), x.dtype, kind
+            if isinstance(pieces := h5.get(f"vocabulary/{m}"), h5py.Dataset):
+                self.vocabularies[m] = Vocabulary(pieces.asstr()[:], f"{self.path}: data set 'vocabulary/{m}'")
         timed = {m: self.shapes[m][0] for m in self.modalities if modalities.modality(m).timed}
         if len(set(timed.values())) > 1:
             steps = " but ".join(f"{steps} of {m}" for m, steps in timed.items()).replace(" of", " steps of", 1)

@@ -43,6 +43,7 @@ class FeatureSet(torch.utils.data.Dataset):
     ----------
     ids, modalities, shapes, kinds : as of a `FeatureFile`, of all files together
     provenance : dict modality -> Provenance, where its features come from
+    vocabularies : dict modality -> Vocabulary, of tokens that have one
 
     Raises
     ------
@@ -73,6 +74,7 @@ class FeatureSet(torch.utils.data.Dataset):
         self.shapes = {m: self._part[m].shapes[m] for m in self.modalities}
         self.kinds = {m: self._part[m].kinds[m] for m in self.modalities}
         self.provenance = {m: self._part[m].provenance[m] for m in self.modalities}
+        self.vocabularies = {m: part.vocabularies[m] for m, part in self._part.items() if m in part.vocabularies}
         self.ids = join(parts)
         self._row = {name: row for row, name in enumerate(self.ids)}
         device = torch.device(device)
@@ -150,6 +152,15 @@ class FeatureSet(torch.utils.data.Dataset):
                                 "are not finite")
             batch[m], batch[f"valid/{m}"] = x, valid
         return batch
+
+    def tokens(self, modality):
+        """All of a modality's features and which steps exist, as arrays on the CPU: for what is small, as captions
+        are."""
+        part = self._part[modality]
+        rows = part.rows(torch.arange(len(self)))
+        if self.cache == "disk":
+            return tuple(found.numpy() for found in part.read(modality, rows.numpy()))
+        return tuple(_pick(kept, rows, False).cpu().numpy() for kept in self._memory[modality][:2])
 
     def rows_of(self, ids):
         """Rows of the given ids, in their order, and the ids that the set lacks.

@@ -19,7 +19,7 @@ class Part:
     Attributes
     ----------
     files : list[FeatureFile]. modalities : of the first one, or those asked for of them.
-    ids, shapes, kinds, provenance : of all files together.
+    ids, shapes, kinds, provenance, vocabularies : of all files together.
     clips : rows of the clips of a feature set, LongTensor[N], or None for all as they are; `join` sets it.
     """
 
@@ -29,6 +29,7 @@ class Part:
         self.shapes = {m: first.shapes[m] for m in self.modalities}
         self.kinds = {m: first.kinds[m] for m in self.modalities}
         self.provenance = {m: of_attributes(first.attrs, m) for m in self.modalities}
+        self.vocabularies = {m: words for m, words in first.vocabularies.items() if m in self.modalities}
         for file in files[1:]:
             self._check_fits(file)
         self.ids = [name for file in files for name in file.ids]
@@ -56,6 +57,9 @@ class Part:
                 raise UserError(f"{file.path}: '{m}' clips have shape {file.shapes[m]}, but {there}")
             if file.kinds[m] != self.kinds[m]:
                 raise UserError(f"{file.path}: '{m}' holds {file.kinds[m]}, but {self.kinds[m]} in {first.path}")
+            if file.vocabularies.get(m) != self.vocabularies.get(m):
+                raise UserError(f"{file.path}: '{m}' has another vocabulary than that of {first.path}; expected "
+                                "captions that were extracted with the same")
             mine, theirs = self.provenance[m], of_attributes(file.attrs, m)
             found = differing(mine, theirs) or next((  # of an encoder that nobody knows nothing else can be said
                 (name, getattr(mine, name), getattr(theirs, name)) for name in ("backbone", "sha256")

@@ -28,6 +28,7 @@ import numpy as np
 from cmg.cli import number, whole
 from cmg.configs import Config, setting, with_values
 from cmg.data.features import FeatureWriter
+from cmg.data.synthetic_captions import LENGTH, MOST, render_captions, vocabulary
 from cmg.errors import UserError
 from cmg.files import write_atomically
 from cmg.modalities import BUILT_IN, Modality, declare
@@ -61,6 +62,7 @@ class SyntheticSpec:
     misalign : probability that audio and video differ by a second at one end of an event
     second_event : share of pretraining clips with a second event of another class
     grids : names of further modalities, which see what video sees, in a world of their own
+    captions : K, composed captions a clip, which are then its text; 0: word vectors
     """
 
     seed: int = 0
@@ -76,6 +78,7 @@ class SyntheticSpec:
     misalign: float = 0.3
     second_event: float = 0.3
     grids: tuple[str, ...] = ()
+    captions: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "grids", tuple(self.grids))
@@ -84,6 +87,8 @@ class SyntheticSpec:
                 raise UserError(f"--synthetic-grids {name}: the set has {', '.join(BUILT_IN)} already; expected "
                                 "another name")
             declare(Modality(name, name, ("grids", "vectors")), "--synthetic-grids")
+        if self.captions > MOST:
+            raise UserError(f"--synthetic-captions is {self.captions}, expected at most {MOST}")
         for name, least in (("clips", 1), ("classes", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"--synthetic-{name} is {getattr(self, name)}, expected at least {least}")
@@ -127,19 +132,21 @@ class SyntheticConfig(Config):
     synthetic_classes : event classes
     synthetic_difficulty : factor on nuisance and noise
     synthetic_grids : further modalities of these names, depth say, that see what video sees
+    synthetic_captions : composed captions of a clip, which are then its text; 0: word vectors
     """
 
     synthetic_clips: int = setting(SyntheticSpec.clips, whole(1))
     synthetic_classes: int = setting(SyntheticSpec.classes, whole(2))
     synthetic_difficulty: float = setting(SyntheticSpec.difficulty, number(least=0))
     synthetic_grids: list = setting((), several=True, metavar="NAME")
+    synthetic_captions: int = setting(SyntheticSpec.captions, whole())
 
 
 def synthetic_spec(flags):
     """The `SyntheticSpec` that flags ask for, a dict that may be older than a flag."""
     config = with_values(SyntheticConfig(), flags)
     return SyntheticSpec(clips=config.synthetic_clips, classes=config.synthetic_classes, grids=config.synthetic_grids,
-                         difficulty=config.synthetic_difficulty)
+                         difficulty=config.synthetic_difficulty, captions=config.synthetic_captions)
 
 
 def synthetic_files(root=None, spec=SyntheticSpec()):
@@ -295,13 +302,19 @@ def _write_features(path, spec, world, splits):
         # The world is to this set what an encoder's weights are to a real one: features of two worlds do not mix.
         attrs[f"backbone/{m}"] = "synthetic"
         attrs[f"sha256/{m}"] = hashlib.sha256(b"".join(part.tobytes() for part in maps)).hexdigest()
-    with FeatureWriter(path, shapes, attrs) as writer:
+    dtypes, known = dict.fromkeys(shapes, "float16"), {}
+    if spec.captions:
+        shapes["text"], dtypes["text"] = (spec.captions, LENGTH), "int32"
+        known = {"text": vocabulary(spec.classes)}
+        attrs["sha256/text"] = known["text"].sha256
+    with FeatureWriter(path, shapes, attrs, dtypes, known) as writer:
         for split, events in splits.items():
             for start in range(0, len(events.label), BLOCK):
                 block = Events(*(part[start : start + BLOCK] for part in events))
                 rng = {m: _rng(spec, m, f"{split}/{start}") for m in shapes}
                 real = np.ones((len(block.label), spec.seconds), bool)
-                text, words = render_text(world["text"], block.label, spec, rng["text"])
+                text, words = (render_captions(block.label, block.video, spec.seconds, spec.captions, known["text"])
+                               if known else render_text(world["text"], block.label, spec, rng["text"]))
                 features = {
                     "audio": render_audio(world["audio"], block.label, block.audio, spec, rng["audio"]),
                     "text": text,
@@ -336,8 +349,8 @@ def _rng(spec, *names):
 
 
 def _settings(spec):
-    """What is written of a spec, without `grids` where there are none: so older sets are known again."""
-    return {name: value for name, value in asdict(spec).items() if name != "grids" or value}
+    """What is written of a spec, without `grids` and `captions` where there are none: so older sets are known again."""
+    return {name: value for name, value in asdict(spec).items() if name not in ("grids", "captions") or value}
 
 
 def _digest(spec):

@@ -37,6 +37,7 @@ TASKS = {  # name in results.json -> its entry
     "neighbourhood": Entry("neighbourhood", "whether clips keep their neighbours",
                            "nearest clips in common with the input, and Spearman's ρ of similarities",
                            ("neighbourhood.sh",)),
+    "captioning": Entry("captioning", "captions of clips", "BLEU-1 to -4, ROUGE-L, CIDEr-D", ("uniq4cap.sh",)),
     "codebook": Entry("codebook", "how the codebook is shared (Fig. 4)", "each code's use by modality",
                       ("fig4.sh",)),
 }

@@ -167,9 +167,11 @@ def open_run(args, needs=("vectors",), path=None) -> Run:
     if args.out:
         require_folder(args.out)
     settings = Settings()
-    if "protocol" in args:
+    if "probe_epochs" in args:
         settings = Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
                             args.probe_seeds, args.seed)
+    elif "protocol" in args:
+        settings = Settings(args.protocol, seed=args.seed)
     clusters = find_clusters(args)
     device, path = choose_device(args.device), file_of(path or args.checkpoint)
     content = read(path)

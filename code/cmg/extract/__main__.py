@@ -5,11 +5,12 @@
         --audio-backbone vggish --audio-weights vggish-10086976.pth --device cuda --workers 8 --out paper.h5
 
 A clip's id is its file's name without suffix; pictures and sound may be in files and folders of their own (`--videos
-pictures/ sound/`). Captions are a CSV with the columns id and caption; of several of a clip the first is taken. Clips
-longer than --seconds are cut, shorter ones padded and marked so. A killed run goes on where it was when started again.
-Bad files are listed in OUT.failed.csv and do not stop the run. Backbones without weights need no download; weights of
-the others come from the file, folder or hub name given, and their sha256 is kept with the features. A backbone of one's
-own is a file: `--audio-backbone path/to/mine.py` (cmg/extract/backbones.py says what is in it).
+pictures/ sound/`). Captions are a CSV with the columns id and caption; of several of a clip the first is taken, with
+`--text-backbone wordpiece`, which turns captions into numbers of pieces of words, all of them. Clips longer than
+--seconds are cut, shorter ones padded and marked so. A killed run goes on where it was when started again. Bad files
+are listed in OUT.failed.csv and do not stop the run. Backbones without weights need no download; weights of the others
+come from the file, folder or hub name given, and their sha256 is kept with the features. A backbone of one's own is a
+file: `--audio-backbone path/to/mine.py` (cmg/extract/backbones.py says what is in it).
 """
 
 import contextlib
@@ -22,17 +23,20 @@ from pathlib import Path
 
 from cmg import modalities
 from cmg.cli import Parser, command, most_are_good, whole
+from cmg.data.videos import clip_of
 from cmg.distributed import choose_device
 from cmg.errors import UserError
 from cmg.extract.backbones import BACKBONES, Choice
-from cmg.extract.captions import first_of_each, read_captions, unique
+from cmg.extract.captions import of_each, read_captions, unique
 from cmg.extract.clips import Media, find_media
 from cmg.extract.hashed import UNSPACED, words_of
 from cmg.extract.media import FRAMES_PER_SECOND
 from cmg.extract.progress import Progress
 from cmg.extract.shards import Parts
 from cmg.extract.workers import Job, Outcome, Recipe, extract_all
-from cmg.files import gone, replacing
+from cmg.files import gone, replacing, write_atomically
+
+WORDS, PIECES, VOCABULARY = 10, 32, 4000
 
 
 def parse(argv):
@@ -55,7 +59,12 @@ def parse(argv):
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the encoders with weights")
     parser.add_argument("--frames", type=whole(1), default=FRAMES_PER_SECOND, help="of each second of video, at most")
     parser.add_argument("--seconds", type=whole(1), default=10, help="steps of video and audio per clip (T)")
-    parser.add_argument("--words", type=whole(1), default=10, help="steps of text per clip (L)")
+    parser.add_argument("--words", type=whole(1), help="steps of text per clip (L), of wordpiece pieces of a caption, "
+                        f"marks included; default: {WORDS}, {PIECES} with wordpiece")
+    parser.add_argument("--captions-per-clip", type=whole(1), metavar="K", help="with wordpiece: captions of a clip "
+                        "that are kept; default: as many as one has")
+    parser.add_argument("--vocabulary-size", type=whole(1), metavar="V", help="with wordpiece and without "
+                        f"--text-weights: pieces that are learnt of the captions; default: {VOCABULARY}")
     parser.add_argument("--select", nargs="+", default=["*"], metavar="GLOB", help="only clips whose id matches one")
     parser.add_argument("--out", required=True, help="feature file to write (.h5)")
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -72,6 +81,14 @@ def parse(argv):
             parser.error(f"--{m}-weights: {m} is not in --modalities")
         if m in args.modalities and getattr(args, f"{m}_backbone") is None:
             parser.error(f"--{m}-backbone is needed to extract {m}: a file of one's own (mine.py), for there is none")
+    args.whole = "text" in args.captioned and args.text_backbone == "wordpiece"
+    args.words = args.words or (PIECES if args.whole else WORDS)
+    if args.whole and args.words < 3:
+        parser.error(f"--words {args.words}: a caption has two marks and a piece; expected 3 at least")
+    if args.captions_per_clip and not args.whole:
+        parser.error("--captions-per-clip: goes with --text-backbone wordpiece; others read one caption a clip")
+    if args.vocabulary_size and (not args.whole or args.text_weights):
+        parser.error("--vocabulary-size: goes with --text-backbone wordpiece without --text-weights")
     if args.prompts and not args.captioned:
         parser.error("--prompts: text is not in --modalities")
     if args.played and args.videos is None:
@@ -85,17 +102,23 @@ def list_jobs(args):
     rows = read_captions(args.captions, args.prompts) if args.captioned else []
     if args.played:
         media, notes = find_media(args.videos)
-        captions, count = first_of_each(args.captions, rows, media) if args.captioned else ({}, 0)
-        if count > len(captions):
+        captions = of_each(args.captions, rows, media) if args.captioned else {}
+        count = sum(map(len, captions.values()))
+        if count > len(captions) and not args.whole:
             notes.append(f"--captions {args.captions}: {count} captions of {len(captions)} clips, the first of each "
                          "is taken")
     else:
-        captions, notes = unique("--captions", args.captions, rows), []
+        unique("--captions", args.captions, rows)
+        captions, notes = {}, []
+        for _, name, caption in rows:
+            if not args.whole or caption.strip():
+                captions.setdefault(clip_of(name) if args.whole else name, []).append(caption)
         media = dict.fromkeys(captions, Media(""))
     names = [name for name in sorted(media) if any(fnmatch.fnmatchcase(name, glob) for glob in args.select)]
     if not names:
         raise UserError(f"--select {' '.join(args.select)}: matches none of the {len(media)} clips")
-    jobs = [Job(name, media[name].path, tuple(words_of(captions.get(name, ""))), media[name].sound) for name in names]
+    jobs = [Job(name, media[name].path, () if args.whole else tuple(words_of(captions.get(name, [""])[0])),
+                media[name].sound, tuple(captions.get(name, ())) if args.whole else ()) for name in names]
     unspaced = [job.id for job in jobs if any(map(UNSPACED.search, job.words))]
     if unspaced:
         notes.append(f"--captions {args.captions}: {len(unspaced)} captions, such as that of '{unspaced[0]}', have no "
@@ -111,6 +134,18 @@ def absent_from(job, played):
         if reason:
             return f"{m}: {reason}"
     return ""
+
+
+def learnt_vocabulary(args, jobs):
+    """Learn a vocabulary of all captions and write it beside OUT, for the processes that read it; returns its path."""
+    from cmg.extract.wordpiece import learn_vocabulary  # needs a package of the extra [extract]
+
+    path = Path(f"{args.out}.vocabulary.txt")
+    captions = [caption for job in jobs for caption in job.captions]
+    if not captions:
+        raise UserError(f"--captions {args.captions}: no captions of these clips to learn a vocabulary of")
+    write_atomically(path, "\n".join(learn_vocabulary(captions, args.vocabulary_size or VOCABULARY).pieces) + "\n")
+    return str(path)
 
 
 def write_failed(path, failed):
@@ -137,10 +172,14 @@ def main(argv=None):
     for device in args.device:
         choose_device(device)  # or a worker would say it
     jobs, notes = list_jobs(args)
+    if args.whole and not args.text_weights:
+        args.text_weights = [learnt_vocabulary(args, jobs)]
     backbones = tuple(
         Choice(m, getattr(args, f"{m}_backbone"), tuple(getattr(args, f"{m}_weights"))) for m in args.modalities
     )
-    recipe = Recipe(backbones, args.seconds, args.words, args.frames, args.precision)
+    most = max(len(job.captions) for job in jobs) or 1
+    recipe = Recipe(backbones, args.seconds, args.words, args.frames, args.precision,
+                    min(most, args.captions_per_clip or most))
     texts = (args.captions, args.prompts) if args.captioned else ()
     source = " ".join(str(path) for path in (*(args.videos or ()), *texts) if path)
     source = source.encode(errors="backslashreplace").decode()  # names need not be UTF-8

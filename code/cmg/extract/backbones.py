@@ -19,6 +19,9 @@ source:
     frames    iterable over seconds: uint8 ndarray [frames, H, W, 3], RGB, 1 to 16 frames, all of one size
     sound     float32 Tensor[n, 16000], mono at 16 kHz
     words     list of n words, lower case, without punctuation; of a long caption, the result may have fewer rows
+
+One that `reads` captions is called with all captions of a clip as they stand and a number L: __call__(captions, L) ->
+int ndarray [captions, L] of its `dtype`, numbers of its `vocabulary` (`cmg.data.vocabulary`), kept in the feature file.
 """
 
 from typing import NamedTuple
@@ -44,6 +47,7 @@ BACKBONES = {
         "bert-released": "cmg.extract.hf:ReleasedBert",
         "word2vec": "cmg.extract.word2vec:Word2Vec",
         "hf": "cmg.extract.hf:TextEncoder",
+        "wordpiece": "cmg.extract.wordpiece:WordPiece",
     },
 }
 

@@ -40,8 +40,8 @@ def unique(flag, path, rows):
     return found
 
 
-def first_of_each(path, rows, names):
-    """The first caption of each clip that has any.
+def of_each(path, rows, names):
+    """The captions of each clip that has any, in the order of the file.
 
     A caption's id is its clip's name. Where there is no such clip it may end as a file's name does, or in the number
     `#<k>` that `cmg.data.captions` gives to several captions of a clip. Composed and decomposed letters are the same.
@@ -53,25 +53,24 @@ def first_of_each(path, rows, names):
 
     Returns
     -------
-    dict name -> caption, and how many captions these clips have
+    dict name -> list of captions
 
     Raises
     ------
     UserError : no id is the name of a clip.
     """
     known = {unicodedata.normalize("NFC", name): name for name in names}
-    found, count = {}, 0
+    found = {}
     for _, wanted, caption in rows:
         plain = unicodedata.normalize("NFC", wanted)
         meant = (plain, _without_suffix(plain), clip_of(plain), _without_suffix(clip_of(plain)))
         name = next((known[one] for one in meant if one in known), None)
         if name is not None and caption.strip():
-            found.setdefault(name, caption)
-            count += 1
+            found.setdefault(name, []).append(caption)
     if not found:
         told = f"captions have '{rows[0][1]}', files '{next(iter(names))}'" if rows else "it has no rows"
         raise UserError(f"--captions {path}: none of its {len(rows)} ids is the name of a file, with a caption: {told}")
-    return found, count
+    return found
 
 
 def _without_suffix(name):

@@ -13,6 +13,7 @@ from cmg import plugins
 from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.errors import UserError
 from cmg.extract.backbones import load_backbone
+from cmg.extract.workers import reads_captions
 from cmg.files import locked, replacing
 from cmg.modalities import modality
 
@@ -33,7 +34,9 @@ class Parts:
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".parts")
         backbones = [load_backbone(choice, precision=recipe.precision) for choice in recipe.backbones]
-        self.shapes = {b.modality: (recipe.steps(b.modality), *b.shape) for b in backbones}
+        self.shapes = {b.modality: recipe.shape(b) for b in backbones}
+        self.dtypes = {b.modality: getattr(b, "dtype", "float16") for b in backbones}
+        self.vocabularies = {b.modality: b.vocabulary for b in backbones if reads_captions(b)}
         self.attrs = {name: value for b in backbones for name, value in origin(b, recipe).items()} | attrs
         self.own = {c.name: plugins.digest(plugins.file_of(c.name), f"--{c.modality}-backbone")
                     for c in recipe.backbones if plugins.is_file(c.name)}
@@ -88,7 +91,7 @@ class Parts:
         if not self._held:
             return
         path = self.folder / f"shard-{self._next:06d}.h5"
-        with FeatureWriter(path, self.shapes, self.attrs) as writer:
+        with FeatureWriter(path, self.shapes, self.attrs, self.dtypes) as writer:
             writer.append(
                 [outcome.job.id for outcome in self._held],
                 {m: np.stack([outcome.features[m] for outcome in self._held]) for m in self.shapes},
@@ -102,10 +105,10 @@ class Parts:
         """Write the clips of these ids, sorted, as the final file, and remove the folder."""
         row_of = {name: (file, row) for file in self.files for row, name in enumerate(file.ids)}
         ids = sorted(ids)
-        with FeatureWriter(self.out, self.shapes, self.attrs) as writer:
+        with FeatureWriter(self.out, self.shapes, self.attrs, self.dtypes, self.vocabularies) as writer:
             for start in range(0, len(ids), SHARD):
                 block = ids[start : start + SHARD]
-                features = {m: np.empty((len(block), *shape), np.float16) for m, shape in self.shapes.items()}
+                features = {m: np.empty((len(block), *shape), self.dtypes[m]) for m, shape in self.shapes.items()}
                 valid = {m: np.empty((len(block), shape[0]), bool) for m, shape in self.shapes.items()}
                 for file in {row_of[name][0] for name in block}:
                     here = [i for i, name in enumerate(block) if row_of[name][0] is file]

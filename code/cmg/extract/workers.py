@@ -29,6 +29,7 @@ class Job(NamedTuple):
     path: str  # media file; "" when only words are asked for
     words: tuple  # the caption's words; empty when none are asked for
     sound: str = ""  # media file of the sound, where it has one of its own
+    captions: tuple = ()  # all captions as they stand, where a backbone reads them
 
 
 class Recipe(NamedTuple):
@@ -39,10 +40,22 @@ class Recipe(NamedTuple):
     words: int
     frames: int = FRAMES_PER_SECOND  # of a second of video, at most
     precision: str = "fp32"
+    captions: int = 1  # of a clip, at most, for a backbone that reads them
 
     def steps(self, name):
         """Steps of a clip in a modality: seconds, or words."""
         return self.seconds if modality(name).timed else self.words
+
+    def shape(self, backbone):
+        """Shape of a clip's features."""
+        if reads_captions(backbone):
+            return self.captions, self.words
+        return self.steps(backbone.modality), *backbone.shape
+
+
+def reads_captions(backbone):
+    """Whether a backbone, or the class of one, reads captions as they stand."""
+    return getattr(backbone, "reads", "") == "captions"
 
 
 class Spent(NamedTuple):
@@ -56,7 +69,7 @@ class Outcome(NamedTuple):
     """A finished clip, or a bad one with the reason."""
 
     job: Job
-    features: dict  # modality -> float16 ndarray [T, *shape]
+    features: dict  # modality -> ndarray [T, *shape], float16, or int32 [K, L] of captions
     valid: dict  # modality -> bool ndarray [T]
     reason: str  # "" when the clip is good
     spent: Spent = Spent()
@@ -88,7 +101,8 @@ class Extractor:
         for backbone in self.backbones:
             m = backbone.modality
             try:
-                features[m], valid[m] = self._pad(m, backbone(self._steps(m, job)))
+                features[m], valid[m] = (self._captions(backbone, job) if reads_captions(backbone) else
+                                         self._pad(m, backbone(self._steps(m, job))))
             except BadClip as bad:
                 features, valid, reason = {}, {}, f"{m}: {bad}"
                 break
@@ -110,6 +124,16 @@ class Extractor:
         if not job.words:
             raise BadClip("no caption")
         return list(job.words)
+
+    def _captions(self, backbone, job):
+        """All captions of a clip: numbers [K, L], zeros where it has fewer; which it has [K]."""
+        if not job.captions:
+            raise BadClip("no caption")
+        most, length = self.recipe.captions, self.recipe.words
+        x = np.zeros((most, length), backbone.dtype)
+        ids = backbone(list(job.captions[:most]), length)
+        x[: len(ids)] = ids
+        return x, np.arange(most) < len(ids)
 
     def _clocked(self, steps):
         """The same steps; the time to make each counts as decoding."""

@@ -5,7 +5,7 @@ from cmg.modalities import TABLE
 TASKS = {
     "ave": "AVE", "avvp": "AVVP", "ave_avvp": "AVE→AVVP", "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
-    "neighbourhood": "Neighbourhoods",
+    "neighbourhood": "Neighbourhoods", "captioning": "Captions",
 }
 REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings"}
 METRICS = {  # name, label of the axis

@@ -55,6 +55,7 @@ class Method(nn.Module, ABC):
     kinds : of `cmg.modalities.KINDS`, which arrays it can read
     least_modalities, least_clips, least_steps : what it must have to learn from, in a micro-batch and in a clip
     starts_from_data : whether `begin` is called
+    follows_data : names of the settings that `settled` takes from the features where they are None
     """
 
     name = ""
@@ -63,6 +64,7 @@ class Method(nn.Module, ABC):
     kinds = ("vectors", "grids")
     least_modalities, least_clips, least_steps = 1, 1, 1
     starts_from_data = False
+    follows_data = ()
 
     # -- a step --------------------------------------------------------------------------------------------------
 
@@ -122,6 +124,11 @@ class Method(nn.Module, ABC):
     def kept(self) -> Pretrained:
         """The module that downstream tasks load, a part of the method or itself."""
 
+    def taken_over(self, state, method) -> dict:
+        """The tensors that the kept module begins with under --init-from, all that it has: `state`, those of another
+        checkpoint's kept module, which `method` made. A stage that goes on from another one picks what is its own."""
+        return state
+
     @classmethod
     def rebuild(cls, shapes, config) -> Pretrained:
         """The kept module again, whatever its weights."""
@@ -138,6 +145,11 @@ class Method(nn.Module, ABC):
     @classmethod
     def check_batch(cls, config, clips):
         """`UserError` for a batch of more clips, over all processes, than this method can take."""
+
+    @classmethod
+    def settled(cls, config, features):
+        """The settings, those of `follows_data` as the features say. `features` : a FeatureSet."""
+        return config
 
     @classmethod
     def refuse(cls, config, features):

@@ -22,6 +22,8 @@ from cmg.modalities import modality
 EXAMPLE = '{"audio": (10, 128)}'
 SYSTEMS = {  # name -> "module:class" of the methods beside the codebook family
     "multisk": "cmg.methods.multisk.method:MultiSK",
+    "prealign": "cmg.methods.uniq4cap.prealign:Prealign",
+    "uniq4cap": "cmg.methods.uniq4cap.uniq4cap:Uniq4Cap",
 }
 
 

@@ -45,10 +45,11 @@ class Pretrained(nn.Module, ABC):
     Attributes
     ----------
     offers : names of what a task may ask for: "vectors" (all models have them), "codes" (discrete tokens of its
-        `codebook`, a module with `size` M and `embedding` [M, D]), "sentences".
+        `codebook`, a module with `size` M and `embedding` [M, D]), "sentences" (`describe` says clips in words).
     method : what it was pretrained with, as in --method.
     features : dict modality -> Provenance, where the features came from that it was pretrained on.
     feature_scale : FeatureScale, what the numbers of these features were like, and what brings them to about one.
+    vocabularies : dict modality -> Vocabulary of its tokens, of those that have one.
     """
 
     offers = ("vectors",)
@@ -59,6 +60,7 @@ class Pretrained(nn.Module, ABC):
         self.modalities = tuple(self.shapes)
         self.method, self.features = "not known", {m: provenance.Provenance() for m in self.shapes}
         self.feature_scale = FeatureScale(self.shapes)
+        self.vocabularies = {}
 
     @abstractmethod
     def encode_modality(self, modality, features, valid=None) -> Tokens:

@@ -10,6 +10,7 @@
     features      dict modality -> where they come from (`cmg.data.provenance`)
     scale         dict modality -> what the numbers of its features are like (`cmg.models.scale`)
     modalities    what modalities are that not every copy of this project knows
+    vocabularies  dict modality -> pieces of words by number, of tokens that have such
     model         state dict of the kept module
     pretrain_ids  ids of the clips that it was trained on, those of the run whose weights it began with among them
     earlier_ids   of these the ones of that run (--init-from); the first of pretrain_ids
@@ -21,8 +22,6 @@ of the numbers, and nothing is standardised.
 
 import importlib
 import os
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
@@ -31,8 +30,10 @@ import cmg
 from cmg import modalities
 from cmg.configs import with_values
 from cmg.data import provenance
+from cmg.data.tensors import load
+from cmg.data.vocabulary import Vocabulary
 from cmg.errors import UserError
-from cmg.files import damage_of, replacing
+from cmg.files import replacing
 from cmg.methods import registry
 from cmg.models import scale
 from cmg.models.pretrained import Pretrained
@@ -46,9 +47,9 @@ FORMS = {  # what is in a part, where a checkpoint has it
     "features": lambda part: all(provenance.Provenance(**known) for known in part.values()),
     "scale": scale.formed,
     "modalities": lambda part: all(isinstance(row, dict) for row in part.values()),
+    "vocabularies": lambda part: all(isinstance(piece, str) for pieces in part.values() for piece in pieces),
 }
 FOREIGN = ("cmg.released.checkpoints",)  # modules that read others' checkpoints: `recognised`, `from_public`
-SIGNATURES = b"PK\3\4", b"\x80\2"  # of torch.save: a zip file, and a pickle until 2020
 BEFORE = {"text_padding": "read"}  # what checkpoints of format 1 mean that do not say it
 
 
@@ -61,42 +62,6 @@ def save(path, content):
             os.fsync(file.fileno())
         except RuntimeError as error:  # what torch's writer makes of a full disk
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
-
-
-def load(path):
-    """Whatever a file of tensors holds, on the CPU; `UserError` if it is missing, damaged or holds anything else."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
-    try:
-        check_sums(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports a damaged archive in many types
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = f"truncated or damaged ({told[:120]})"
-        if isinstance(error, pickle.UnpicklingError):
-            reason = "damaged, or more than tensors and plain values in it, which is not run"
-        kind = "a file of torch.save"
-        raise UserError(f"{path}: not a readable checkpoint: {damage_of(path, kind, SIGNATURES, reason)}") from None
-
-
-def check_sums(path):
-    """`BadZipFile` unless every entry of a file of `torch.save` has the CRC-32 that was written with it.
-
-    `torch.load` does not look at them: a bit that a disk or a download turned becomes another weight. It costs 40 ms
-    for 100 MB. Entries are stored as they are, so that none unpacks to more than the file; a pickle until 2020 has no
-    checksum.
-    """
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK":
-            return
-    with zipfile.ZipFile(path) as archive:
-        bad = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-        if bad:
-            raise zipfile.BadZipFile(f"entry {bad[0]} is compressed, as torch.save does not")
-        bad = archive.testzip()
-        if bad is not None:
-            raise zipfile.BadZipFile(f"entry {bad} does not have the checksum it was written with")
 
 
 def file_of(path):
@@ -152,6 +117,7 @@ def inference_part(kept, settings, origin, features, epoch, step, numerics=cmg.N
         "features": {m: known._asdict() for m, known in features.provenance.items()},
         "scale": kept.feature_scale.content(),
         "modalities": plain(modalities.declared(features.shapes)),
+        "vocabularies": {m: words.pieces for m, words in getattr(features, "vocabularies", {}).items()},
         "model": kept.state_dict(),
         "pretrain_ids": [*earlier, *features.ids],
         "earlier_ids": list(earlier),
@@ -205,6 +171,7 @@ def build_model(content, device="cpu", path="checkpoint", method=None) -> Pretra
     if not all(value.isfinite().all() for value in state.values()):
         raise UserError(f"checkpoint of epoch {content['epoch']}: its weights are not finite; expected an earlier one")
     model.method, model.features = origin_of(content)["name"], provenance.of_checkpoint(content)
+    model.vocabularies = {m: Vocabulary(pieces, path) for m, pieces in content.get("vocabularies", {}).items()}
     return model.to(device).eval()
 
 

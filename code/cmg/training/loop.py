@@ -267,13 +267,14 @@ class Trainer:
             weights that are not finite.
         """
         where = f"--init-from {path}"
-        trained = {m: list(shape[1:]) for m, shape in content["shapes"].items()}
         given = {m: list(shape[1:]) for m, shape in self.features.shapes.items()}
+        trained = {m: list(shape[1:]) for m, shape in content["shapes"].items() if m in given}
         if trained != given:
             raise UserError(f"{where}: was trained on features of {trained} a step, --data has {given}")
         checkpoint.check_features(content, self.features, where)
         own, prefix = self.method.state_dict(), kept_prefix(self.method)
-        kept = {prefix + name: x for name, x in content["model"].items()}
+        kept = self.method.taken_over(content["model"], checkpoint.origin_of(content)["name"])
+        kept = {prefix + name: x for name, x in kept.items()}
         sizes = [{name: list(x.shape) for name, x in state.items() if name.startswith(prefix)} for state in (own, kept)]
         for name in {**sizes[0], **sizes[1]}:
             here, there = (size.get(name, "none") for size in sizes)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from cmg.data.tensors import check_sums
 from cmg.errors import UserError
-from cmg.training.checkpoint import check_sums
 
 
 class ResNet50(nn.Module):

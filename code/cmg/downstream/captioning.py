@@ -1,0 +1,225 @@
+"""Captions of clips, and how near they come to those that people wrote.  `python -m cmg.downstream.captioning`
+
+    python -m cmg.downstream.captioning --checkpoint checkpoint/captions --data test.h5 --captions test.csv
+    python -m cmg.downstream.captioning --checkpoint checkpoint/captions --data synthetic
+    python -m cmg.downstream.captioning --checkpoint checkpoint/captions --videos clip.mp4 another.mp4
+
+Clips are told in a sentence each by a checkpoint that offers sentences, of all modalities that it and the data have, or
+of some (`--modalities`). References are the captions of the CSV as they stand, with the columns id and caption, several
+a clip as `cmg.data.captions` numbers them; or, without one, those of the feature file, turned back into words. Figures
+are BLEU-1 to -4, ROUGE-L and CIDEr-D, times 100, by each tokenizer, which the figure's name begins with. METEOR and
+SPICE are Java programs and not computed. `chance` is the same sentences dealt to other clips: what a model reads that
+neither looks nor listens. `sentences.csv` holds every sentence.
+
+Protocols
+---------
+strict : clips whose videos the checkpoint was trained on are left out, and counted.
+paper : nothing is left out.
+
+Videos are extracted as the checkpoint's features were, with the weights that `--video-weights` and `--audio-weights`
+name where there are any, and nothing is measured.
+"""
+
+import csv
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from cmg.cli import Parser, command, whole
+from cmg.configs import add_flags, with_values
+from cmg.data.features import FeatureSet
+from cmg.data.synthetic import synthetic_files, synthetic_spec
+from cmg.data.videos import clip_of
+from cmg.downstream.collection import left
+from cmg.downstream.results import markdown_table, result
+from cmg.downstream.splits import tell_pretrained
+from cmg.downstream.task import add_place_flags, open_run, task_parser
+from cmg.errors import UserError
+from cmg.files import read_columns, write_atomically
+from cmg.metrics.captions import METRICS, score
+from cmg.metrics.words import TOKENIZERS
+from cmg.modalities import modality, ordered
+from cmg.models.uniq4cap.generation import WritingConfig
+
+BATCH = 64
+SYNTHETIC_TEST = "syn_test_"
+
+
+def parser() -> Parser:
+    p = task_parser("captioning")
+    p.add_argument("--data", nargs="+", help="feature files of the clips, or synthetic")
+    p.add_argument("--captions", help="CSV with the columns id and caption: the references; default: those of --data")
+    p.add_argument("--videos", nargs="+", metavar="PATH", help="media files to caption instead of --data")
+    for m in ("video", "audio"):
+        p.add_argument(f"--{m}-weights", nargs="+", default=(), help=f"with --videos: of the encoder of {m}")
+    p.add_argument("--modalities", nargs="+", help="that are looked at; default: all of the checkpoint and the data")
+    p.add_argument("--tokenizer", nargs="+", choices=tuple(TOKENIZERS), default=tuple(TOKENIZERS),
+                   help="of the words that are compared")
+    p.add_argument("--protocol", choices=("strict", "paper"), default="strict",
+                   help="strict: clips that were trained on are left out; paper: nothing is")
+    p.add_argument("--seed", type=whole(), default=0, help="of pieces that are drawn")
+    add_flags(p, WritingConfig())
+    return add_place_flags(p, "results.json and sentences.csv")
+
+
+def seen_modalities(model, present, asked):
+    """What is looked at, in order."""
+    known = [m for m in model.modalities if m != "text"]
+    for m in asked or ():
+        if m not in known or m not in present:
+            owner = "--checkpoint" if m not in known else "--data"
+            raise UserError(f"--modalities {m}: {owner} has only {', '.join(known if m not in known else present)}")
+    seen = ordered(asked or [m for m in known if m in present])
+    if not seen:
+        raise UserError(f"--data has {', '.join(present)}; expected one of {', '.join(known)}")
+    return seen
+
+
+def describe(model, features, rows, seen, writing, seed, device):
+    """A sentence of each of these rows of a feature set."""
+    said = []
+    for part in torch.as_tensor(rows).split(BATCH):
+        batch = features.__getitems__(part.tolist())
+        said += model.describe({m: batch[m].to(device) for m in seen},
+                               {m: batch[f"valid/{m}"].to(device) for m in seen}, writing, seed)
+    return said
+
+
+def references(args, features, ids):
+    """References of clips: list of lists of str.
+
+    Raises
+    ------
+    UserError : a clip without a reference, by name.
+    """
+    found = {name: [] for name in ids}
+    if args.captions:
+        for name, caption in read_columns(args.captions, "id", "caption"):
+            clip = clip_of(name, found)
+            if clip in found and caption.strip():
+                found[clip].append(caption)
+        where = f"--captions {args.captions}"
+    else:
+        where = "--data"
+        if "text" not in features.vocabularies:
+            raise UserError("--data: holds no captions that can be read as words; expected --captions")
+        tokens, exists = features.tokens("text")
+        for row in features.rows_of(ids)[0].tolist():
+            found[features.ids[row]] = features.vocabularies["text"].sentences(tokens[row][exists[row]].tolist())
+    for name, captions in found.items():
+        if not captions:
+            raise UserError(f"{where}: no caption of '{name}'; expected one of every clip")
+    return list(found.values())
+
+
+def measured(said, wanted, settings, seen, tokenizers, **more):
+    """Rows of `results.json` less checkpoint and commit. said : list of str. wanted : list of lists of str."""
+    rows = []
+    dealt = [said[(k + max(1, len(said) // 2)) % len(said)] for k in range(len(said))]
+    for tokenizer in tokenizers:
+        found, chance = (score(sentences, wanted, tokenizer).corpus for sentences in (said, dealt))
+        rows += [result("captioning", "+".join(seen), "text", settings, f"{tokenizer}_{name}", 100 * found[name], None,
+                        None, 100 * chance[name], 0, len(said), tokenizer=tokenizer,
+                        n_references=sum(map(len, wanted)), **more) for name in METRICS]
+    return rows
+
+
+def table(rows) -> str:
+    """A line a tokenizer, and what chance reads."""
+    lines = []
+    for tokenizer in dict.fromkeys(row["tokenizer"] for row in rows):
+        own = [row for row in rows if row["tokenizer"] == tokenizer]
+        for name, kind in ((f"{own[0]['source']} → text", "value"), ("dealt to other clips", "chance")):
+            lines.append([name, tokenizer, *(f"{row[kind]:.1f}" for row in own), str(own[0]["n_test"])])
+    return markdown_table(["captions of", "words", *(name.replace("_", "-") for name in METRICS), "clips"], lines)
+
+
+def write_sentences(path, ids, said):
+    """`id,caption` as a CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "caption"])
+    writer.writerows(zip(ids, said))
+    write_atomically(path, text.getvalue())
+
+
+def extracted(args, model, seen, folder):
+    """A feature file of --videos, made as the checkpoint's features were."""
+    from cmg.extract.__main__ import main as extract
+    from cmg.extract.backbones import BACKBONES
+
+    out, listed = Path(folder) / "clips.h5", Path(folder) / "clips.txt"
+    files = [path for path in map(Path, args.videos) if not path.is_dir()]
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"--videos {path}: no such file")
+    listed.write_text("".join(f"{path.resolve()}\n" for path in files))
+    folders = [path for path in args.videos if Path(path).is_dir()]
+    call = ["--videos", *folders, *([str(listed)] if files else []), "--modalities", *seen, "--out", str(out),
+            "--device", args.device, "--workers", "0", "--seconds", str(model.shapes[seen[0]][0])]
+    for m in seen:
+        known = model.features[m]
+        name = (known.backbone or "").partition(":")[0]
+        if name not in BACKBONES.get(m, {}):
+            raise UserError(f"--checkpoint: its {m} features are of {known.backbone or 'an unknown encoder'}, which "
+                            "reads no media files; expected a checkpoint of extracted features, or --data")
+        call += [f"--{m}-backbone", name]
+        weights = getattr(args, f"{m}_weights", ())
+        call += [f"--{m}-weights", *weights] if weights else []
+        if modality(m).source == "frames" and known.frames_per_second:
+            call += ["--frames", str(int(known.frames_per_second))]
+    precisions = {model.features[m].precision for m in seen} - {None}
+    extract(call + (["--precision", precisions.pop()] if len(precisions) == 1 else []))
+    return out
+
+
+def caption_videos(args, model, writing, device):
+    """Print a sentence of each video."""
+    seen = seen_modalities(model, model.modalities, args.modalities)
+    with tempfile.TemporaryDirectory() as folder:
+        features = FeatureSet(extracted(args, model, seen, folder), seen)
+        model.check(features, "--videos")
+        said = describe(model, features, range(len(features)), seen, writing, args.seed, device)
+        for name, sentence in zip(features.ids, said):
+            print(f"{name}: {sentence}")
+
+
+@command
+def main(argv=None):
+    args = parser().parse_args(argv)
+    if bool(args.data) == bool(args.videos):
+        raise UserError("--data: the clips; expected it, or --videos, and not both")
+    writing = with_values(WritingConfig(), vars(args))
+    run = open_run(args, needs=("sentences",))
+    model = run.model
+    if args.videos:
+        return caption_videos(args, model, writing, run.device)
+    synthetic = args.data == ["synthetic"]
+    paths = [synthetic_files(spec=synthetic_spec(run.content["args"])).ave] if synthetic else args.data
+    features = FeatureSet(paths)
+    model.check(features, without="text" if args.captions else None)
+    seen = seen_modalities(model, features.modalities, args.modalities)
+    ids = [name for name in features.ids if not synthetic or name.startswith(SYNTHETIC_TEST)]
+    fresh = left(ids, run.pretrain_ids) if args.protocol == "strict" else ids
+    if not fresh:
+        raise UserError(f"--checkpoint: all {len(ids)} clips were trained on; nothing to caption, but with --protocol "
+                        "paper")
+    tell_pretrained(len(ids) - len(fresh), "clips")
+    wanted = references(args, features, fresh)
+    said = describe(model, features, features.rows_of(fresh)[0], seen, writing, args.seed, run.device)
+    rows = measured(said, wanted, run.settings, seen, args.tokenizer, n_excluded=len(ids) - len(fresh),
+                    references=Path(args.captions).name if args.captions else "of the feature file",
+                    writing="drawn" if writing.draw else f"{writing.beams} beams")
+    if len(fresh) == 1:
+        print("note: CIDEr-D of a single clip is 0 by definition", file=sys.stderr)
+    rows = run.write("Captioning", rows, table)
+    write_sentences(run.out / "sentences.csv", fresh, said)
+    print(run.out / "sentences.csv")
+    return rows
+
+
+if __name__ == "__main__":
+    main()
