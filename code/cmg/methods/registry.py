@@ -19,7 +19,10 @@ from cmg.methods.contract import Method
 from cmg.modalities import modality
 
 EXAMPLE = '{"audio": (10, 128)}'
-SYSTEMS = {}  # name -> "module:class" of the methods beside the codebook family
+SYSTEMS = {  # name -> "module:class" of the methods beside the codebook family
+    "cmmixer": "cmg.methods.cmmixer.method:CMMixer",
+    "cmmixer-pair": "cmg.methods.cmmixer.method:CMMixerPair",
+}
 
 
 def available():
