@@ -115,13 +115,6 @@ class PictureMethod(Method):
     def kept(self):
         return self.model
 
-    @classmethod
-    def refuse(cls, config, features):
-        super().refuse(config, features)
-        steps = {m: shape[0] for m, shape in features.shapes.items()}
-        if len(set(steps.values())) > 1:
-            raise UserError(f"--data: clips have {steps} steps; both modalities need the same number")
-
 
 def recipe(pictures, decoder, optimiser=PUBLISHED, epochs=400, **changed):
     dim, layers, heads = decoder
