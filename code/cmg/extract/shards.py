@@ -12,7 +12,7 @@ import numpy as np
 from cmg import plugins
 from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.errors import UserError
-from cmg.extract.backbones import load_backbone
+from cmg.extract.backbones import dtype_of, load_backbone, rate_of
 from cmg.files import locked, replacing
 from cmg.modalities import modality
 
@@ -33,7 +33,17 @@ class Parts:
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".parts")
         backbones = [load_backbone(choice, precision=recipe.precision) for choice in recipe.backbones]
-        self.shapes = {b.modality: (recipe.steps(b.modality), *b.shape) for b in backbones}
+        self.shapes = {b.modality: (recipe.steps(b.modality) * rate_of(b), *b.shape) for b in backbones}
+        self.dtypes = {b.modality: dtype_of(b) for b in backbones}
+        for name in ("side", "rate"):
+            if any(getattr(choice, name) is not None for choice in recipe.backbones) and not any(
+                    name in getattr(b, "options", ()) for b in backbones):
+                raise UserError(f"--{name}: {', '.join(b.name for b in backbones)} have none; expected a backbone that "
+                                "makes pictures, such as frames or melimage")
+        rates = {b.modality: rate_of(b) for b in backbones if modality(b.modality).timed}
+        if len(set(rates.values())) > 1:
+            raise UserError(f"--rate: {', '.join(f'{rate} steps a second of {m}' for m, rate in rates.items())}; "
+                            "expected the same number")
         self.attrs = {name: value for b in backbones for name, value in origin(b, recipe).items()} | attrs
         self.own = {c.name: plugins.digest(plugins.file_of(c.name), f"--{c.modality}-backbone")
                     for c in recipe.backbones if plugins.is_file(c.name)}
@@ -88,7 +98,7 @@ class Parts:
         if not self._held:
             return
         path = self.folder / f"shard-{self._next:06d}.h5"
-        with FeatureWriter(path, self.shapes, self.attrs) as writer:
+        with FeatureWriter(path, self.shapes, self.attrs, self.dtypes) as writer:
             writer.append(
                 [outcome.job.id for outcome in self._held],
                 {m: np.stack([outcome.features[m] for outcome in self._held]) for m in self.shapes},
@@ -102,10 +112,10 @@ class Parts:
         """Write the clips of these ids, sorted, as the final file, and remove the folder."""
         row_of = {name: (file, row) for file in self.files for row, name in enumerate(file.ids)}
         ids = sorted(ids)
-        with FeatureWriter(self.out, self.shapes, self.attrs) as writer:
+        with FeatureWriter(self.out, self.shapes, self.attrs, self.dtypes) as writer:
             for start in range(0, len(ids), SHARD):
                 block = ids[start : start + SHARD]
-                features = {m: np.empty((len(block), *shape), np.float16) for m, shape in self.shapes.items()}
+                features = {m: np.empty((len(block), *shape), self.dtypes[m]) for m, shape in self.shapes.items()}
                 valid = {m: np.empty((len(block), shape[0]), bool) for m, shape in self.shapes.items()}
                 for file in {row_of[name][0] for name in block}:
                     here = [i for i, name in enumerate(block) if row_of[name][0] is file]
@@ -126,7 +136,7 @@ def origin(backbone, recipe):
     said."""
     row = modality(backbone.modality)
     said = {"backbone": backbone.name, "sha256": backbone.sha256}
-    said |= {"seconds_per_step": 1.0} if row.timed else {}
+    said |= {"seconds_per_step": 1.0 / rate_of(backbone)} if row.timed else {}
     said |= {"frames_per_second": recipe.frames} if row.source == "frames" else {}
     said |= {"precision": recipe.precision} if backbone.expects else {}
     return {f"{name}/{row.name}": value for name, value in said.items()}
