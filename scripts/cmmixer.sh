@@ -31,6 +31,10 @@ for ((i = 0; i < $#; i++)); do
   esac
 done
 
+[[ "${NPROC:-1}" =~ ^[1-9][0-9]{0,2}$ ]] || {
+  echo "cmmixer.sh: error: NPROC=$NPROC: expected a number of processes, 1 to 999" >&2
+  exit 2
+}
 launch=("$python")
 if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standalone --nproc_per_node="$NPROC"); fi
 

@@ -253,7 +253,9 @@ def test_fine_tuning_starts_from_the_encoder_and_finds_pairs(trained, clips, tmp
     features = FeatureSet(clips)
     torch.manual_seed(0)
     method = settings.kind(features.shapes, settings.method).train()
-    method.model.start_from(pretrained)
+    method.model.load_state_dict(method.taken_over(pretrained.state_dict(), "cmmixer"))
+    own = method.model.state_dict()
+    assert method.taken_over(own, "cmmixer-pair") is own
     for vit in method.model.vits.values():
         for name, value in vit.state_dict().items():
             assert torch.equal(value, pretrained.vit.state_dict()[name])

@@ -10,7 +10,8 @@ Pictures have mean 0 and variance 1 over the training clips (the statistics of t
 that knows nothing but them has a loss of about 1 in each modality. `--preset official` trains what the released script
 trains: frames alone are seen, and decibels are rebuilt as they are.
 
-cmmixer-pair: an encoder for each modality, a projector on it, and NT-Xent over both modalities of all clips.
+cmmixer-pair: an encoder for each modality, which begins with that of a cmmixer checkpoint (`--init-from`), a projector
+on it, and NT-Xent over both modalities of all clips.
 """
 
 from dataclasses import dataclass, field
@@ -200,6 +201,19 @@ class CMMixerPair(PictureMethod):
     def losses(self, state):
         a, b = (self.model.vectors(m, fold(x)) for m, x in state.pictures.items())
         return {"nt_xent": nt_xent(a, b, state.exists, self.temperature)}
+
+    def taken_over(self, state, method):
+        """The tensors that the kept module begins with, of a checkpoint's: of one of cmmixer its encoder, for every
+        modality, and its scale of pictures; projectors begin anew.
+
+        state : state dict of the checkpoint's kept module; method : its method's name.
+        """
+        if method != CMMixer.name:
+            return state
+        encoder = {name.removeprefix("vit."): x for name, x in state.items() if name.startswith("vit.")}
+        scale = {name: x for name, x in state.items() if name.startswith(("mean.", "spread."))}
+        vits = {f"vits.{m}.{name}": x for m in self.model.modalities for name, x in encoder.items()}
+        return {name: x for name, x in self.model.state_dict().items() if name.startswith("projectors.")} | vits | scale
 
     @classmethod
     def rebuild(cls, shapes, config):

@@ -120,11 +120,3 @@ class PairModel(PictureModel):
 
     def vectors(self, modality, picture):
         return self.projectors[modality](self.vits[modality].read(picture, self.read_out))
-
-    @torch.no_grad()
-    def start_from(self, pretrained):
-        """Take over the encoder of a `MixerModel` for every modality, and its scale."""
-        for vit in self.vits.values():
-            vit.load_state_dict(pretrained.vit.state_dict())
-        self.mean.load_state_dict(pretrained.mean.state_dict())
-        self.spread.load_state_dict(pretrained.spread.state_dict())
