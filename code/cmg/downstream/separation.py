@@ -12,13 +12,14 @@ On clips that it was not pretrained on, over the hidden patches alone, in units 
     mean picture    error of the mean of all these clips' pictures, which is the best that knows nothing of the clip
 
 `separation.json` holds them with standard errors over clips, `separation.png` (and .pdf) shows some clips: the mixture,
-what is hidden of it, and both modalities rebuilt and as they were. The decoder is needed, which latest.pt alone holds.
+what is seen of it, and both modalities rebuilt and as they were. The decoder is needed, which latest.pt alone holds.
 """
 
 import json
 from pathlib import Path
 
 import torch
+from matplotlib.colors import to_rgb
 
 from cmg.cli import Parser, command, require_folder, whole
 from cmg.data.features import FeatureSet
@@ -28,7 +29,7 @@ from cmg.downstream.results import markdown_table
 from cmg.downstream.task import add_place_flags, task_parser
 from cmg.errors import UserError
 from cmg.figures import mixtures
-from cmg.figures.style import save
+from cmg.figures.style import SKY, save
 from cmg.files import write_atomically
 from cmg.methods.cmmixer.grid import fold, patchify, unfold, unpatchify
 from cmg.methods.cmmixer.method import CMMixer
@@ -172,8 +173,10 @@ def shown(method, pictures, names, seed):
         return list(beside(x * spread + mean))
 
     both = torch.where(mask[..., None], float("nan"), patchify(fold(mixed.pictures), patch))
-    seen = [((x + 2) / 4) for x in (mixed.pictures, undone(both).nan_to_num(2.0))]  # hidden: white
-    columns = {"mixture": list(beside(seen[0])), "what is seen": list(beside(seen[1]))}
+    seen = (undone(both) + 2) / 4
+    hidden = torch.tensor(to_rgb(SKY)).to(seen).view(3, 1, 1)
+    columns = {"mixture": list(beside((mixed.pictures + 2) / 4)),
+               "what is seen": list(beside(torch.where(seen.isnan(), hidden, seen)))}
     for m in (first, second):
         columns |= {f"{m}, rebuilt": coloured(m, filled(m)), m: coloured(m, undone(method.targets(pictures[m])))}
     return {name: [arrays[i] for arrays in columns.values()] for i, name in enumerate(names)}, list(columns)
