@@ -29,7 +29,8 @@ from cmg.cli import Parser, command, git_commit, require_folder, versions
 from cmg.configs import Config, add_flags, flag_of, flat, nearest, with_values
 from cmg.data.features import FeatureSet
 from cmg.data.finite import refuse_not_finite
-from cmg.data.synthetic import SyntheticConfig, synthetic_files, synthetic_spec
+from cmg.data.synthetic import SyntheticConfig
+from cmg.data.synthetic_raw import files_for
 from cmg.errors import LostProcess, UserError
 from cmg.files import locked, read_text, write_atomically
 from cmg.methods import registry
@@ -134,7 +135,7 @@ def open_data(settings, device):
     if "synthetic" in paths:
         if len(paths) > 1:
             raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
-        paths = [synthetic_files(spec=synthetic_spec(settings.flags)).pretrain]
+        paths = [files_for(settings.kind.kinds, settings.flags).pretrain]
     features = FeatureSet(paths, run.modalities, run.cache, device)
     settings.kind.refuse(settings.method, features)
     if len(features) < settings.kind.least_clips:

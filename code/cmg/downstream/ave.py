@@ -42,7 +42,7 @@ from cmg.cli import Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels
 from cmg.data.features import FeatureSet
 from cmg.data.joining import held
-from cmg.data.synthetic import synthetic_files, synthetic_spec
+from cmg.data.synthetic_raw import files_for
 from cmg.downstream.probe import ClipProbes, SegmentProbes
 from cmg.downstream.probing import ProbeTask, Probings
 from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, mean, rounded
@@ -54,6 +54,7 @@ from cmg.figures import bars
 from cmg.figures.names import arrow, axis_label, figure_name
 from cmg.figures.style import save
 from cmg.files import write_atomically
+from cmg.training.checkpoint import method_of
 
 CHOSEN_BY = {"target": "target validation", "source": "source validation", "none": "no labels"}
 
@@ -169,7 +170,7 @@ def open_task(run: Run) -> AveTask:
     if "synthetic" in paths and len(paths) > 1:
         raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
     if paths == ["synthetic"]:
-        files = synthetic_files(spec=synthetic_spec(run.content["args"]))
+        files = files_for(method_of(run.content, run.path)[0].kinds, run.content["args"])
         paths, annotations = [files.ave], annotations or files.annotations
     elif annotations is None:
         raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt")

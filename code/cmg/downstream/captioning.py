@@ -31,7 +31,7 @@ import torch
 from cmg.cli import Parser, command, whole
 from cmg.configs import add_flags, with_values
 from cmg.data.features import FeatureSet
-from cmg.data.synthetic import synthetic_files, synthetic_spec
+from cmg.data.synthetic_raw import files_for
 from cmg.data.videos import clip_of
 from cmg.downstream.collection import left
 from cmg.downstream.results import markdown_table, result
@@ -198,7 +198,7 @@ def main(argv=None):
     if args.videos:
         return caption_videos(args, model, writing, run.device)
     synthetic = args.data == ["synthetic"]
-    paths = [synthetic_files(spec=synthetic_spec(run.content["args"])).ave] if synthetic else args.data
+    paths = [files_for(("vectors",), run.content["args"]).ave] if synthetic else args.data
     features = FeatureSet(paths)
     model.check(features, without="text" if args.captions else None)
     seen = seen_modalities(model, features.modalities, args.modalities)

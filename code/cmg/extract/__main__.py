@@ -58,6 +58,9 @@ def parse(argv):
                         help="auto, cpu, cuda, cuda:N; processes are dealt to several in turn")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the encoders with weights")
     parser.add_argument("--frames", type=whole(1), default=FRAMES_PER_SECOND, help="of each second of video, at most")
+    parser.add_argument("--side", type=whole(8), help="of the pictures that backbones such as frames and melimage make "
+                        "(default: 224)")
+    parser.add_argument("--rate", type=whole(1), help="of such pictures, a second (default: 1)")
     parser.add_argument("--seconds", type=whole(1), default=10, help="steps of video and audio per clip (T)")
     parser.add_argument("--words", type=whole(1), help="steps of text per clip (L), of wordpiece pieces of a caption, "
                         f"marks included; default: {WORDS}, {PIECES} with wordpiece")
@@ -175,7 +178,8 @@ def main(argv=None):
     if args.whole and not args.text_weights:
         args.text_weights = [learnt_vocabulary(args, jobs)]
     backbones = tuple(
-        Choice(m, getattr(args, f"{m}_backbone"), tuple(getattr(args, f"{m}_weights"))) for m in args.modalities
+        Choice(m, getattr(args, f"{m}_backbone"), tuple(getattr(args, f"{m}_weights")), args.side, args.rate)
+        for m in args.modalities
     )
     most = max(len(job.captions) for job in jobs) or 1
     recipe = Recipe(backbones, args.seconds, args.words, args.frames, args.precision,

@@ -13,6 +13,12 @@ clip:
         without arguments if it has no weights (those run in float32 on the CPU)
     __call__(steps) -> float ndarray [n, *shape]
 
+and may have, if it makes pictures,
+
+    options   tuple of "side" and "rate", which __init__ then takes by name: --side and --rate
+    rate      int, pictures of a step: __call__ gives [n · rate, *shape]
+    dtype     str, as stored, "float16" without it
+
 where `steps` are the n steps that the clip really has (padding is not the backbone's business), by the modality's
 source:
 
@@ -32,11 +38,15 @@ from cmg.errors import UserError
 BACKBONES = {
     "video": {
         "pixels": "cmg.extract.pixels:Pixels",
+        "frames": "cmg.extract.frames:Frames",
         "vgg19": "cmg.extract.vgg19:VGG19",
         "hf": "cmg.extract.hf:ImageEncoder",
     },
     "audio": {
         "logmel": "cmg.extract.logmel:LogMel",
+        "melimage": "cmg.extract.melimage:MelImage",
+        "melimage-22k": "cmg.extract.melimage:MelImage22k",
+        "melimage-44k": "cmg.extract.melimage:MelImage44k",
         "vggish": "cmg.extract.vggish:VGGish",
         "vggish-pca": "cmg.extract.vggish:VGGishPCA",
         "hf": "cmg.extract.hf:SoundEncoder",
@@ -53,11 +63,16 @@ BACKBONES = {
 
 
 class Choice(NamedTuple):
-    """A backbone as the command line names it; a name may be a file of one's own."""
+    """A backbone as the command line names it; a name may be a file of one's own.
+
+    side, rate : of the pictures that it makes, None for its own.
+    """
 
     modality: str
     name: str
     weights: tuple = ()
+    side: int | None = None
+    rate: int | None = None
 
 
 def load_backbone(choice, device="cpu", precision="fp32"):
@@ -78,7 +93,19 @@ def load_backbone(choice, device="cpu", precision="fp32"):
     if len(choice.weights) != len(kind.expects):
         wanted = " and ".join(kind.expects) or "none: it has no weights"
         raise UserError(f"--{choice.modality}-weights: {len(choice.weights)} given, {choice.name} expects {wanted}")
-    return kind(choice.weights, device, precision) if kind.expects else kind()
+    options = {name: getattr(choice, name) for name in getattr(kind, "options", ())
+               if getattr(choice, name) is not None}
+    return kind(choice.weights, device, precision, **options) if kind.expects else kind(**options)
+
+
+def rate_of(backbone):
+    """Rows of a clip that a backbone makes of a second, or of a word."""
+    return getattr(backbone, "rate", 1)
+
+
+def dtype_of(backbone):
+    """The dtype that a backbone's features are stored in."""
+    return getattr(backbone, "dtype", "float16")
 
 
 def encodes(thing, modality):

@@ -12,7 +12,7 @@ import numpy as np
 from cmg import plugins
 from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.errors import UserError
-from cmg.extract.backbones import load_backbone
+from cmg.extract.backbones import dtype_of, load_backbone, rate_of
 from cmg.extract.workers import reads_captions
 from cmg.files import locked, replacing
 from cmg.modalities import modality
@@ -35,8 +35,17 @@ class Parts:
         self.folder = self.out.with_name(self.out.name + ".parts")
         backbones = [load_backbone(choice, precision=recipe.precision) for choice in recipe.backbones]
         self.shapes = {b.modality: recipe.shape(b) for b in backbones}
-        self.dtypes = {b.modality: getattr(b, "dtype", "float16") for b in backbones}
+        self.dtypes = {b.modality: dtype_of(b) for b in backbones}
         self.vocabularies = {b.modality: b.vocabulary for b in backbones if reads_captions(b)}
+        for name in ("side", "rate"):
+            if any(getattr(choice, name) is not None for choice in recipe.backbones) and not any(
+                    name in getattr(b, "options", ()) for b in backbones):
+                raise UserError(f"--{name}: {', '.join(b.name for b in backbones)} have none; expected a backbone that "
+                                "makes pictures, such as frames or melimage")
+        rates = {b.modality: rate_of(b) for b in backbones if modality(b.modality).timed}
+        if len(set(rates.values())) > 1:
+            raise UserError(f"--rate: {', '.join(f'{rate} steps a second of {m}' for m, rate in rates.items())}; "
+                            "expected the same number")
         self.attrs = {name: value for b in backbones for name, value in origin(b, recipe).items()} | attrs
         self.own = {c.name: plugins.digest(plugins.file_of(c.name), f"--{c.modality}-backbone")
                     for c in recipe.backbones if plugins.is_file(c.name)}
@@ -129,7 +138,7 @@ def origin(backbone, recipe):
     said."""
     row = modality(backbone.modality)
     said = {"backbone": backbone.name, "sha256": backbone.sha256}
-    said |= {"seconds_per_step": 1.0} if row.timed else {}
+    said |= {"seconds_per_step": 1.0 / rate_of(backbone)} if row.timed else {}
     said |= {"frames_per_second": recipe.frames} if row.source == "frames" else {}
     said |= {"precision": recipe.precision} if backbone.expects else {}
     return {f"{name}/{row.name}": value for name, value in said.items()}

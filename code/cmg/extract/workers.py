@@ -16,7 +16,7 @@ import torch
 from cmg import processes
 from cmg.distributed import choose_device
 from cmg.errors import UserError, refusal
-from cmg.extract.backbones import load_backbone
+from cmg.extract.backbones import dtype_of, load_backbone, rate_of
 from cmg.extract.media import FRAMES_PER_SECOND, BadClip, audio_seconds, video_seconds
 from cmg.files import short_of_memory
 from cmg.modalities import modality
@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
         """Shape of a clip's features."""
         if reads_captions(backbone):
             return self.captions, self.words
-        return self.steps(backbone.modality), *backbone.shape
+        return self.steps(backbone.modality) * rate_of(backbone), *backbone.shape
 
 
 def reads_captions(backbone):
@@ -69,7 +69,7 @@ class Outcome(NamedTuple):
     """A finished clip, or a bad one with the reason."""
 
     job: Job
-    features: dict  # modality -> ndarray [T, *shape], float16, or int32 [K, L] of captions
+    features: dict  # modality -> ndarray [T, *shape] as stored, or int32 [K, L] of captions
     valid: dict  # modality -> bool ndarray [T]
     reason: str  # "" when the clip is good
     spent: Spent = Spent()
@@ -102,7 +102,7 @@ class Extractor:
             m = backbone.modality
             try:
                 features[m], valid[m] = (self._captions(backbone, job) if reads_captions(backbone) else
-                                         self._pad(m, backbone(self._steps(m, job))))
+                                         self._pad(backbone, backbone(self._steps(m, job))))
             except BadClip as bad:
                 features, valid, reason = {}, {}, f"{m}: {bad}"
                 break
@@ -159,13 +159,14 @@ class Extractor:
         finally:
             self.decoding += time.perf_counter() - start
 
-    def _pad(self, name, x):
-        """[n, *shape] -> [T, *shape] float16, valid [T]: the last second is repeated, words are followed by zeros."""
-        steps = self.recipe.steps(name)
+    def _pad(self, backbone, x):
+        """[n, *shape] -> [T, *shape] as stored, valid [T]: the last step is repeated, words are followed by zeros."""
+        name = backbone.modality
+        steps = self.recipe.steps(name) * rate_of(backbone)
         x = x[:steps]  # of words; they are cut only now because they change each other's meaning
         n = len(x)
         with np.errstate(over="ignore"):  # to inf, which is caught here
-            x = x.astype(np.float16)
+            x = x.astype(dtype_of(backbone))
         if not np.isfinite(x).all():
             raise BadClip("features are not finite")
         rest = np.repeat(x[-1:] * modality(name).timed, steps - n, axis=0)  # [T - n, *shape]

@@ -21,6 +21,8 @@ from cmg.modalities import modality
 
 EXAMPLE = '{"audio": (10, 128)}'
 SYSTEMS = {  # name -> "module:class" of the methods beside the codebook family
+    "cmmixer": "cmg.methods.cmmixer.method:CMMixer",
+    "cmmixer-pair": "cmg.methods.cmmixer.method:CMMixerPair",
     "multisk": "cmg.methods.multisk.method:MultiSK",
     "prealign": "cmg.methods.uniq4cap.prealign:Prealign",
     "uniq4cap": "cmg.methods.uniq4cap.uniq4cap:Uniq4Cap",

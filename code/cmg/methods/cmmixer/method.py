@@ -1,0 +1,220 @@
+"""The methods cmmixer (mix, hide, rebuild both) and cmmixer-pair (fine-tuning for retrieval).
+
+cmmixer: of every clip P steps, one in each P-th part of it, drawn at random, are folded into one picture of frames and
+one of mel. They are mixed, three quarters of the mixture's patches are hidden, and from the rest both pictures are
+rebuilt where they are hidden:
+
+    L = mean over hidden patches of ‖ x̂ - x ‖² / values  +  the same of y
+
+Pictures have mean 0 and variance 1 over the training clips (the statistics of the first batch), so that a predictor
+that knows nothing but them has a loss of about 1 in each modality. `--preset official` trains what the released script
+trains: frames alone are seen, and decibels are rebuilt as they are.
+
+cmmixer-pair: an encoder for each modality, which begins with that of a cmmixer checkpoint (`--init-from`), a projector
+on it, and NT-Xent over both modalities of all clips.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from cmg.distributed import gather, total
+from cmg.errors import UserError
+from cmg.losses.nt_xent import nt_xent
+from cmg.losses.patches import normalised, patch_mse
+from cmg.methods.cmmixer.augment import crop_and_flip, erase
+from cmg.methods.cmmixer.draws import own_draws
+from cmg.methods.cmmixer.grid import fold, patchify
+from cmg.methods.cmmixer.mixing import mix
+from cmg.methods.cmmixer.model import MixerModel, PairModel, picture_kind
+from cmg.methods.cmmixer.network import Decoder, hide
+from cmg.methods.cmmixer.settings import RELEASED, SIZES, SMALL, MixerConfig, PairConfig
+from cmg.methods.contract import Method, Recipe, detached
+from cmg.optimisation import OptimiserConfig
+
+PUBLISHED = OptimiserConfig(batch_size=64, optimizer="adamw", lr=2e-4, betas=(0.9, 0.95), weight_decay=0.01,
+                            schedule="cosine", clip_grad=0.0)
+FAST = OptimiserConfig(batch_size=64, optimizer="adamw", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01,
+                       schedule="cosine", warmup_steps=20, clip_grad=1.0)
+
+
+@dataclass
+class State:
+    """A batch on its way through a step; dicts are keyed by modality."""
+
+    pictures: dict  # Tensor[B, P, 3, S, S], on the training clips' scale
+    exists: torch.Tensor  # BoolTensor[B]: the clip has a step in both modalities
+    share: torch.Tensor = None  # Tensor[B]: of the first modality in the mixture
+    mask: torch.Tensor = None  # BoolTensor[B, L], the hidden patches
+    predictions: dict = field(default_factory=dict)  # Tensor[B, L, values of a patch]
+
+
+def chosen_steps(exists, positions, training):
+    """P of a clip's steps in order, one in each of P equal parts of the steps that exist: at random, or in its middle.
+
+    exists : BoolTensor[B, T]. Returns int64 Tensor[B, P]; of a clip with fewer steps some occur again.
+    """
+    B, T = exists.shape
+    draws = own_draws(B, positions, device=exists.device) if training else 0.5
+    part = (torch.arange(positions, device=exists.device) + draws) / positions  # (B, P), 0 to 1
+    count = exists.sum(1, keepdim=True)
+    place = (part * count).long().clamp(max=T - 1).expand(B, positions)
+    return (~exists).to(torch.uint8).argsort(dim=1, stable=True).gather(1, place)
+
+
+class PictureMethod(Method):
+    """What both methods have in common: the pictures of two modalities."""
+
+    kinds = ("frames", "maps")
+    least_modalities = 2
+
+    def __init__(self, shapes, model, augment):
+        super().__init__()
+        if len(shapes) != 2:
+            raise UserError(f"--modalities {' '.join(shapes)}: --method {self.name} mixes two; expected video audio")
+        for m, shape in shapes.items():
+            if len(shape) not in (3, 4) or len(shape) == 4 and shape[-1] != 3:
+                raise UserError(f"--data: {m} clips are {list(shape)}; --method {self.name} reads frames [T, H, W, 3] "
+                                "and maps [T, F, M]")
+        self.model, self.augment = model, augment
+
+    @property
+    def starts_from_data(self):
+        return self.model.config.targets != "raw"
+
+    def read(self, batch):
+        """A clip's pictures in both modalities, augmented in training -> State."""
+        first, second = self.model.modalities
+        both = batch[f"valid/{first}"] & batch[f"valid/{second}"]
+        steps = chosen_steps(both, self.model.config.positions, self.training)
+        clips = torch.arange(len(steps), device=steps.device)[:, None]
+        pictures = {m: self.picture(m, batch[m][clips, steps]) for m in (first, second)}
+        return State(pictures, both.any(1))
+
+    def picture(self, modality, x):
+        pictures = self.model.raw(modality, x)
+        frames = picture_kind(self.model.shapes[modality]) == "frames"
+        if self.training and frames and (self.augment.crop < 1 or self.augment.flip):
+            pictures = crop_and_flip(pictures, self.augment.crop, self.augment.flip)
+        pictures = self.model.standard(modality, pictures)
+        return erase(pictures, self.augment.erase) if self.training and self.augment.erase else pictures
+
+    def carry(self, state):
+        """In eval mode, before the first step, what `begin` reads: every clip's moments by channel."""
+        if self.training:
+            return {}
+        moments = {m: torch.stack([(x**k).mean((1, 3, 4)) for k in (1, 2)], 1) for m, x in state.pictures.items()}
+        return detached({"moments": moments, "exists": state.exists})  # (B, 2, 3)
+
+    def begin(self, carried):
+        exists = gather(carried["exists"])
+        for m, moments in carried["moments"].items():
+            known = gather(moments)[exists]
+            if len(known):
+                self.model.learn_scale(m, *known.double().mean(0))
+
+    def kept(self):
+        return self.model
+
+
+def recipe(pictures, decoder, optimiser=PUBLISHED, epochs=400, **changed):
+    dim, layers, heads = decoder
+    return Recipe(MixerConfig(decoder_dim=dim, decoder_layers=layers, decoder_heads=heads, pictures=pictures,
+                              **changed), optimiser, epochs)
+
+
+class CMMixer(PictureMethod):
+    name = "cmmixer"
+    Config = MixerConfig
+    recipes = {
+        "small": recipe(SMALL, (64, 2, 4), FAST, 40),
+        **{name: recipe(*size) for name, size in SIZES.items()},
+        "official": recipe(*RELEASED, mix="none", alone=0.0),
+    }
+
+    def __init__(self, shapes, config):
+        super().__init__(shapes, MixerModel(shapes, config.pictures), config.augment)
+        c, self.config = config.pictures, config
+        self.decoder = Decoder(c.grid, self.model.modalities, 3 * c.patch**2, c.dim, config.decoder_dim,
+                               config.decoder_layers, config.decoder_heads, c.mlp_ratio, c.norm_eps)
+
+    def encode(self, batch):
+        state, config = self.read(batch), self.config
+        mixed, state.share = mix(*state.pictures.values(), config.mix, config.pixel_rate,
+                                 config.pixel_map == "exact", config.alone)
+        state.mask, state.predictions = self.reconstruct(mixed)
+        return state
+
+    def reconstruct(self, mixed):
+        """Hide and predict: pictures Tensor[B, P, 3, S, S] -> mask [B, L], dict modality -> Tensor[B, L, values]."""
+        rows, columns = self.model.config.grid
+        hidden = hide(own_draws(len(mixed), rows * columns, device=mixed.device), self.config.mask_ratio)
+        return hidden.mask, self.decoder(self.model.vit(fold(mixed), hidden.visible), hidden.restore)
+
+    def targets(self, pictures):
+        """What a patch should be predicted to be, Tensor[B, L, values]."""
+        patches = patchify(fold(pictures), self.model.config.patch)
+        return normalised(patches) if self.model.config.targets == "patch" else patches
+
+    def losses(self, state):
+        counted = state.mask & state.exists[:, None]
+        with torch.autocast(state.mask.device.type, enabled=False):
+            return {f"rebuild/{m}": patch_mse(state.predictions[m].to(x.dtype), self.targets(x), counted)
+                    for m, x in state.pictures.items()}
+
+    def carry(self, state):
+        return super().carry(state) | detached({"share": state.share})
+
+    def metrics(self, carried):
+        """Of a mixture, the share of the first modality's pixels (0.5 in the mean), and how far it is from even."""
+        share = carried["share"]
+        count = total(torch.full_like(share[0], len(share)))
+        first = self.model.modalities[0]
+        return {f"mix/{first}": total(share.sum()) / count, "mix/uneven": total((share - 0.5).abs().sum()) / count}
+
+    @classmethod
+    def rebuild(cls, shapes, config):
+        return MixerModel(shapes, config.pictures)
+
+
+def fine_tuning(pictures, optimiser=PUBLISHED, epochs=100, **changed):
+    return Recipe(PairConfig(pictures=pictures, **changed), optimiser, epochs)
+
+
+class CMMixerPair(PictureMethod):
+    name = "cmmixer-pair"
+    Config = PairConfig
+    least_clips = 2
+    recipes = {
+        "small": fine_tuning(SMALL, FAST, 20, projected=128),
+        **{name: fine_tuning(pictures) for name, (pictures, _) in SIZES.items()},
+        "official": fine_tuning(RELEASED[0], projector="relu"),
+    }
+
+    def __init__(self, shapes, config):
+        super().__init__(shapes, PairModel(shapes, config), config.augment)
+        self.temperature = config.temperature
+
+    def encode(self, batch):
+        return self.read(batch)
+
+    def losses(self, state):
+        a, b = (self.model.vectors(m, fold(x)) for m, x in state.pictures.items())
+        return {"nt_xent": nt_xent(a, b, state.exists, self.temperature)}
+
+    def taken_over(self, state, method):
+        """The tensors that the kept module begins with, of a checkpoint's: of one of cmmixer its encoder, for every
+        modality, and its scale of pictures; projectors begin anew.
+
+        state : state dict of the checkpoint's kept module; method : its method's name.
+        """
+        if method != CMMixer.name:
+            return state
+        encoder = {name.removeprefix("vit."): x for name, x in state.items() if name.startswith("vit.")}
+        scale = {name: x for name, x in state.items() if name.startswith(("mean.", "spread."))}
+        vits = {f"vits.{m}.{name}": x for m in self.model.modalities for name, x in encoder.items()}
+        return {name: x for name, x in self.model.state_dict().items() if name.startswith("projectors.")} | vits | scale
+
+    @classmethod
+    def rebuild(cls, shapes, config):
+        return PairModel(shapes, config)
