@@ -35,10 +35,10 @@ done
   echo "cmmixer.sh: error: NPROC=$NPROC: expected a number of processes, 1 to 999" >&2
   exit 2
 }
-launch=("$python")
-if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standalone --nproc_per_node="$NPROC"); fi
+launch=("$python" -m)
+if ((${NPROC:-1} > 1)); then launch=("$python" -m cmg.launch "$NPROC"); fi
 
-run "${launch[@]}" -m cmg.pretrain --out "$out" --resume auto "${what[@]}" ${recipe[@]+"${recipe[@]}"} "$@"
+run "${launch[@]}" cmg.pretrain --out "$out" --resume auto "${what[@]}" ${recipe[@]+"${recipe[@]}"} "$@"
 
 if [[ "$data" == synthetic ]]; then
   run "$python" -m cmg.downstream.separation --checkpoint "$out" --data synthetic --device "$device"

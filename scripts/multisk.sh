@@ -33,10 +33,10 @@ if "$help"; then exec "$python" -m cmg.pretrain --method multisk "$@"; fi
   echo "multisk.sh: error: NPROC=$NPROC: expected a number of processes, 1 to 999" >&2
   exit 2
 }
-launch=("$python")
-if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standalone --nproc_per_node="$NPROC"); fi
+launch=("$python" -m)
+if ((${NPROC:-1} > 1)); then launch=("$python" -m cmg.launch "$NPROC"); fi
 
-run "${launch[@]}" -m cmg.pretrain --method multisk --out "$out" --resume auto ${what[@]+"${what[@]}"} "$@"
+run "${launch[@]}" cmg.pretrain --method multisk --out "$out" --resume auto ${what[@]+"${what[@]}"} "$@"
 
 if [[ "$data" == synthetic ]]; then  # of the set that was pretrained on, the clips that were not
   clips="$("$python" -c 'import json, sys

@@ -41,12 +41,12 @@ what=(--seed 0)
 if [[ "$data" == synthetic ]]; then
   what+=(--data synthetic --synthetic-captions 4 --modalities video audio text --checkpoint-epochs 10)
 fi
-launch=("$python")
-if ((${NPROC:-1} > 1)); then launch=("$python" -m torch.distributed.run --standalone --nproc_per_node="$NPROC"); fi
+launch=("$python" -m)
+if ((${NPROC:-1} > 1)); then launch=("$python" -m cmg.launch "$NPROC"); fi
 
-run "${launch[@]}" -m cmg.pretrain --method prealign --out "$out/aligned" --resume auto "${what[@]}" \
+run "${launch[@]}" cmg.pretrain --method prealign --out "$out/aligned" --resume auto "${what[@]}" \
   ${rest[@]+"${rest[@]}"}
-run "${launch[@]}" -m cmg.pretrain --method uniq4cap --out "$out/captions" --resume auto --init-from "$out/aligned" \
+run "${launch[@]}" cmg.pretrain --method uniq4cap --out "$out/captions" --resume auto --init-from "$out/aligned" \
   "${what[@]}" ${rest[@]+"${rest[@]}"}
 test="${TEST:-synthetic}"
 if [[ "$data" != synthetic && "$test" == synthetic ]]; then

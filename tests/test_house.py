@@ -211,7 +211,7 @@ def test_pretrain_script_sets_what_the_method_or_the_config_leaves_open(called, 
 def test_pretrain_script_honours_nproc(called):
     pretrain, ave = called("scripts/pretrain.sh", NPROC="2")
     launcher = ["-m", "cmg.launch", "2", "cmg.pretrain"]
-    assert pretrain[:6] == launcher
+    assert pretrain[: len(launcher)] == launcher
     assert ave[:2] == ["-m", "cmg.downstream.ave"]
 
 
@@ -263,7 +263,7 @@ def test_multisk_script_pretrains_then_retrieves(called):
     assert (retrieval[1], neighbours[1]) == ("cmg.downstream.retrieval", "cmg.downstream.neighbourhood")
     assert {_value(call, "--checkpoint") for call in (retrieval, neighbours)} == {"my run"}
     (alone,) = called("scripts/multisk.sh", "--data", "a.h5", "--preset", "released", NPROC="2")
-    assert alone[1] == "torch.distributed.run" and alone[-4:] == ["--data", "a.h5", "--preset", "released"]
+    assert alone[:4] == ["-m", "cmg.launch", "2", "cmg.pretrain"] and alone[-4:] == ["--data", "a.h5", "--preset", "released"]
     assert called("scripts/multisk.sh", "--help") == [["-m", "cmg.pretrain", "--method", "multisk", "--help"]]
 
 
