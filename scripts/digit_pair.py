@@ -10,6 +10,7 @@ audio is of two speakers, theo and yweweler. Writes
     OUT/pair/*.txt, *.csv            the four lists that `cmg.downstream.ucf_vggsound` reads
     OUT/pair/other_speakers.txt      the pretraining clips of OUT/videos in which neither of the two speaks: for a
                                      pretraining that has heard none of the voices and seen none of the images
+    OUT/pair/heard_train.txt, heard_test.txt     three in four of these, and the fourth
 """
 
 import argparse
@@ -110,7 +111,10 @@ def main():
     material = (json.loads(line) for line in (args.source / "compositions.jsonl").read_text().splitlines())
     names = [row["id"] for row in material if row["kind"] == "pretrain"
              and not any(event["speaker"] in SPEAKERS for event in row["audio"])]
-    (pair / "other_speakers.txt").write_text("".join(f"../videos/{name}.mp4\n" for name in names))
+    lists = {"other_speakers": names, "heard_train": [name for n, name in enumerate(names) if n % 4 != 3],
+             "heard_test": names[3::4]}
+    for title, own in lists.items():
+        (pair / f"{title}.txt").write_text("".join(f"../videos/{name}.mp4\n" for name in own))
     print(f"{pair}: {len(videos)} videos, {len(sounds)} sounds; {len(names)} pretraining clips of other speakers")
 
 

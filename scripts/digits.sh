@@ -14,6 +14,7 @@
 #   speed    Ψ on fewer seconds, or left out: what that costs and saves
 #   pair     "InfoNCE" and one that aligns nothing, between two data sets that share only their classes, in
 #            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
+#   multisk  structure preservation on retrieval, among heard and among other speakers
 #
 # table1.sh … table5.sh and fig3.sh are this script with a table of the paper's.
 #
@@ -60,6 +61,8 @@ text=(--modalities video audio text --captions "$media/annotations/pretrain_capt
 extract pretrain --videos "$media/videos" --select "pre_*" "${text[@]}"
 extract avvp_train --videos "$media/videos" --select "avvp_train_*"  # these have no captions
 extract other_speakers --videos "$media/pair/other_speakers.txt" "${text[@]}"
+extract heard_train --videos "$media/pair/heard_train.txt" "${text[@]}"
+extract heard_test --videos "$media/pair/heard_test.txt" "${text[@]}"
 extract ave --videos "$media/new/videos" --select "ave_*"
 extract ave_60 --videos "$media/videos" --select "ave_*"  # with the 60 test clips that recipes were chosen by
 extract avvp --videos "$media/videos" --select "avvp_val_*" "avvp_test_*"
@@ -72,12 +75,13 @@ for table in ${TABLES:-digits}; do
   case "$table" in
     ave) data=("$media/pretrain.h5") ;;
     pair | table5) data=("$media/other_speakers.h5") ;;
+    multisk) data=("$media/heard_train.h5") ;;
     *) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
   esac
   fill "$table" --data "${data[@]}" \
     --set ave="$media/ave.h5" ave_lists="$media/new/ann" avvp="$media/avvp.h5" avvp_lists="$media/annotations" \
     ave_60="$media/ave_60.h5" ave_60_lists="$media/annotations" \
     pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair" \
-    clips="$media/retrieval.h5" groups="$media/retrieval/groups.csv" s4="$media/s4" \
+    heard="$media/heard_test.h5" clips="$media/retrieval.h5" groups="$media/retrieval/groups.csv" s4="$media/s4" \
     "${flags[@]}" --out "$root/checkpoint/$table" "$@"
 done
