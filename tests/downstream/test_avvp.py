@@ -346,7 +346,7 @@ def test_events_are_annotated_in_two_modalities(tmp_path, clips):
         writer.append(["t00"], {m: np.zeros((1, T, 4), "float32") for m in ("video", "audio", "text")}, None)
     asked = SimpleNamespace(args=SimpleNamespace(source=None, target="text"))
     with pytest.raises(UserError, match="^--target text: the events are annotated in audio and video only$"):
-        events.annotated_directions(asked, tmp_path / "three.h5", clips[1])
+        events.annotated_directions(asked, [tmp_path / "three.h5"], clips[1])
 
 
 @pytest.mark.parametrize(("flags", "said"), [

@@ -93,7 +93,9 @@ def test_refusals(trained, tmp_path, capsys):
     assert "--max-length 99: the model knows captions of 32 pieces" in refusal(
         capsys, *call[:-1], "99", "--data", test)
     assert "--draw: goes with --beams 1" in refusal(capsys, *call, "--data", test, "--draw")
-    assert "its video features are of an unknown encoder" in refusal(capsys, *call, "--videos", "a.mp4")
+    assert "a.mp4: no such file" in refusal(capsys, *call, "--videos", tmp_path / "a.mp4")
+    (tmp_path / "a.mp4").touch()
+    assert "its video features are of an unknown encoder" in refusal(capsys, *call, "--videos", tmp_path / "a.mp4")
     assert not (tmp_path / "results.json").exists()
 
 
