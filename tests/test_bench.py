@@ -56,7 +56,7 @@ def test_settings_of_another_method(capsys):
     (whole,), (plain,) = main(flags), main([*flags, "assignment=off"])
     assert whole["parameters"] - plain["parameters"] == 3 * 4 * (8 + 8) + 2 * 3  # anchors and their biases
     assert whole["operators_per_step"] > plain["operators_per_step"]
-    for wrong, told in (("queue", "'queue' is not NAME=VALUE"), ("dim=3", "dim: no setting of MultiSKConfig")):
+    for wrong, told in (("queue", "'queue' is not a pair NAME=VALUE"), ("dim=3", "dim: no setting of MultiSKConfig")):
         with pytest.raises(SystemExit):
             main([*flags, wrong])
         assert told in capsys.readouterr().err

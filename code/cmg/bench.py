@@ -281,7 +281,7 @@ def name_and_value(text):
     """An argparse type: NAME=VALUE."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a pair NAME=VALUE")
     return name.replace("-", "_"), value
 
 

@@ -7,6 +7,8 @@ import pytest
 from cmg.downstream import ave, retrieval, retrieval_head
 from cmg.figures import names
 from cmg.figures.names import METRICS, TASKS, arrow, axis_label, figure_name
+from cmg.metrics import captions
+from cmg.metrics.words import TOKENIZERS
 
 WRITTEN = {
     "ave": [kind.metric for kind in ave.AveTask.kinds],
@@ -18,6 +20,7 @@ WRITTEN = {
                   for name in (*(f"r{k}{end}" for k in retrieval.RECALLS for end in ("", retrieval.EXPECTED)),
                                "median_rank", "mean_rank")],
     "neighbourhood": [f"{kind}_{name}" for kind in ("features", "input") for name in ("overlap", "correlation")],
+    "captioning": [f"{words}_{metric}" for words in TOKENIZERS for metric in captions.METRICS],
     "retrieval_head": [f"r{k}" for k in retrieval_head.RECALLS],
 }
 

@@ -189,7 +189,7 @@ def test_retrieval_evaluates_it(trained, clips, tmp_path):
 
     found = retrieval(["--checkpoint", str(trained), "--data", clips, "--protocol", "paper", "--device", "cpu", "--out",
                        str(tmp_path)])
-    assert len({(row["source"], row["target"]) for row in found}) == 6
+    assert len({(row["source"], row["target"]) for row in found}) == 8  # and text with video and audio together
     assert all(row["n_test"] == 40 and 0 <= row["value"] for row in found)
 
 

@@ -14,7 +14,7 @@ from support import TABLES
 
 def test_table_files_of_the_repository_parse():
     paths = sorted(TABLES.glob("*.toml"))
-    assert len(paths) == 11
+    assert len(paths) == 12
     for path in paths:
         table = read_table(path)
         settings = {name: ["x"] for name in re.findall(r"\{(\w+)\}", path.read_text())}
@@ -138,9 +138,9 @@ def test_ave_chooses_unless_told_otherwise(flags, chooses, tmp_path):
     ("evaluations.a = {task = 'ave', metrics = [1]}\n", "evaluation 'a': metrics is 1; expected text in quotes"),
     ("evaluations.a = {task = 'avp'}\n", "evaluation 'a': task: there is no 'avp'; did you mean 'avvp'?"),
     ("evaluations.a = {task = 'cmg.pretrain'}\n", "evaluation 'a': task: there is no 'cmg.pretrain'; expected one of "
-     "ave, ave_avvp, avs, avvp, codebook, retrieval, ucf_vggsound"),
+     "ave, ave_avvp, avs, avvp, captioning, codebook, neighbourhood, retrieval, ucf_vggsound"),
     ("evaluations.a = {}\n", "evaluation 'a': task: there is no ''; expected one of "
-     "ave, ave_avvp, avs, avvp, codebook, retrieval, ucf_vggsound"),
+     "ave, ave_avvp, avs, avvp, captioning, codebook, neighbourhood, retrieval, ucf_vggsound"),
     ("evaluations.a = {task = '/absent/mine.py'}\n", "evaluation 'a': task: /absent/mine.py: no such file; expected a "
      ".py file, or a task of cmg.downstream"),
     (AVE, "no rows; expected [[rows]] with a name and flags"),

@@ -30,8 +30,8 @@ TASKS = {  # name in results.json -> its entry
     "ucf_vggsound": Entry("ucf_vggsound", "UCF101 (video) ↔ VGGSound (audio)", "top-1 across modality and data set",
                           ("ucf_vggsound.sh",)),
     "avs": Entry("avs", "AVS-S4 segmentation, A2T / T2A", "mIoU, F with β² = 0.3", ("avs_train.sh", "avs_test.sh")),
-    "retrieval": Entry("retrieval", "retrieval, zero-shot", "R@1/5/10/50, median and mean rank, on codes, semantics or joint embeddings; "
-                       "text ↔ video+audio",
+    "retrieval": Entry("retrieval", "retrieval, zero-shot", "R@1/5/10/50, median and mean rank, on codes, "
+                       "semantics or joint embeddings; text ↔ video+audio",
                        ("retrieval.sh",)),
     "retrieval_head": Entry("retrieval", "retrieval with a head, V2T / T2V (Table 5)", "R@1/5/10, on codes",
                             ("retrieval.sh --gallery audio",)),

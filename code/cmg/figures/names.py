@@ -18,6 +18,9 @@ METRICS = {  # name, label of the axis
     "precision": ("precision", "precision, %"),
     "miou": ("mean IoU", "mean IoU, %"),
     "f_measure": ("F-measure", "F-measure, %"),
+    **{f"{words}_{metric}": (f"{name} ({words} words)", f"{name}, %") for words in ("ptb", "simple")
+       for metric, name in (*((f"bleu_{n}", f"BLEU-{n}") for n in (1, 2, 3, 4)), ("rouge_l", "ROUGE-L"),
+                            ("cider_d", "CIDEr-D"))},
     **{f"{kind}_overlap": (f"nearest clips in common with {spoken}", "share, %") for kind, spoken in (
         ("features", "the features"), ("input", "the input space"))},
     **{f"{kind}_correlation": (f"ρ of similarities with {spoken}", "rank correlation, %") for kind, spoken in (

@@ -49,10 +49,12 @@ class Pretrained(nn.Module, ABC):
     method : what it was pretrained with, as in --method.
     features : dict modality -> Provenance, where the features came from that it was pretrained on.
     feature_scale : FeatureScale, what the numbers of these features were like, and what brings them to about one.
+    scales_itself : whether it brings features to a scale of its own, so that --standardise leaves them alone.
     vocabularies : dict modality -> Vocabulary of its tokens, of those that have one.
     """
 
     offers = ("vectors",)
+    scales_itself = False
 
     def __init__(self, shapes):
         super().__init__()

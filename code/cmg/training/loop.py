@@ -120,15 +120,16 @@ class Trainer:
     def measure(self):
         """See what the numbers of the features are like, and whether they are to be standardised: of the same clips,
         whatever the batches and the number of processes."""
-        clips, scale = sample(self.features), self.method.kept().feature_scale
+        kept = self.method.kept()
+        clips, scale, mode = sample(self.features), kept.feature_scale, self.config.standardise
         for m in self.features.modalities:
             if m in scale.known:  # of the run whose weights this one begins with
                 continue
             # the first rank's for all, or the last bit might differ between machines
             found = from_all(measure(clips[m], clips[f"valid/{m}"]))[0]
-            if found and scale.learn(m, found, self.config.standardise) and not self.rank:
+            if found and scale.learn(m, found, "off" if kept.scales_itself else mode) and not self.rank:
                 print(f"{m} features have mean {found.mean:.3g} and deviation {found.deviation:.3g}; they are brought "
-                      f"to 0 and 1 (--standardise {self.config.standardise})", file=sys.stderr)
+                      f"to 0 and 1 (--standardise {mode})", file=sys.stderr)
         scale.to(self.device)
 
     # -- the run -------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmg.cli import whole
+from cmg.cli import number, whole
 from cmg.data import howto
 from cmg.data.howto import SECONDS, STEPS, Speech
 from cmg.data.pickles import BadPickle, array_in_npz, value_in
@@ -65,7 +65,7 @@ class Reader(contract.Reader):
         add_vector_flags(parser)
         parser.add_argument("--windows", type=whole(1), default=10, help="clips of a video, at most")
         parser.add_argument("--seed", type=whole(), default=0, help="of the draw of the clips")
-        parser.add_argument("--audio-shift", type=float, default=0.0, metavar="SECONDS",
+        parser.add_argument("--audio-shift", type=number(least=0), default=0.0, metavar="SECONDS",
                             help="take the sound of clips with speech so much later; the released code: 4")
         parser.add_argument("--text-order", choices=("time", "added"), default="time",
                             help="of neighbouring segments; the released code: added")

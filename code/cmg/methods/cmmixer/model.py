@@ -37,6 +37,8 @@ class PictureModel(Pretrained):
     the released program takes).
     """
 
+    scales_itself = True
+
     def __init__(self, shapes, config):
         super().__init__(shapes)
         self.config = config
