@@ -100,7 +100,7 @@ def test_two_processes(plain, two, way, micro, precision):
 @pytest.mark.parametrize("cache", ["host", "disk"])
 def test_a_graph_of_two_processes_is_refused(tmp_path, monkeypatch, capsys, cache, micro, precision):
     monkeypatch.setattr(pretrain.distributed, "choose_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr(pretrain.distributed, "start", lambda device: (0, 2))
+    monkeypatch.setattr(pretrain.distributed, "start", lambda device, minutes: (0, 2))
     line = refused(capsys, "--data", "x.h5", "--out", str(tmp_path / "run"), *SMALL, *FLAGS, "--cuda-graph",
                    "--cache", cache, *SETTINGS[micro, precision])
     assert line == "cmg.pretrain: error: --cuda-graph: on cuda, 2 processes; expected a card and one process"

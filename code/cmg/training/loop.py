@@ -269,12 +269,14 @@ class Trainer:
         """
         where = f"--init-from {path}"
         given = {m: list(shape[1:]) for m, shape in self.features.shapes.items()}
-        trained = {m: list(shape[1:]) for m, shape in content["shapes"].items() if m in given}
+        method = checkpoint.origin_of(content)["name"]
+        trained = {m: list(shape[1:]) for m, shape in content["shapes"].items()  # another stage may know more
+                   if m in given or method == self.origin["name"]}
         if trained != given:
             raise UserError(f"{where}: was trained on features of {trained} a step, --data has {given}")
         checkpoint.check_features(content, self.features, where)
         own, prefix = self.method.state_dict(), kept_prefix(self.method)
-        kept = self.method.taken_over(content["model"], checkpoint.origin_of(content)["name"])
+        kept = self.method.taken_over(content["model"], method)
         kept = {prefix + name: x for name, x in kept.items()}
         sizes = [{name: list(x.shape) for name, x in state.items() if name.startswith(prefix)} for state in (own, kept)]
         for name in {**sizes[0], **sizes[1]}:
