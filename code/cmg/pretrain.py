@@ -36,7 +36,7 @@ from cmg.files import locked, read_text, write_atomically
 from cmg.methods import registry
 from cmg.methods.contract import Method
 from cmg.optimisation import OptimiserConfig
-from cmg.training import checkpoint
+from cmg.training import checkpoint, state
 from cmg.training.host import choose_convolutions, keep_freed_memory
 from cmg.training.loop import Trainer
 from cmg.training.recorder import Recorder
@@ -230,13 +230,13 @@ def main(argv=None):
                   "the products (--toom-cook)", file=sys.stderr)
     trainer = Trainer(method, features, run, settings.optimiser, out, device, flags)
     if content:
-        trainer.restore(content, source)
+        state.restore(trainer, content, source)
         if trainer.step >= trainer.total:
             print(f"{source}: already at step {trainer.step} of {trainer.total}, nothing left to do")
             return
     elif run.init_from:
         source = checkpoint.file_of(run.init_from)
-        trainer.start_from(checkpoint.read(source), source)
+        state.start_from(trainer, checkpoint.read(source), source)
     if rank:
         train(trainer, None)
         return

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cmg.pretrain import main
-from cmg.training import graph, loop
+from cmg.training import graph, loop, state
 from cmg.training.loop import Trainer
 from support import DEVICE, SHAPES, SMALL, make_method, settings_of, steps_of, trainer_of, write_clips
 
@@ -60,13 +60,13 @@ def test_state_goes_to_a_run_without_graph_and_back(card, clips, tmp_path):
     recorded.save(epoch_end=True)
     content = torch.load(tmp_path / "latest.pt", map_location="cpu", weights_only=True)
     eager, _ = trained(clips, "--max-steps", "1")
-    eager.restore(content, tmp_path / "latest.pt")
+    state.restore(eager, content, tmp_path / "latest.pt")
     (group,) = eager.optimizer.param_groups
     assert not torch.is_tensor(group["lr"]) and not group["capturable"]
     for ours, theirs in zip(eager.optimizer.state.values(), recorded.optimizer.state.values()):
         torch.testing.assert_close(ours["exp_avg"], theirs["exp_avg"])
     again, _ = trained(clips, "--cuda-graph", "--max-steps", "1")
-    again.restore(content, tmp_path / "latest.pt")
+    state.restore(again, content, tmp_path / "latest.pt")
     (group,) = again.optimizer.param_groups
     assert torch.is_tensor(group["lr"]) and group["capturable"]
 

@@ -36,7 +36,7 @@ from cmg.methods.cmmixer.method import CMMixer
 from cmg.methods.cmmixer.mixing import mix
 from cmg.methods.cmmixer.model import picture_kind
 from cmg.training import checkpoint
-from cmg.training.loop import kept_prefix
+from cmg.training.state import kept_prefix
 
 AT_ONCE = 100  # clips
 

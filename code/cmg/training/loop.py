@@ -17,11 +17,12 @@ from cmg.optimisation import set_rate
 from cmg.training import checkpoint
 from cmg.training.batches import BLOCKS, epoch_order, on_device
 from cmg.training.compiler import compiled
-from cmg.training.graph import StepGraph, load_optimizer
+from cmg.training.graph import StepGraph
+from cmg.training.state import kept_prefix
 
 
 class Trainer:
-    """Everything a run carries from step to step, and how it is saved and restored.
+    """Everything a run carries from step to step, and how it is saved; `cmg.training.state` goes on from it.
 
     Parameters
     ----------
@@ -232,98 +233,6 @@ class Trainer:
             "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step, "blocks": self.blocks},
             "streams": streams,
         })
-
-    def restore(self, content, path):
-        """Continue from the content of a `latest.pt`: to the same bits on as many processes as wrote it.
-
-        On another number the batches, the weights and the draws that processes share are the same; only dropout
-        starts on fresh streams.
-        """
-        if "optimizer" not in content:
-            raise UserError(f"{path}: holds no training state to resume from (expected a latest.pt)")
-        if {m: tuple(s) for m, s in content["shapes"].items()} != self.features.shapes:
-            raise UserError(f"{path}: was trained on features of shapes {content['shapes']}, --data has "
-                            f"{ {m: list(s) for m, s in self.features.shapes.items()} }")
-        self.earlier_ids = content.get("earlier_ids", [])
-        trained = content["pretrain_ids"][len(self.earlier_ids) :]
-        if trained != self.features.ids:  # else the later checkpoints would deny the earlier clips
-            raise UserError(f"--data: {len(self.features)} clips, not the {len(trained)} that {path} was trained on; "
-                            "expected the same in the same order, or another --out")
-        checkpoint.check_features(content, self.features, path)
-        try:
-            self.load(content, path)
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: not a complete training state of these flags ({checkpoint.brief(error)})") \
-                from None
-
-    def start_from(self, content, path):
-        """Begin with the weights of a checkpoint, and with everything else anew; its clips count as learnt from.
-
-        The kept module's tensors must all be there. Of the rest of the method, which only a `latest.pt` holds, those
-        are taken that have the same name and shape.
-
-        Raises
-        ------
-        UserError : features of other shapes (but for the number of steps) or encoders, a kept module of other tensors,
-            weights that are not finite.
-        """
-        where = f"--init-from {path}"
-        given = {m: list(shape[1:]) for m, shape in self.features.shapes.items()}
-        method = checkpoint.origin_of(content)["name"]
-        trained = {m: list(shape[1:]) for m, shape in content["shapes"].items()  # another stage may know more
-                   if m in given or method == self.origin["name"]}
-        if trained != given:
-            raise UserError(f"{where}: was trained on features of {trained} a step, --data has {given}")
-        checkpoint.check_features(content, self.features, where)
-        own, prefix = self.method.state_dict(), kept_prefix(self.method)
-        kept = self.method.taken_over(content["model"], method)
-        kept = {prefix + name: x for name, x in kept.items()}
-        sizes = [{name: list(x.shape) for name, x in state.items() if name.startswith(prefix)} for state in (own, kept)]
-        for name in {**sizes[0], **sizes[1]}:
-            here, there = (size.get(name, "none") for size in sizes)
-            if here != there:
-                raise UserError(f"{where}: its model has {there} for '{name}', this one {here}; expected the same "
-                                "settings of the model, as --config with its args.json gives")
-        rest = {name: x for name, x in content.get("method", {}).items() if name in own and x.shape == own[name].shape}
-        if not all(x.isfinite().all() for x in (kept | rest).values()):
-            raise UserError(f"{where}: its weights are not finite; expected an earlier checkpoint")
-        self.method.load_state_dict(own | rest | kept)
-        self.method.kept().feature_scale.load(content.get("scale", {}))
-        self.earlier_ids, self.numerics, self.started = content["pretrain_ids"], checkpoint.numerics_of(content), True
-
-    def load(self, content, path):
-        """Take over a training state, whatever is in it."""
-        self.numerics = checkpoint.numerics_of(content)
-        prefix = kept_prefix(self.method)
-        state = {prefix + k: v for k, v in content["model"].items()} | content["method"]
-        self.method.load_state_dict(state, strict=True)
-        scale = self.method.kept().feature_scale
-        scale.load(content.get("scale", {}))
-        scale.to(self.device)
-        load_optimizer(self.optimizer, content["optimizer"])
-        for name, optimizer in self.method.inner_optimizers().items():
-            load_optimizer(optimizer, content["inner"][name])
-        position = content["position"]
-        if not (0 <= position["batch"] < self.per_epoch and min(position["epoch"], position["step"]) >= 0):
-            raise ValueError(f"position {position}, an epoch has {self.per_epoch} batches")  # would never end
-        if position["batch"] and position.get("blocks", False) != self.blocks:
-            raise UserError(f"{path}: stopped inside an epoch that {'was' if not self.blocks else 'was not'} shuffled "
-                            f"in blocks for --cache disk; expected --cache {'host' if self.blocks else 'disk'}")
-        self.epoch, self.batch, self.step = position["epoch"], position["batch"], position["step"]
-        streams = content.get("streams", {"cpu": ()})
-        if len(streams["cpu"]) == self.size:
-            torch.set_rng_state(streams["cpu"][self.rank].clone())
-            if "cuda" in streams and self.device.type == "cuda":
-                torch.cuda.set_rng_state(streams["cuda"][self.rank].clone(), self.device)
-        else:
-            torch.manual_seed(self.config.seed + 1_000_003 * self.step + self.rank)
-
-
-def kept_prefix(method):
-    """What the names of the kept module's tensors begin with among the method's."""
-    kept = method.kept()
-    name = next(name for name, module in method.named_modules() if module is kept)
-    return f"{name}." if name else ""
 
 
 def split(batch, number):
