@@ -2,7 +2,7 @@
 
 import json
 import re
-from statistics import mean
+from statistics import mean, stdev
 
 import pytest
 from scipy.stats import t, ttest_ind_from_stats
@@ -261,3 +261,45 @@ def test_tables_of_the_pages_are_all_looked_at():
         "README": ["direction", "pretraining", "task", "paper", "to add", "`--method`", "item", "program"],
         "figs": ["pretraining", "task", "record", "record", "row", "row", "row", "Ψ, its decoder and vCLUB", "page",
                  "files"]}
+
+
+SIX = ("v2a", "v2t", "a2v", "a2t", "t2v", "t2a")
+
+
+def test_rows_of_multisk():
+    """docs/multisk.md says what the record says: means over six directions, and differences paired by seeds."""
+    found = {}
+    record = json.loads((ROOT / "figs" / "multisk.json").read_text())
+    for line in record["lines"]:
+        found.setdefault((line["name"], line["task"], line["metric"]), {})[line["direction"]] = line
+    minutes = Record("multisk").transfer
+
+    def means(name, task, kind):
+        lines = [found[name, task, f"{kind}_r10"][direction] for direction in SIX]
+        return [mean(line["values"][seed] for line in lines) for seed in range(3)]
+
+    page = (ROOT / "docs" / "multisk.md").read_text("utf-8")
+    (own,) = [own for own in tables_of(page) if own[0][:2] == ["row", "items"]]
+    for name, kind, *cells in own[1:-1]:
+        expected = []
+        for task in ("in-domain", "out-of-domain"):
+            values, alone = means(name, task, kind), means("contrastive alone", task, "joint")
+            apart = [a - b for a, b in zip(values, alone)]
+            half = t.ppf(0.975, 2) * stdev(apart) / 3**0.5
+            told = f"{mean(apart):+.1f} [{mean(apart) - half:+.1f}, {mean(apart) + half:+.1f}]"
+            told += " \\*" if abs(mean(apart)) > half else ""
+            expected += [f"{mean(values):.1f} ± {stdev(values):.1f}", told if any(apart) else ""]
+        assert cells == [*expected, minutes[name]["minutes"]], name
+    chance = [found["paper", task, "codes_r10"]["v2a"]["chance"] for task in ("in-domain", "out-of-domain")]
+    assert own[-1] == ["chance", "", f"{chance[0]:.1f}", "", f"{chance[1]:.1f}", "", ""] and len(own) == 11
+    text = " ".join(page.split())
+    for rows, metric, sentences in (
+            (("contrastive alone", "Multi-SK", "top-r"), "overlap",
+             ("video {} % alone, {} with Multi-SK, {} with top-r", "audio {}, {}, {}")),
+            (("contrastive alone", "Multi-SK"), "correlation", ("rises from {} to {} (video)", "audio ({}, {})",
+                                                                "from {} to {} (text)"))):
+        for sentence, m in zip(sentences, "vat"):
+            values = [found[row, "neighbourhood", f"features_{metric}"][f"{m}2{m}"]["value"] for row in rows]
+            assert sentence.format(*(f"{value:.1f}" for value in values)) in text
+    paper = [f"{found['paper', 'neighbourhood', 'features_correlation'][f'{m}2{m}']['value']:.1f}" for m in "vat"]
+    assert "keeps more of it: {}, {} and {}.".format(*paper) in text
