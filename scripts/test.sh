@@ -8,4 +8,5 @@ set -euo pipefail
 CMG_EXTRAS="dev"
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-exec "$python" -m pytest "$root/tests" -q "$@"
+if (($#)); then exec "$python" -m pytest "$root/tests" -q "$@"; fi
+exec "$python" "$root/tests/side_by_side.py"  # the fast and the slow ones, each in a process of its own

@@ -274,7 +274,7 @@ def test_thin_scripts_pass_flags_on(called):
     assert ave[:2] == ["-m", "cmg.downstream.ave"] and ave[-4:] == ["--checkpoint", "x", "--protocol", "paper"]
     assert called("scripts/extract.sh", "--out", "a b.h5") == [["-m", "cmg.extract", "--out", "a b.h5"]]
     assert called("scripts/test.sh", "-k", "ave") == [["-m", "pytest", str(ROOT / "tests"), "-q", "-k", "ave"]]
-    assert called(".ci/run") == [["-m", "pytest", str(ROOT / "tests"), "-q"]]
+    assert called(".ci/run") == called("scripts/test.sh") == [[str(ROOT / "tests" / "side_by_side.py")]]
 
 
 # env.sh itself, in a checkout of its own with one harmless requirement that lies in a local folder.

@@ -13,7 +13,7 @@ import torch
 
 from cmg.cli import Parser, command, whole
 from cmg.data.joining import held
-from cmg.downstream.results import result
+from cmg.downstream.results import markdown_table, result
 from cmg.downstream.task import add_place_flags, open_run, task_parser
 from cmg.downstream.tokens import item_vectors
 from cmg.errors import UserError
@@ -75,7 +75,21 @@ def main(argv=None):
         raise UserError(f"--data has {', '.join(present)} and --checkpoint {', '.join(run.model.modalities)}; expected "
                         "a modality in common")
     features = run.features(args.data, [wanted])
-    return run.write("Neighbourhoods", preservation(run.model, features, run.settings, args.neighbours, run.device))
+    rows = preservation(run.model, features, run.settings, args.neighbours, run.device)
+    return run.write("Neighbourhoods", rows, table)
+
+
+def table(rows: list[dict]) -> str:
+    """A line for every modality and what its vectors are held against."""
+    lines = {}
+    for row in rows:
+        reference, _, measure = row["metric"].partition("_")
+        lines.setdefault((row["source"], reference), {})[measure] = row
+    header = ["modality", "held against", "nearest in common, %", "chance", "ρ of similarities, %", "clips"]
+    return markdown_table(header, [
+        [m, reference, f"{own['overlap']['value']:.1f}", f"{own['overlap']['chance']:.1f}",
+         f"{own['correlation']['value']:.1f}", str(own["overlap"]["n_test"])]
+        for (m, reference), own in lines.items()])
 
 
 if __name__ == "__main__":
