@@ -67,7 +67,8 @@ def summarise(cells) -> list[dict]:
 def common_chance(summary, column):
     """Chance of a column; None where rows have their own, as in segmentation: a wrong query's figure."""
     values = [line["chance"] for line in summary if (line["task"], line["direction"], line["metric"]) == column]
-    return mean(values) if max(values) - min(values) < 1 else None
+    values = [value for value in values if value is not None]
+    return mean(values) if values and max(values) - min(values) < 1 else None
 
 
 def columns(summary, evaluations) -> list[tuple[str, str, str]]:
