@@ -72,7 +72,10 @@ def test_a_run_whose_own_account_is_none(tmp_path, processes, capsys, name, cont
     run(tmp_path, AVE + rows(a=""))
     path = tmp_path / "o" / "a-seed0" / name
     path.unlink() if content is None else path.write_text(content)
+    for file in tmp_path.glob("o/table.*"):
+        file.unlink()
     assert f"{path.parent}: args.json and metrics.csv are not those of a run; expected" in refused(tmp_path, capsys)
+    assert not list(tmp_path.glob("o/table.*"))
 
 
 TUNED = AVE + 'rows = [{name = "a", flags = "--lr 1", trials = ["--lr 3"]}]\n'

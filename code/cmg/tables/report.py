@@ -184,11 +184,11 @@ def write_table(out, summary, evaluations, cells, sweep=None, published=None, re
     writer = csv.DictWriter(buffer, list(flat[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
-    write_atomically(out / "table.csv", buffer.getvalue())
     content = {"lines": summary, "cells": [cell.account() for cell in cells], "sweep": sweep or {},
                "differences": differences, "comparison": comparison}
-    write_atomically(out / "table.json", json.dumps(content, indent=1) + "\n")
     text = markdown(summary, evaluations, cells, sweep, published, differences)
+    write_atomically(out / "table.csv", buffer.getvalue())  # once all of it can be said
+    write_atomically(out / "table.json", json.dumps(content, indent=1) + "\n")
     write_atomically(out / "table.md", text)
     draw(out / "table.png", summary, evaluations, cells)
     return text
