@@ -140,7 +140,7 @@ def trial(base, folder, seed):
     for one in {kind, "plain"} if str(folder / "plain") in str(argv) else {kind}:
         shutil.copytree(made(base, one), folder / one)
     argv = [word.replace("{out}", f"{folder}/out") for word in argv]
-    if inputs and dice.random() < 0.6:
+    if inputs and (dice.random() < 0.6 or name == "checkpoints"):  # which has no flags
         path = Path(folder) / kind / dice.choice(inputs)
         return name, main, argv, f"{path.name}: {mutate(path, dice)}"
     flags = flags_of(main, argv)
