@@ -119,6 +119,14 @@ def test_a_checkpoint_is_not_built_larger_than_what_it_holds(tmp_path, name, val
     checkpoint.build_model(content | {"args": content["args"] | {"reset_after": 10**6}})  # which builds nothing
 
 
+@pytest.mark.parametrize("shape", [[6, 0], [0], [], [6], [-1, 3]])
+def test_shapes_that_no_clip_has(tmp_path, shape):
+    untrained(tmp_path / "a.pt", SHAPES)
+    content = checkpoint.read(tmp_path / "a.pt")
+    with pytest.raises(UserError, match="its weights do not fit its flags"):
+        checkpoint.build_model(content | {"shapes": content["shapes"] | {"text": shape}})
+
+
 def test_what_is_made_within_a_bound_counts_and_what_is_changed_or_seen_otherwise_does_not():
     for size, many in ((held.ROOM + 80, 1), (1, held.MORE + 32)):  # of a state of ten values in one tensor
         with held.Bounded({"a": torch.ones(10)}):

@@ -57,7 +57,7 @@ def load_whole(path, device, named=None):
             method = cls({m: tuple(shape) for m, shape in content["shapes"].items()}, config)
         prefix = kept_prefix(method)
         method.load_state_dict({prefix + k: v for k, v in content["model"].items()} | content["method"])
-    except (AttributeError, RuntimeError, TypeError) as error:
+    except checkpoint.UNBUILT as error:
         raise UserError(f"--checkpoint {path}: its weights do not fit its flags ({checkpoint.brief(error)})") from None
     method.model.features = checkpoint.provenance.of_checkpoint(content)
     return method.to(device).eval(), content

@@ -52,6 +52,8 @@ FORMS = {  # what is in a part, where a checkpoint has it
     "vocabularies": lambda part: all(isinstance(piece, str) for pieces in part.values() for piece in pieces),
 }
 FOREIGN = ("cmg.released.checkpoints",)  # modules that read others' checkpoints: `recognised`, `from_public`
+# What constructors make of sizes and settings that nobody trained with.
+UNBUILT = (ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 BEFORE = {"text_padding": "read"}  # what checkpoints of format 1 mean that do not say it
 
 
@@ -168,7 +170,7 @@ def build_model(content, device="cpu", path="checkpoint", method=None) -> Pretra
                 raise RuntimeError(f"{name} is {state[name].dtype}, expected {own.dtype}")  # torch would convert them
         model.load_state_dict(state, strict=True)
         model.feature_scale.load(content.get("scale", {}))
-    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+    except UNBUILT as error:
         raise UserError(f"checkpoint of epoch {content['epoch']}: its weights do not fit its flags ({brief(error)})") \
             from None
     if not all(value.isfinite().all() for value in state.values()):

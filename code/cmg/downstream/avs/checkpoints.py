@@ -32,7 +32,7 @@ def trained(content, device="cpu"):
         with Bounded(content["net"]):
             net = build(content["args"], content["query_width"])
         net.load_state_dict(content["net"])
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except checkpoint.UNBUILT as error:
         raise UserError(f"network of epoch {content['epoch']}: its weights do not fit its flags "
                         f"({checkpoint.brief(error)})") from None
     if not all(value.isfinite().all() for value in content["net"].values()):
