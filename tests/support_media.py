@@ -1,6 +1,8 @@
 """Small media files of known content, and what extraction made of them."""
 
+import struct
 import wave
+import zlib
 
 import av
 import numpy as np
@@ -49,3 +51,14 @@ def rows_of(path):
     file = FeatureFile(path)
     parts = {m: file.read(m, range(len(file.ids))) for m in file.modalities}
     return {name: {m: (x[i], valid[i]) for m, (x, valid) in parts.items()} for i, name in enumerate(file.ids)}
+
+
+def write_dark_png(path, side):
+    """A black picture of side x side pixels as a PNG of a few kilobytes, made row by row."""
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    packer, row = zlib.compressobj(9), bytes(1 + (side + 7) // 8)  # one bit a pixel
+    rows = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))

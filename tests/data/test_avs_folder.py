@@ -1,6 +1,8 @@
 """The public folder of AVSBench S4, read as it is."""
 
 import pickle
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from cmg.data.avs import S4Clip, S4Folder, S4Set, read_log_mel, read_s4
 from cmg.errors import UserError
 from support import write_s4, write_s4_clip
+from support_media import write_dark_png
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +91,13 @@ def test_log_mel_is_read_without_running_code(tmp_path):
     path.write_bytes(pickle.dumps(x[:3]))
     with pytest.raises(UserError, match=r"expected a tensor of shape \(5, 1, 96, 64\)"):
         read_log_mel(path)
+
+
+@pytest.mark.parametrize("side", [10_000, 30_000])  # PIL warns of the one, and refuses the other
+def test_a_picture_that_unpacks_to_gigabytes_is_one_line(s4, tmp_path, side):
+    shutil.copytree(s4, tmp_path / "s4")
+    folder = read_s4(tmp_path / "s4")
+    path = folder.frame(folder.splits["train"][0], 0)
+    write_dark_png(path, side)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))}: more than 89 million pixels; expected a frame$"):
+        S4Set(folder, folder.splits["train"][:1], 32)[0]

@@ -298,6 +298,16 @@ def test_a_folder_becomes_clips_of_speech(tmp_path, capsys):
     assert FeatureSet(out).ids == file.ids
 
 
+def test_a_short_video_has_fewer_clips_and_none_of_them_is_bad(tmp_path, capsys):
+    """Of the ten windows that it may have, all are the same one."""
+    flags, _ = write_howto(tmp_path, SAID)
+    for number, path in enumerate((f"food/{VIDEO}", f"cars/{OTHER}")):
+        write_video(tmp_path / "in", path, seconds=8, seed=number, deep="_3d" if number else "")
+    main(flags[: flags.index("--captions")] + ["--out", str(tmp_path / "short.h5"), "--workers", "0"])
+    assert len(FeatureFile(tmp_path / "short.h5").ids) == 2
+    assert ": 2 clips, 0 left out" in capsys.readouterr().out
+
+
 def test_what_the_release_does_is_an_option(tmp_path):
     flags, (arrays, _) = write_howto(tmp_path, SAID)
     main([*flags, "--audio-shift", "4", "--text-order", "added", "--seed", "3"])

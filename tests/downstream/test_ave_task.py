@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -587,3 +588,45 @@ def test_digits_annotations(digit_media):
     found = read_ave(digit_media / "annotations")
     assert {split: len(clips) for split, clips in found.splits.items()} == {"train": 300, "val": 60, "test": 60}
     assert found.classes == ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def one_class(own):
+    return [clip._replace(category="Bark") for clip in own]
+
+
+def test_classes_that_training_never_has_are_named(features, clips, capsys):
+    """Once a direction, though clips and seconds are probed; results.json has them too."""
+    clips["train"] = [clip for clip in clips["train"] if clip.category != "Truck"]
+    rows = evaluate(OneHotModel(), features, annotations_of(clips), settings=FAST)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "can only be wrong" in line]
+    assert lines == [f"warning: {s} → {t}: 1 class of the test is in no clip that is learnt from and can only be "
+                     "wrong: Truck" for s, t in (("video", "audio"), ("audio", "video"))]
+    assert all(row["unlearnt"] == ["Truck"] for row in rows)
+    assert all(row["value"] == pytest.approx(200 / 3, abs=1e-3) for row in rows if row["metric"] == "accuracy")
+
+
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_one_class_alone_teaches_nothing(features, clips, protocol):
+    clips["train"] = one_class(clips["train"])
+    with pytest.raises(UserError, match="^AVE: all clips with video that are learnt from are 'Bark', 30 in number; "
+                                        "expected clips of two classes or more$"):
+        evaluate(OneHotModel(), features, annotations_of(clips), settings=FAST._replace(protocol=protocol))
+
+
+def test_a_test_of_one_class_or_of_one_clip_is_told(features, clips, capsys):
+    for own, told in ((one_class(clips["test"]), "all 15 test clips are 'Bark'; an answer that never changes can read"),
+                      (clips["test"][:1], "one clip is tested; its figures say nothing of others")):
+        rows = evaluate(OneHotModel(), features, annotations_of(clips | {"test": own}), settings=FAST)
+        assert "unlearnt" not in rows[0]
+        err = capsys.readouterr().err
+        assert [err.count(f"warning: {way}: {told}") for way in ("video → audio", "audio → video")] == [1, 1]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_modality_of_padding_throughout(tmp_path, clips, split):
+    every = [clip for own in clips.values() for clip in own]
+    path = write_features(tmp_path / "ave.h5", every)
+    with h5py.File(path, "a") as file:
+        file["valid/audio"][[n for n, clip in enumerate(every) if clip.id.startswith(split)]] = False
+    with pytest.raises(UserError, match=f"^--data: none of {SIZES[split]} clips has any audio$"):
+        evaluate(OneHotModel(), FeatureSet(path), annotations_of(clips), settings=FAST)

@@ -325,6 +325,14 @@ def test_zero_shot_ranks_codes_and_semantics(tmp_path):
     assert {(row["n_test"], row["n_gallery"], row["n_missing"]) for row in rows} == {(16, 16, 0)}
 
 
+def test_a_gallery_of_one_item_is_told(tmp_path, capsys):
+    """Whatever is found there is right, as chance is."""
+    write_features(tmp_path / "a.h5", ["c1"], ("video", "audio"))
+    rows = zero_shot(OneHotModel(), Collection(FeatureSet(tmp_path / "a.h5")), [("video", "audio")], FAST)
+    assert {(row["value"], row["chance"]) for row in rows if row["metric"].endswith("_r1")} == {(100.0, 100.0)}
+    assert capsys.readouterr().err == "warning: video → audio: the gallery is one item; whatever is found is right\n"
+
+
 def test_a_model_without_a_codebook_ranks_its_vectors(tmp_path):
     class Vectors(OneHotModel, support.VectorModel):
         offers, encode_modality = support.VectorModel.offers, support.VectorModel.encode_modality

@@ -9,6 +9,7 @@ import torch
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream.separation import errors, load_whole, main, measured, pictures_of
 from cmg.pretrain import main as pretrain
+from cmg.training import checkpoint
 
 FLAGS = ["--method", "cmmixer", "--side", "16", "--patch", "4", "--positions", "2", "--dim", "16", "--layers", "1",
          "--heads", "2", "--decoder-dim", "16", "--decoder-layers", "1", "--decoder-heads", "2", "--batch-size", "8",
@@ -96,3 +97,10 @@ def test_what_is_refused(made, tmp_path, capsys):
     assert "holds no decoder; expected a run folder, or its latest.pt" in line(
         "--checkpoint", run / "epoch_000.pt", "--data", data)
     assert "no such checkpoint file" in line("--checkpoint", tmp_path / "gone", "--data", data)
+    whole = checkpoint.load(run / "latest.pt")
+    for change, told in (({"args": whole["args"] | {"layers": 10**6}}, "they ask for far more than the"),
+                         ({"args": whole["args"] | {"decoder_layers": 10**6}}, "they ask for far more than the"),
+                         ({"method": 7}, "unsupported operand")):
+        checkpoint.save(tmp_path / "changed.pt", whole | change)
+        assert f"its weights do not fit its flags ({told}" in line(
+            "--checkpoint", tmp_path / "changed.pt", "--data", data)

@@ -7,12 +7,14 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cmg.data.features import FeatureFile
 from cmg.extract.__main__ import main
 from cmg.extract.backbones import Choice
 from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.extract.workers import Extractor, Job, Recipe
+from support_media import write_dark_png
 
 LEVELS = (40, 80, 120, 160, 200, 240)
 
@@ -263,3 +265,22 @@ def test_what_a_codec_knows_of_damage_makes_a_bad_clip(tmp_path):
             assert str(bad).startswith("video track is damaged (")
             refused += 1
     assert refused >= 8, refused
+
+
+@pytest.mark.parametrize(("side", "told"), [(8193, r"^frames of 8193x8193; expected at most 67 million pixels$"),
+                                            (30000, r"^video track is damaged \(Invalid data")])
+def test_a_small_file_of_enormous_frames_is_a_bad_clip(tmp_path, side, told):
+    write_dark_png(tmp_path / "a.mp4", side)  # FFmpeg goes by the content
+    with pytest.raises(BadClip, match=told):
+        list(video_seconds(tmp_path / "a.mp4", 1))
+
+
+def test_a_frame_that_is_larger_than_its_file_says_is_damage(tmp_path):
+    """Pictures one after the other: the second is not decoded, and the first alone is a clip."""
+    for name, later in (("small", 64), ("large", 9000)):
+        with open(tmp_path / f"{name}.mkv", "wb") as file:
+            for side in (64, later):
+                Image.new("L", (side, side)).save(file, "jpeg")
+    assert next(video_seconds(tmp_path / "small.mkv", 1)).shape == (2, 64, 64, 3)
+    with pytest.raises(BadClip, match="^video track is damaged"):
+        list(video_seconds(tmp_path / "large.mkv", 1))

@@ -2,77 +2,114 @@
 
 import random
 import shutil
-import wave
 from pathlib import Path
 
-import h5py
-import numpy as np
-import torch
+from inputs import AVS, made
+from mutations import NUMBERS, TEXTS, mutate
 
-from cmg import bench_loading, cli, pretrain
+from cmg import bench, bench_loading, cli, pretrain
 from cmg.data import convert, pool
-from cmg.downstream import ave, avvp, codebook, retrieval
+from cmg.downstream import (
+    ave,
+    ave_avvp,
+    avs,
+    avvp,
+    captioning,
+    codebook,
+    neighbourhood,
+    retrieval,
+    separation,
+    ucf_vggsound,
+)
 from cmg.extract import __main__ as extract
+from cmg.released import checkpoints
 from cmg.tables import __main__ as tables
-from support import SMALL, untrained, write_clips
+from support import SMALL
 
-NUMBERS = ["0", "-1", "1e9", "nan", "inf", "1e400", "99999999999999999999", "1.5", "", " ", "０", "0x10"]
-TEXTS = ["", " ", "é|`<b>", "../..", "/dev/null", "\n", "a" * 300, "-", "None", "[]", "ß" * 60]
 # Left alone: what may rightly take long, starts processes, or is no input.
 NOT = {"help", "workers", "epochs", "max_steps", "probe_epochs", "probe_seeds", "compile", "cuda_graph", "device",
-       "out", "processes", "nproc", "dim", "specific_dim", "specific_layers", "codes", "config", "frames", "seconds"}
-
-
-def make_base(folder):
-    """Small good inputs of every kind."""
-    clips = write_clips(folder / "clips.h5", 20)
-    untrained(folder / "model.pt", {"video": (6, 5, 5, 8), "audio": (6, 12), "text": (6, 10)})
-    for name in ("AVE", "AVVP", "sound", "npy"):
-        (folder / name).mkdir()
-    rows = [f"{'ab'[i % 2]}&clip{i}&good&1&4" for i in range(20)]
-    (folder / "AVE" / "Annotations.txt").write_text("\n".join(rows) + "\n")
-    for split, part in (("train", rows[:10]), ("val", rows[10:14]), ("test", rows[14:])):
-        (folder / "AVE" / f"{split}Set.txt").write_text("\n".join(part) + "\n")
-    for split, part in (("train", range(8)), ("val_pd", range(8, 12)), ("test_pd", range(12, 20))):
-        lines = ["filename\tevent_labels", *(f"clip{i}\t{'ab'[i % 2]}" for i in part)]
-        (folder / "AVVP" / f"AVVP_{split}.csv").write_text("\n".join(lines) + "\n")
-    for kind in ("audio", "visual"):
-        lines = ["filename\tonset\toffset\tevent_labels", *(f"clip{i}\t1\t4\t{'ab'[i % 2]}" for i in range(8, 20))]
-        (folder / "AVVP" / f"AVVP_eval_{kind}.csv").write_text("\n".join(lines) + "\n")
-    for i in range(3):
-        with wave.open(str(folder / "sound" / f"s{i}.wav"), "wb") as file:
-            file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
-            file.writeframes(np.arange(32000, dtype="<i2").tobytes())
-        np.save(folder / "npy" / f"s{i}.npy", np.ones((6, 12), np.float32))
-    (folder / "captions.csv").write_text("id,caption\ns0,a dog\ns1,a cat\n")
-    (folder / "groups.csv").write_text("id,group\n" + "".join(f"clip{i},g{i % 5}\n" for i in range(20)))
-    (folder / "table.toml").write_text('[evaluations.ave]\ntask = "ave"\nflags = "--data {gone}"\n[[rows]]\n'
-                                       'name = "full"\nflags = "--preset small"\n')
-    return clips
+       "out", "processes", "nproc", "dim", "specific_dim", "specific_layers", "codes", "config", "frames", "seconds",
+       "steps", "warmup", "epoch", "jobs", "seeds", "preset", "shapes", "backbone", "backbone_weights", "size",
+       "channels", "beams", "max_length", "toom_cook", "method"}
 
 
 def commands(base):
-    """name -> (main, good arguments, the inputs that they read)."""
-    task = ["--checkpoint", f"{base}/model.pt", "--data", f"{base}/clips.h5", "--device", "cpu", "--out", "{out}"]
+    """name -> (kind of inputs, main, good arguments, the inputs that they read); {out} is where results go."""
+    def of(kind, *names):
+        return [f"{base}/{kind}/{name}" for name in names]
+
+    clips, model, lists, events = of("plain", "clips.h5", "model.pt", "AVE", "AVVP")
+    place = ["--device", "cpu", "--out", "{out}"]
+    task = ["--checkpoint", model, "--data", clips, *place]
     probe = ["--probe-epochs", "2", "--probe-seeds", "1"]
-    both = ["clips.h5", "model.pt"]
+    both, made_file = ["clips.h5", "model.pt"], ["--workers", "0", "--out", "{out}.h5"]
+    of_ave = ["AVE/Annotations.txt", "AVE/trainSet.txt", "AVE/testSet.txt"]
+    of_avvp = ["AVVP/AVVP_eval_audio.csv", "AVVP/AVVP_test_pd.csv", "AVVP/AVVP_train.csv"]
+    pictures = [f"s4/s4_data/{kind}/test/red_box/test_0/test_0_1.png" for kind in ("visual_frames", "gt_masks")]
+    captions, run, told = of("captioner", "clips.h5", "run/latest.pt", "captions.csv")
+    table, folder = of("tabled", "t.toml", "out")
+    cell = ["args.json", "metrics.csv", "ave/results.json", "ave/ave_strict_clips.npz"]
+    (films,), (sounds, of_sounds, csv) = of("films", ""), of("plain", "sound", "npy", "captions.csv")
     return {
-        "pretrain": (pretrain.main, ["--data", f"{base}/clips.h5", "--modalities", "audio", "text", *SMALL,
-                                     "--max-steps", "1", "--out", "{out}"], ["clips.h5"]),
-        "extract": (extract.main, ["--videos", f"{base}/sound", "--captions", f"{base}/captions.csv", "--modalities",
-                                   "audio", "text", "--seconds", "2", "--workers", "0", "--out", "{out}.h5"],
+        "pretrain": ("plain", pretrain.main, ["--data", clips, "--modalities", "audio", "text", *SMALL, "--max-steps",
+                                              "1", "--out", "{out}"], ["clips.h5"]),
+        "pretrain of a config": ("plain", pretrain.main, ["--config", *of("plain", "args.json"), "--data", clips,
+                                                          *SMALL, "--max-steps", "1", "--out", "{out}"],
+                                 ["args.json"]),
+        "extract": ("plain", extract.main, ["--videos", sounds, "--captions", csv, "--modalities", "audio", "text",
+                                            "--seconds", "2", *made_file],
                     ["captions.csv", "sound/s0.wav", "sound/s1.wav"]),
-        "convert": (convert.main, ["zips", "--audio", f"{base}/npy", "--workers", "0", "--out", "{out}.h5"],
-                    ["npy/s0.npy", "npy/s1.npy"]),
-        "pool": (pool.main, ["--data", f"{base}/clips.h5", "--out", "{out}.h5"], ["clips.h5"]),
-        "ave": (ave.main, [*task, *probe, "--annotations", f"{base}/AVE"],
-                [*both, "AVE/Annotations.txt", "AVE/trainSet.txt", "AVE/testSet.txt"]),
-        "avvp": (avvp.main, [*task, *probe, "--annotations", f"{base}/AVVP"],
-                 [*both, "AVVP/AVVP_eval_audio.csv", "AVVP/AVVP_test_pd.csv", "AVVP/AVVP_train.csv"]),
-        "retrieval": (retrieval.main, [*task, "--groups", f"{base}/groups.csv"], [*both, "groups.csv"]),
-        "codebook": (codebook.main, task, both),
-        "tables": (tables.main, ["--table", f"{base}/table.toml", "--out", "{out}"], ["table.toml"]),
-        "bench_loading": (bench_loading.main, ["--data", f"{base}/clips.h5", "--batch-size", "4"], ["clips.h5"]),
+        "extract films": ("films", extract.main, ["--videos", films, "--modalities", "video", "audio", "--seconds", "2",
+                                                  *made_file], ["f0.mp4", "f1.mp4"]),
+        "convert": ("plain", convert.main, ["zips", "--audio", of_sounds, *made_file], ["npy/s0.npy", "npy/s1.npy"]),
+        "convert zips": ("plain", convert.main, ["zips", "--audio", *of("plain", "zip"), *made_file],
+                         ["zip/s0.zip", "zip/s1.zip"]),
+        "convert ave": ("release", convert.main, ["ave", "--features", *of("release", ""), "--annotations",
+                                                  *of("release", ""), "--out", "{out}.h5"],
+                        ["Annotations.txt", "visual_feature.h5", "audio_feature.h5", "labels.h5"]),
+        "convert howto": ("howto", convert.main, ["howto", "--csv", *of("howto", "videos.csv"), "--features",
+                                                  *of("howto", ""), "--captions", *of("howto", "caption.pkl"),
+                                                  "--vectors", *of("howto", "w.bin"), *made_file],
+                          ["videos.csv", "caption.pkl", "w.bin", "aaaaaaaaaaa_2d.npz", "aaaaaaaaaaa_spec.npz"]),
+        "convert lists": ("lists", convert.main, ["lists", "--list", *of("lists", "list.pkl"), "--steps", "6",
+                                                  "--vectors", *of("lists", "w.bin"), "--out", "{out}.h5"],
+                          ["list.pkl", "w.bin"]),
+        "pool": ("plain", pool.main, ["--data", clips, "--out", "{out}.h5"], ["clips.h5"]),
+        "ave": ("plain", ave.main, [*task, *probe, "--annotations", lists], [*both, *of_ave]),
+        "avvp": ("plain", avvp.main, [*task, *probe, "--annotations", events], [*both, *of_avvp]),
+        "ave_avvp": ("plain", ave_avvp.main, [*task, *probe, "--annotations", lists, "--avvp-data", clips,
+                                              "--avvp-annotations", events, "--classes", *of("plain", "classes.csv"),
+                                              "--protocol", "paper"],
+                     [*both, *of_ave, *of_avvp, "classes.csv"]),
+        "ucf_vggsound": ("pairs", ucf_vggsound.main, ["--checkpoint", model, "--video-data", clips, "--audio-data",
+                                                      clips, *place, *probe, "--annotations", *of("pairs", "")],
+                         ["ucf2vggsound.csv", "vggsound2ucf.csv", "UCF101sameVGGSound.txt"]),
+        "avs": ("segmented", avs.main, ["--annotations", *of("segmented", "s4"), "--checkpoint",
+                                        *of("segmented", "model.pt"), "--epochs", "1", "--out", "{out}", *AVS],
+                ["s4/s4_meta_data.csv", "model.pt", *pictures, "s4/s4_data/audio_wav/test/red_box/test_0.wav"]),
+        "avs test": ("segmented", avs.main, ["--stage", "test", "--annotations", *of("segmented", "s4"), "--checkpoint",
+                                             *of("segmented", "model.pt"), "--device", "cpu", "--out",
+                                             *of("segmented", "run")],
+                     ["run/best.pt", *pictures, "model.pt"]),
+        "retrieval": ("plain", retrieval.main, [*task, "--groups", *of("plain", "groups.csv"), "--gallery", "audio",
+                                                *probe], [*both, "groups.csv"]),
+        "retrieval, zero-shot": ("plain", retrieval.main, task, both),
+        "neighbourhood": ("plain", neighbourhood.main, [*task, "--neighbours", "3"], both),
+        "captioning": ("captioner", captioning.main, ["--checkpoint", run, "--data", captions, "--captions", told,
+                                                      "--beams", "1", "--max-length", "8", *place],
+                       ["clips.h5", "run/latest.pt", "captions.csv"]),
+        "separation": ("mixer", separation.main, ["--checkpoint", *of("mixer", "run/latest.pt"), "--data",
+                                                  *of("mixer", "clips.h5"), *place], ["clips.h5", "run/latest.pt"]),
+        "codebook": ("plain", codebook.main, task, both),
+        "checkpoints": ("plain", checkpoints.main, [model, "{out}.pt"], ["model.pt"]),
+        "tables": ("plain", tables.main, [*of("plain", "table.toml"), "--data", clips, "--out", "{out}"],
+                   ["table.toml"]),
+        "tables, done": ("tabled", tables.main, [table, "--data", "x.h5", "--seeds", "0", "--out", folder],
+                         [f"out/{name}-seed0/{file}" for name in "ab" for file in cell]),
+        "bench": ("plain", bench.main, ["--preset", "small", "--dim", "8", "--specific-dim", "8", "--shapes", "digits",
+                                        "--batch-size", "2", "--steps", "1", "--warmup", "0", "--device", "cpu",
+                                        "--modalities", "audio", "text", "--out", "{out}.json"], []),
+        "bench_loading": ("plain", bench_loading.main, ["--data", clips, "--batch-size", "4"], ["clips.h5"]),
     }
 
 
@@ -86,7 +123,7 @@ def flags_of(main, argv):
 
     cli.Parser.parse_known_args = listen
     try:
-        main([*argv[:1], "--no-such-flag"] if argv[0] == "zips" else ["--no-such-flag"])
+        main([*argv[:1], "--no-such-flag"] if main is convert.main else ["--no-such-flag"])
     except SystemExit:
         pass
     finally:
@@ -94,116 +131,20 @@ def flags_of(main, argv):
     return {flag: action for flag, action in seen.items() if action.dest not in NOT}
 
 
-def mutate_bytes(path, dice):
-    raw = bytearray(path.read_bytes())
-    kind = dice.choice(["cut", "empty", "bit", "html", "noise", "swap", "folder"])
-    if kind == "folder":
-        path.unlink()
-        path.mkdir()
-        return kind
-    if kind == "bit" and raw:
-        raw[dice.randrange(len(raw))] ^= 1 << dice.randrange(8)
-    if kind == "swap":
-        raw[: len(raw) // 2] = raw[len(raw) // 2 :]
-    path.write_bytes({"cut": raw[: dice.randrange(len(raw) + 1)], "empty": b"", "html": b"<!doctype html>",
-                      "noise": dice.randbytes(99)}.get(kind, raw))
-    return kind
-
-
-def mutate_text(path, dice):
-    sign = {".csv": "," if path.parent.name != "AVVP" else "\t", ".txt": "&"}.get(path.suffix, "=")
-    rows = [line.split(sign) for line in path.read_text().splitlines()]
-    kind = dice.choice(["cell", "header", "twice", "shorter", "longer", "rename", "one"])
-    row = dice.randrange(len(rows))
-    if kind == "cell":
-        rows[row][dice.randrange(len(rows[row]))] = dice.choice(NUMBERS + TEXTS)
-    elif kind == "header":
-        rows = rows[:1]
-    elif kind == "one":
-        rows = rows[:2]
-    elif kind == "twice":
-        rows.append(rows[row])
-    elif kind == "shorter":
-        rows[row] = rows[row][:-1]
-    elif kind == "longer":
-        rows[row] = [*rows[row], dice.choice(TEXTS)]
-    else:
-        rows[0][0] = dice.choice(TEXTS)
-    path.write_text("\n".join(sign.join(row) for row in rows) + "\n")
-    return kind
-
-
-def mutate_h5(path, dice):
-    with h5py.File(path, "a") as h5:
-        name = dice.choice(["audio", "text", "id", "valid/audio", "video"])
-        kind = dice.choice(["gone", "nan", "ints", "shape", "length", "complex", "strings", "link", "schema", "padding",
-                            "huge", "twice", "origin"])
-        x = h5[name][:]
-        if kind in ("schema", "origin"):
-            where = {"schema": "schema", "origin": "modality/audio"}[kind]
-            h5.attrs[where] = dice.choice(["1", 7, [1, 2], np.nan, "{}"])
-            return f"{kind} {name}"
-        if kind == "padding":
-            h5["valid/audio"][:] = False
-            return kind
-        del h5[name]
-        new = {"nan": lambda: np.where(np.arange(x.size).reshape(x.shape) % 7, x, np.nan),
-               "ints": lambda: np.ones(x.shape, int),
-               "shape": lambda: x[..., None], "length": lambda: x[:-1], "complex": lambda: np.ones(x.shape, complex),
-               "strings": lambda: np.full(x.shape, b"x"), "huge": lambda: np.full(x.shape, 1e300),
-               "twice": lambda: np.repeat(x[:1], len(x), 0)}
-        if kind == "link":
-            h5[name] = h5py.SoftLink("/nowhere")
-        elif kind in new and (x.dtype.kind != "O" and x.dtype.kind != "S" or kind not in ("nan", "shape")):
-            h5[name] = new[kind]()
-    return f"{kind} {name}"
-
-
-def mutate_pt(path, dice):
-    content = torch.load(path, weights_only=True)
-    kind = dice.choice(["part gone", "part other", "setting", "shape", "weight", "weight gone"])
-    part = dice.choice(sorted(content))
-    weight = dice.choice(sorted(content["model"]))
-    value = content["model"][weight]
-    if kind == "part gone":
-        del content[part]
-    elif kind == "part other":
-        content[part] = dice.choice([None, 7, "x", [], {}, {"a": 1}, torch.ones(2), float("nan"), -1])
-    elif kind == "setting":
-        name = dice.choice(sorted(content["args"]))
-        content["args"][name] = dice.choice([None, -1, 0, float("nan"), "x", [], {}, "", True])
-        part = name
-    elif kind == "shape":
-        name = dice.choice(sorted(content["shapes"]))
-        content["shapes"][name] = dice.choice([[], [0], [-1, 3], [6, 10**9], ["a"], [6]])
-    elif kind == "weight":
-        others = [value[..., None], value.cfloat(), value.long(), value * float("nan"), 7]
-        content["model"][weight] = dice.choice(others)
-    else:
-        del content["model"][weight]
-    torch.save(content, path)
-    return f"{kind} {part if kind.startswith(('part', 'set')) else weight}"
-
-
-KNOWING = {".h5": mutate_h5, ".pt": mutate_pt, ".csv": mutate_text, ".txt": mutate_text, ".toml": mutate_text}
-
-
 def trial(base, folder, seed):
     """Command `seed`: (name, main, argv, what is wrong), with inputs of its own in `folder`."""
     dice = random.Random(seed)
-    shutil.copytree(base, folder)
     every = commands(folder)
     name = dice.choice(sorted(every))
-    main, argv, inputs = every[name]
+    kind, main, argv, inputs = every[name]
+    for one in {kind, "plain"} if str(folder / "plain") in str(argv) else {kind}:
+        shutil.copytree(made(base, one), folder / one)
     argv = [word.replace("{out}", f"{folder}/out") for word in argv]
-    if dice.random() < 0.6:
-        path = Path(folder) / dice.choice(inputs)
-        how = KNOWING.get(path.suffix, mutate_bytes) if dice.random() < 0.8 else mutate_bytes
-        return name, main, argv, f"{path.name}: {how(path, dice)}"
+    if inputs and (dice.random() < 0.6 or name == "checkpoints"):  # which has no flags
+        path = Path(folder) / kind / dice.choice(inputs)
+        return name, main, argv, f"{path.name}: {mutate(path, dice)}"
     flags = flags_of(main, argv)
     flag = dice.choice(sorted(flags))
-    values = dice.choice([[], [dice.choice(NUMBERS)], [dice.choice(TEXTS)], [f"{folder}/{dice.choice(inputs)}"],
-                          ["1", "2"]])
+    own = f"{folder}/{kind}/{dice.choice(inputs or ['clips.h5'])}"
+    values = dice.choice([[], [dice.choice(NUMBERS)], [dice.choice(TEXTS)], [own], ["1", "2"]])
     return name, main, [*argv, flag, *values], f"{flag} {values}"
-
-

@@ -32,7 +32,7 @@ def test_table_file(tmp_path):
     """Flags of the file, of the group, of the row, in this order; rows outside of groups and AVE's strict evaluation
     come first; a task is named in three ways."""
     file = tmp_path / "t.toml"
-    (tmp_path / "mine.py").touch()
+    (tmp_path / "mine.py").write_text("from elsewhere import main\n")
     file.write_text("""
 about = "What a table file may have."
 defaults = '--epochs 3 --note "two words"'   # all
@@ -138,11 +138,13 @@ def test_ave_chooses_unless_told_otherwise(flags, chooses, tmp_path):
     ("evaluations.a = {task = 'ave', metrics = [1]}\n", "evaluation 'a': metrics is 1; expected text in quotes"),
     ("evaluations.a = {task = 'avp'}\n", "evaluation 'a': task: there is no 'avp'; did you mean 'avvp'?"),
     ("evaluations.a = {task = 'cmg.pretrain'}\n", "evaluation 'a': task: there is no 'cmg.pretrain'; expected one of "
-     "ave, ave_avvp, avs, avvp, captioning, codebook, neighbourhood, retrieval, ucf_vggsound"),
+     "ave, ave_avvp, avs, avvp, captioning, neighbourhood, retrieval, ucf_vggsound"),
     ("evaluations.a = {}\n", "evaluation 'a': task: there is no ''; expected one of "
-     "ave, ave_avvp, avs, avvp, captioning, codebook, neighbourhood, retrieval, ucf_vggsound"),
+     "ave, ave_avvp, avs, avvp, captioning, neighbourhood, retrieval, ucf_vggsound"),
     ("evaluations.a = {task = '/absent/mine.py'}\n", "evaluation 'a': task: /absent/mine.py: no such file; expected a "
      ".py file, or a task of cmg.downstream"),
+    ("evaluations.a = {task = 'codebook'}\n", "evaluation 'a': task: there is no 'codebook'; expected one of "
+     "ave, ave_avvp, avs, avvp, captioning, neighbourhood, retrieval, ucf_vggsound"),
     (AVE, "no rows; expected [[rows]] with a name and flags"),
     (rows(a="--x"), "no evaluations; expected [evaluations.ave] with a task and flags"),
 ])
@@ -152,6 +154,29 @@ def test_broken_table_files_are_one_line(text, said, tmp_path):
     with pytest.raises(UserError) as error:
         read_table(file)
     assert str(error.value) == f"{file}: {said}"
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("x = 1\n", "has no `main`; expected a task, as cmg/downstream/task.py says what that is"),
+    ("def f(:\n", "no Python (invalid syntax (<unknown>, line 1))"),
+    ("a\0b", "no Python (source code string cannot contain null bytes)"),
+    ("(" * 5000, "no Python (too many nested parentheses (<unknown>, line 1))"),
+])
+def test_a_file_that_is_no_task_is_told_before_any_row_runs(text, said, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    (tmp_path / "t.toml").write_text("evaluations.a = {task = 'mine.py'}\n" + rows(a=""))
+    with pytest.raises(UserError) as error:
+        read_table(tmp_path / "t.toml")
+    place = f"{tmp_path / 't.toml'}: evaluation 'a': task: {tmp_path / 'mine.py'}"
+    assert str(error.value) == f"{place}: {said}"
+
+
+@pytest.mark.parametrize("text", ["def main(argv=None): ...\n", "from x import main\n", "import x as main\n",
+                                  "main = print\n"])
+def test_a_task_has_a_main_of_whatever_kind(text, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    (tmp_path / "t.toml").write_text("evaluations.a = {task = 'mine.py'}\n" + rows(a=""))
+    assert read_table(tmp_path / "t.toml").evaluations[0].module == str(tmp_path / "mine.py")
 
 
 def test_placeholders():

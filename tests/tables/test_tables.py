@@ -228,12 +228,12 @@ def test_an_evaluation_that_writes_no_results_is_not_finished(tmp_path, processe
     make = Processes.__call__
 
     def silent(self, workers, log, module, *arguments):
-        return make(self, workers, log, module, *arguments) if module != "cmg.downstream.codebook" else 0
+        return make(self, workers, log, module, *arguments) if module != "cmg.downstream.neighbourhood" else 0
 
     monkeypatch.setattr(Processes, "__call__", silent)
     with pytest.raises(SystemExit):
-        run(tmp_path, AVE + 'evaluations.shares = {task = "codebook"}\n' + rows(a=""))
-    assert "row 'a', seed 0: cmg.downstream.codebook wrote no results to" in capsys.readouterr().err
+        run(tmp_path, AVE + 'evaluations.shares = {task = "neighbourhood"}\n' + rows(a=""))
+    assert "row 'a', seed 0: cmg.downstream.neighbourhood wrote no results to" in capsys.readouterr().err
     assert list(json.loads((tmp_path / "o" / "a-seed0" / "cell.json").read_text())["evaluations"]) == ["ave"]
 
 
@@ -242,7 +242,7 @@ def test_results_that_make_no_table_are_told(tmp_path, processes, capsys, monkey
 
     def short(self, workers, log, module, *arguments):
         status = make(self, workers, log, module, *arguments)
-        if module == "cmg.downstream.codebook":
+        if module == "cmg.downstream.neighbourhood":
             out = Path(arguments[arguments.index("--out") + 1])
             (out / "results.json").write_text(json.dumps([{"source": "video", "target": "audio", "value": 3.0,
                                                            "protocol": "strict", "n_test": 9, "commit": "abc"}]))
@@ -250,9 +250,9 @@ def test_results_that_make_no_table_are_told(tmp_path, processes, capsys, monkey
 
     monkeypatch.setattr(Processes, "__call__", short)
     with pytest.raises(SystemExit):
-        run(tmp_path, AVE + 'evaluations.shares = {task = "codebook"}\n' + rows(a=""))
-    assert "row 'a', seed 0: cmg.downstream.codebook wrote results without chance, metric; expected rows as those of " \
-           "cmg.downstream.ave" in capsys.readouterr().err
+        run(tmp_path, AVE + 'evaluations.shares = {task = "neighbourhood"}\n' + rows(a=""))
+    assert "row 'a', seed 0: cmg.downstream.neighbourhood wrote results without chance, metric; expected rows as " \
+           "those of cmg.downstream.ave" in capsys.readouterr().err
     assert list(json.loads((tmp_path / "o" / "a-seed0" / "cell.json").read_text())["evaluations"]) == ["ave"]
 
 

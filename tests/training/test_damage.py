@@ -1,14 +1,18 @@
 """A checkpoint in which one bit has turned is refused, wherever the bit is."""
 
+import time
+
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
-from cmg.training import checkpoint
+from cmg.pretrain import main
+from cmg.training import checkpoint, held
 from cmg.training.recorder import Recorder
-from support import SMALL, refused, run, write_clips
+from support import SHAPES, SMALL, refused, run, untrained, write_clips
 
 
 def turned(path, place):
@@ -86,3 +90,56 @@ def test_a_run_s_files_do_not_lead_out_of_it_and_other_columns_are_added(tmp_pat
 
 def test_names_are_text_in_tables():
     assert markdown_table(["a"], [["x|y\n`z` <b>"]]).splitlines()[2] == r"| x\|y \`z\` &lt;b> |"
+
+
+@pytest.mark.parametrize("cache", ["host", "disk"])
+def test_a_modality_that_no_clip_has_is_told_before_the_first_step(tmp_path, capsys, cache):
+    path = write_clips(tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        file["valid/audio"][:-1] = False
+    call = ["--data", str(path), "--out", str(tmp_path / "out"), *SMALL, "--cache", cache, "--max-steps", "1"]
+    main([*call[:3], str(tmp_path / "one"), *call[4:]])  # one clip has it
+    capsys.readouterr()
+    with h5py.File(path, "a") as file:
+        file["valid/audio"][:] = False
+    assert refused(capsys, *call) == ("cmg.pretrain: error: --data: audio is padding in all 40 clips; expected "
+                                      "--modalities without it")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("layers", 10**6), ("layers", 2000), ("dim", 2**20), ("dim", 4096)])
+def test_a_checkpoint_is_not_built_larger_than_what_it_holds(tmp_path, name, value):
+    """Neither a depth of a million layers, which would take hours, nor a width that takes gigabytes."""
+    untrained(tmp_path / "a.pt", SHAPES)
+    content = checkpoint.read(tmp_path / "a.pt")
+    start = time.process_time()
+    with pytest.raises(UserError, match="its weights do not fit its flags .they ask for far more than the .* values"):
+        checkpoint.build_model(content | {"args": content["args"] | {name: value}})
+    assert time.process_time() - start < 10
+    checkpoint.build_model(content | {"args": content["args"] | {"reset_after": 10**6}})  # which builds nothing
+
+
+@pytest.mark.parametrize("shape", [[6, 0], [0], [], [6], [-1, 3]])
+def test_shapes_that_no_clip_has(tmp_path, shape):
+    untrained(tmp_path / "a.pt", SHAPES)
+    content = checkpoint.read(tmp_path / "a.pt")
+    with pytest.raises(UserError, match="its weights do not fit its flags"):
+        checkpoint.build_model(content | {"shapes": content["shapes"] | {"text": shape}})
+
+
+def test_what_is_made_within_a_bound_counts_and_what_is_changed_or_seen_otherwise_does_not():
+    for size, many in ((held.ROOM + 80, 1), (1, held.MORE + 32)):  # of a state of ten values in one tensor
+        with held.Bounded({"a": torch.ones(10)}):
+            for _ in range(many):
+                x = torch.empty(size)
+        with pytest.raises(RuntimeError, match="far more than the 10 values"), held.Bounded({"a": torch.ones(10)}):
+            for _ in range(many + 1):
+                torch.empty(size)
+    with held.Bounded({}):
+        x = torch.empty(held.ROOM // 2 + 1)
+        for _ in range(3):
+            x.zero_().view(-1)
+        with pytest.raises(RuntimeError):
+            x.clone()
+    with pytest.raises(RuntimeError), held.Bounded({}):
+        torch.empty(1 << 45)  # before the allocator is asked

@@ -11,6 +11,7 @@ is above 127. Every clip of the table must be complete: what is missing is an er
 """
 
 import csv
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,9 +171,13 @@ def read_log_mel(path):
 
 def _open(path, mode):
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), \
+                Image.open(path) as image:
             return image.convert(mode)
-    except OSError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million"
+        raise UserError(f"{path}: more than {most} pixels; expected a frame") from None
+    except (OSError, SyntaxError, ValueError) as error:  # PIL's own words for damage, by the format
         raise UserError(f"{path}: not a readable picture ({str(error)[:80]})") from None
 
 

@@ -214,7 +214,7 @@ def main(argv=None):
                     references=Path(args.captions).name if args.captions else "of the feature file",
                     writing="drawn" if writing.draw else f"{writing.beams} beams")
     if len(fresh) == 1:
-        print("note: CIDEr-D of a single clip is 0 by definition", file=sys.stderr)
+        print("note: CIDEr-D of a single clip is 0 by definition, and chance is its own sentence", file=sys.stderr)
     rows = run.write("Captioning", rows, table)
     write_sentences(run.out / "sentences.csv", fresh, said)
     print(run.out / "sentences.csv")

@@ -22,6 +22,8 @@ On two checkpoints of the digit clips the scripts' loop for AVE, dropout and sch
 94.1 / 90.1 (mean of three seeds, ± 0.5 / 1.0) where paper reads 93.9 / 91.1 and 94.1 / 90.6.
 """
 
+import sys
+
 import torch
 
 from cmg.downstream.clip_scores import pooled
@@ -39,6 +41,7 @@ from cmg.downstream.results import mean, result, rounded
 from cmg.downstream.splits import Splits
 from cmg.downstream.task import CLIP_NORM, STRICT, Settings
 from cmg.downstream.tokens import TokenSet, codebook_sharing, encode_set
+from cmg.errors import UserError
 from cmg.figures.names import TASKS, arrow
 from cmg.figures.style import save
 from cmg.modalities import modality
@@ -89,6 +92,7 @@ class ProbeTask:
         self.modalities = list(dict.fromkeys(m for pair in self.pairs for m in pair))
         self.strict = settings.protocol == "strict"
         self.splits, self.kept, self.clips = Splits(pretrain_ids if self.strict else None), {}, {}
+        self.told = set()
 
     @property
     def sources(self):
@@ -155,17 +159,44 @@ class ProbeTask:
             test, figures = probing.data("test", target), probing.figures(target)
             chance = self.chance(kind, probing.train, test)
             sharing = self.sharing(probing.encoded, source, target)
+            unlearnt = self.tell_unfair(kind, source, target, probing.train, test)
             for metric in self.reported(figures):
                 found.append(result(
                     self.name, source, target, self.settings, metric, figures[metric], own and own[metric],
                     bound[metric], chance[metric], len(probing.train.labels), len(test.labels),
-                    **self.about(kind, target), **self.extra(probing, target, metric, figures), **sharing))
+                    **self.about(kind, target), **self.extra(probing, target, metric, figures), **sharing,
+                    **({"unlearnt": unlearnt} if unlearnt else {})))
             if self.strict:
                 names = self.names(probing.encoded, "test", target)
                 self.clips |= {(probing.source, target, metric): (names, scores.mean(0))
                                for metric, scores in self.clip_scores(probing.probes, test).items()}
             self.tested(probing, target)
         return found
+
+    def tell_unfair(self, kind, source: str, target: str, train: ProbeData, test: ProbeData) -> list[str]:
+        """Tell on stderr, once, of a test that says nothing of a direction -> the classes of `test` that `train` never
+        has, of which a probe can know nothing."""
+        learnt, asked = (held_classes(data.labels) for data in (train, test))
+        unlearnt = [self.classes[k] for k in sorted(asked - learnt - {len(self.classes)})]
+        where, n = f"{source} → {target}", len(test.labels)
+        lines = []
+        if unlearnt:
+            one = len(unlearnt) == 1
+            lines.append(f"{len(unlearnt)} class{'' if one else 'es'} of the test {'is' if one else 'are'} in no clip "
+                         f"that is learnt from and can only be wrong: {', '.join(unlearnt)}")
+        if n == 1:
+            lines.append("one clip is tested; its figures say nothing of others")
+        elif len(asked) == 1:
+            lines.append(f"all {n} test clips are {self.called(asked)}; an answer that never changes can read 100")
+        for line in lines:
+            if (where, line) not in self.told:
+                print(f"warning: {where}: {line}", file=sys.stderr)
+                self.told.add((where, line))
+        return unlearnt
+
+    def called(self, held: set[int]) -> str:
+        """The name of the one class that is held."""
+        return repr([*self.classes, "background"][min(held)])
 
     def reported(self, figures) -> list[str]:
         """Which metrics get rows; the others are there for `extra`."""
@@ -213,6 +244,10 @@ class Probing:
         self.task, self.kind, self.source, self.encoded = task, kind, source, encoded
         self.targets, self.chosen, self._data = task.targets(source, kind), {}, {}
         self.train = self.data("fit", source)
+        held = held_classes(self.train.labels)
+        if len(held) == 1:
+            raise UserError(f"{task.title}: all clips with {source} that are learnt from are {task.called(held)}, "
+                            f"{len(self.train.labels)} in number; expected clips of two classes or more")
         outputs, arguments = task.outputs(kind), task.settings.fit_arguments()
         if task.strict:
             selected = fit_selected(kind, self.train, self.data("val", source), outputs, **arguments)
@@ -252,6 +287,13 @@ class Probings(dict):
     def __missing__(self, key):
         self[key] = Probing(self.task, *key, self.encoded)
         return self[key]
+
+
+def held_classes(labels: torch.Tensor) -> set[int]:
+    """The classes that labels hold, by number, background among them: whole numbers [N, …], or bool [N, …, K]."""
+    if labels.dtype == torch.bool:
+        return {*labels.flatten(0, -2).any(0).nonzero()[:, 0].tolist()}
+    return {*labels.unique().tolist()}
 
 
 def best_epochs(curves: dict[str, list], seeds: int, by=None) -> dict[str, torch.Tensor]:

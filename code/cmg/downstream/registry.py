@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """module : of cmg.downstream. title : what it is. measures : what it reports. calls : how, in scripts/."""
+    """module : of cmg.downstream. title : what it is. measures : what it reports. calls : how, in scripts/. rows :
+    whether it writes results.json, of which a table can be made."""
 
     module: str
     title: str
     measures: str
     calls: tuple[str, ...]
+    rows: bool = True
 
     @property
     def about(self) -> str:
@@ -40,6 +42,7 @@ TASKS = {  # name in results.json -> its entry
                            ("neighbourhood.sh",)),
     "captioning": Entry("captioning", "captions of clips", "BLEU-1 to -4, ROUGE-L, CIDEr-D", ("uniq4cap.sh",)),
     "codebook": Entry("codebook", "how the codebook is shared (Fig. 4)", "each code's use by modality",
-                      ("fig4.sh",)),
+                      ("fig4.sh",), rows=False),
 }
 MODULES = tuple(dict.fromkeys(entry.module for entry in TASKS.values()))
+TABLED = tuple(dict.fromkeys(entry.module for entry in TASKS.values() if entry.rows))

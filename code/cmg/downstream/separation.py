@@ -36,6 +36,7 @@ from cmg.methods.cmmixer.method import CMMixer
 from cmg.methods.cmmixer.mixing import mix
 from cmg.methods.cmmixer.model import picture_kind
 from cmg.training import checkpoint
+from cmg.training.held import Bounded
 from cmg.training.state import kept_prefix
 
 AT_ONCE = 100  # clips
@@ -51,11 +52,12 @@ def load_whole(path, device, named=None):
                         "cmmixer")
     if "method" not in content:
         raise UserError(f"--checkpoint {path}: holds no decoder; expected a run folder, or its latest.pt")
-    method = cls({m: tuple(shape) for m, shape in content["shapes"].items()}, config)
-    prefix = kept_prefix(method)
     try:
+        with Bounded(content["model"] | content["method"]):
+            method = cls({m: tuple(shape) for m, shape in content["shapes"].items()}, config)
+        prefix = kept_prefix(method)
         method.load_state_dict({prefix + k: v for k, v in content["model"].items()} | content["method"])
-    except RuntimeError as error:
+    except checkpoint.UNBUILT as error:
         raise UserError(f"--checkpoint {path}: its weights do not fit its flags ({checkpoint.brief(error)})") from None
     method.model.features = checkpoint.provenance.of_checkpoint(content)
     return method.to(device).eval(), content

@@ -20,6 +20,7 @@ except ImportError:  # an extra: captions alone can be extracted without it
 
 SAMPLE_RATE = 16_000  # Hz, mono: what every audio backbone gets
 FRAMES_PER_SECOND = 16  # at most so many frames of a second, evenly chosen; more cost time and change little
+PIXELS = 1 << 26  # of a frame, 8192 x 8192: twice those of 8K; a small file may claim what takes gigabytes to decode
 DISPLAY_MATRIX = "DISPLAYMATRIX"
 # What a decoder may know of damage (checksums, streams and lengths that cannot be) is an error and not concealed.
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
@@ -60,6 +61,9 @@ def video_seconds(path, seconds, most=FRAMES_PER_SECOND):
         tracks = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not tracks:
             raise BadClip("no video track")
+        size = tracks[0].codec_context
+        if size.width * size.height > PIXELS:
+            raise BadClip(f"frames of {size.width}x{size.height}; expected at most {PIXELS / 1e6:.0f} million pixels")
         yielded, own, last, end = 0, [], None, 0.0
         for frame, time in _frames(container, tracks[0], _origin(container)):
             second = min(math.floor(time), seconds)
@@ -203,7 +207,7 @@ def _origin(container):
 def _frames(container, track, origin):
     """Decoded frames of one track with their time (s) since the clip's start."""
     track.codec_context.thread_count = 1  # the run is parallel over clips
-    track.codec_context.options = STRICT
+    track.codec_context.options = STRICT | {"max_pixels": str(PIXELS)}  # a frame may be larger than its container says
     time = 0.0
     try:
         for frame in container.decode(track):

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ from cmg.modalities import TABLE
 from cmg.tables.file import fill, read_settings, slug
 
 NEEDED = {"metric", "source", "target", "protocol", "value", "chance", "n_test", "commit"}  # of a row of results.json
+NAMES = NEEDED - {"value", "chance", "n_test"} | {"task"}
+FIGURES = {"value", "chance", "n_test", "source_value", "target_value", "test_error", "match_rate", "match_chance",
+           "used_codes", "code_overlap", "n_clusters"}  # a number each, or none where there is none
 
 
 class Cell:
@@ -36,12 +40,7 @@ class Cell:
         self.flags = fill(flags, settings, f"row {name!r}")
         self.evaluations = evaluations
         self.calls = {one.name: fill(one.arguments, settings, f"evaluation {one.name!r}") for one in evaluations}
-        try:
-            self.record = json.loads((self.folder / "cell.json").read_text())
-        except FileNotFoundError:
-            self.record = None
-        except ValueError:
-            raise UserError(f"{self.folder / 'cell.json'}: no record of a cell; expected another --out") from None
+        self.record = read_record(self.folder / "cell.json")
         if self.record and names_only(self.record["flags"]) != names_only(self.flags):
             raise UserError(f"row {name!r}: {self.folder} was pretrained with other flags; expected the same, or "
                             "another name or --out")
@@ -64,6 +63,9 @@ class Cell:
         """Pretrain and evaluate, as far as it is not done. Raises with the last line of what failed first."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self.log = self.folder.parent / f"{self.folder.name}.log"
+        if self.log.is_symlink() or self.log.exists() and not self.log.is_file():
+            raise UserError(f"{self.log}: is a link or no file, and what a run prints would go elsewhere; expected it "
+                            "moved away, or another --out")
         with open(self.log, "a") as log:
             try:
                 # The children inherit the open file, and with it the lock: it holds as long as any of them lives.
@@ -106,6 +108,7 @@ class Cell:
             if lack:
                 raise UserError(f"row {self.name!r}, seed {self.seed}: {one.module} wrote results without "
                                 f"{', '.join(sorted(lack))}; expected rows as those of cmg.downstream.ave")
+        rows_of(out)
         # A new choice of the checkpoint outdates what was measured on the old one.
         kept = {} if one.chooses else self.record.get("evaluations", {})
         entry = {"arguments": names_only(arguments), "minutes": round((time.monotonic() - start) / 60, 3)}
@@ -127,7 +130,7 @@ class Cell:
     def results(self):
         """dict evaluation -> rows of its results.json, of all evaluations that are done."""
         missing = self.missing()
-        return {one.name: read_results(self.folder / slug(one.name))
+        return {one.name: rows_of(self.folder / slug(one.name))
                 for one in self.evaluations if one not in missing}
 
     def clip_scores(self):
@@ -146,11 +149,56 @@ class Cell:
 
     def pretraining(self):
         """Its commit, and minutes from the logged rates, so that interruptions and idle time between do not count."""
-        made = json.loads((self.folder / "args.json").read_text())
-        with open(self.folder / "metrics.csv", newline="") as file:
-            rows = [(int(row["step"]), float(row["train/clips_per_s"])) for row in csv.DictReader(file)]
-        seconds = sum((b - a) * made["flags"]["batch_size"] / rate for (a, _), (b, rate) in zip(rows, rows[1:]))
-        return {"commit": made["commit"], "numerics": numerics_of(made), "minutes": round(seconds / 60, 3)}
+        try:
+            made = json.loads((self.folder / "args.json").read_text(encoding="utf-8"))
+            with open(self.folder / "metrics.csv", newline="", encoding="utf-8") as file:
+                rows = [(int(row["step"]), float(row["train/clips_per_s"])) for row in csv.DictReader(file)]
+            seconds = sum((b - a) * made["flags"]["batch_size"] / rate for (a, _), (b, rate) in zip(rows, rows[1:]))
+            return {"commit": str(made["commit"]), "numerics": int(numerics_of(made)),
+                    "minutes": round(seconds / 60, 3)}
+        except (ArithmeticError, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError, csv.Error):
+            raise UserError(f"{self.folder}: args.json and metrics.csv are not those of a run; expected another --out "
+                            "or this folder moved away") from None
+
+
+def read_record(path) -> dict | None:
+    """A cell.json, None where there is none yet; `UserError` for anything else."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        record = None
+
+    def words(part):
+        return isinstance(part, list) and all(isinstance(word, str) for word in part)
+
+    done = record.get("evaluations", {}) if isinstance(record, dict) and words(record.get("flags")) else None
+    if not isinstance(done, dict) or not all(isinstance(one, dict) and words(one.get("arguments"))
+                                             and _is_number(one.get("minutes")) for one in done.values()):
+        raise UserError(f"{path}: no record of a cell; expected another --out")
+    return record
+
+
+def rows_of(folder) -> list[dict]:
+    """The rows of a folder's results.json; `UserError` names what a table cannot be made of."""
+    rows = read_results(folder)
+    for number, row in enumerate(rows, 1):
+        place = f"{Path(folder) / 'results.json'}: row {number}"
+        if lack := NEEDED - row.keys():
+            raise UserError(f"{place} lacks {', '.join(sorted(lack))}; expected rows as those of cmg.downstream.ave")
+        for name, value in row.items():
+            if name in NAMES and not isinstance(value, str):
+                raise UserError(f"{place}: {name} is {value!r}; expected a text")
+            if name in FIGURES and value is not None and not _is_number(value):
+                raise UserError(f"{place}: {name} is {value!r}; expected a number")
+        if not isinstance(numerics_of(row), int):
+            raise UserError(f"{place}: numerics is {numerics_of(row)!r}; expected a whole number")
+    return rows
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def numerics_of(record) -> int:

@@ -67,7 +67,7 @@ def compare_rows(cells, shown, references) -> list[dict]:
     for cell in cells:
         scores = cell.clip_scores()
         for task, rows in cell.results().items():
-            for row in rows:
+            for row in (row for row in rows if row["value"] is not None):
                 own = scores.get((task, row["source"], row["target"], row["metric"]))
                 found.setdefault((cell.name, task, direction_of(row), row["metric"]), {})[cell.seed] = row["value"], own
     lines = []

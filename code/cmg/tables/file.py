@@ -47,6 +47,7 @@ All rows get the same number of trials, or none gets any. The row is run with th
 cmg/tables/sweep.py).
 """
 
+import ast
 import difflib
 import re
 import shlex
@@ -55,7 +56,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from cmg.downstream.registry import MODULES
+from cmg.downstream.registry import TABLED
 from cmg.errors import UserError
 from cmg.files import read_text
 
@@ -230,11 +231,27 @@ def _module(task: str, folder: Path, place: str) -> str:
         path = (folder / task).resolve()
         if not path.is_file():
             raise UserError(f"{place}: task: {path}: no such file; expected a .py file, or a task of cmg.downstream")
+        _check_task(path, f"{place}: task: {path}")
         return str(path)
     name = task.removeprefix("cmg.downstream.")
-    if name not in MODULES:
-        raise UserError(f"{place}: task: there is no {task!r}; {_nearest(name, sorted(MODULES))}")
+    if name not in TABLED:
+        raise UserError(f"{place}: task: there is no {task!r}; {_nearest(name, sorted(TABLED))}")
     return f"cmg.downstream.{name}"
+
+
+def _check_task(path: Path, place: str):
+    """A file that is none would be told after a row's pretraining. It is read, not run."""
+    try:
+        body = ast.parse(read_text(path, "a .py file")).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{place}: no Python ({str(error).splitlines()[0]})") from None
+    for part in body:
+        targets = getattr(part, "targets", [])
+        names = [getattr(part, "name", None), *(getattr(one, "id", None) for one in targets),
+                 *(one.asname or one.name for one in getattr(part, "names", []) if isinstance(one, ast.alias))]
+        if "main" in names:
+            return
+    raise UserError(f"{place}: has no `main`; expected a task, as cmg/downstream/task.py says what that is")
 
 
 def _nearest(name: str, known) -> str:

@@ -67,7 +67,8 @@ def summarise(cells) -> list[dict]:
 def common_chance(summary, column):
     """Chance of a column; None where rows have their own, as in segmentation: a wrong query's figure."""
     values = [line["chance"] for line in summary if (line["task"], line["direction"], line["metric"]) == column]
-    return mean(values) if max(values) - min(values) < 1 else None
+    values = [value for value in values if value is not None]
+    return mean(values) if values and max(values) - min(values) < 1 else None
 
 
 def columns(summary, evaluations) -> list[tuple[str, str, str]]:
@@ -183,11 +184,11 @@ def write_table(out, summary, evaluations, cells, sweep=None, published=None, re
     writer = csv.DictWriter(buffer, list(flat[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
-    write_atomically(out / "table.csv", buffer.getvalue())
     content = {"lines": summary, "cells": [cell.account() for cell in cells], "sweep": sweep or {},
                "differences": differences, "comparison": comparison}
-    write_atomically(out / "table.json", json.dumps(content, indent=1) + "\n")
     text = markdown(summary, evaluations, cells, sweep, published, differences)
+    write_atomically(out / "table.csv", buffer.getvalue())  # once all of it can be said
+    write_atomically(out / "table.json", json.dumps(content, indent=1) + "\n")
     write_atomically(out / "table.md", text)
     draw(out / "table.png", summary, evaluations, cells)
     return text

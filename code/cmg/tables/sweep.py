@@ -69,17 +69,26 @@ def tune(table, names, args):
 def _read(path):
     """The rows of an earlier sweep.json."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        for own in rows.values():
+            own["trials"][own["chosen"]]
+            for trial in own["trials"]:
+                shlex.split(trial["flags"])
+        return rows
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError):
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError):
         raise UserError(f"{path}: no record of a sweep; expected another --out") from None
 
 
 def _outcome(cell, judge):
     """Score of the trial's best checkpoint, its figures by direction, and what it took."""
-    entries = json.loads((cell.folder / slug(judge.name) / "ave_sweep_strict.json").read_text(encoding="utf-8"))
-    best = max(entries, key=lambda entry: entry["score"])
+    path = cell.folder / slug(judge.name) / "ave_sweep_strict.json"
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        best = max(entries, key=lambda entry: float(entry["score"]))
+    except (KeyError, OSError, RecursionError, TypeError, ValueError):
+        raise UserError(f"{path}: no scores of checkpoints; expected another --out") from None
     spent = cell.pretraining()
     return best | {"minutes": spent["minutes"], "commit": spent["commit"]}
 

@@ -37,12 +37,14 @@ from cmg.files import replacing
 from cmg.methods import registry
 from cmg.models import scale
 from cmg.models.pretrained import Pretrained
+from cmg.training.held import Bounded
 
 FORMAT, OLDER = 2, (1,)
 PARTS = {"args": dict, "shapes": dict, "model": dict, "pretrain_ids": list, "epoch": int}  # of every checkpoint
 FORMS = {  # what is in a part, where a checkpoint has it
     "args": lambda part: all(isinstance(part.get(name, ""), str) for name in ("method", "preset")),
     "shapes": lambda part: all(isinstance(n, int) for shape in part.values() for n in shape),
+    "model": lambda part: all(isinstance(value, torch.Tensor) for value in part.values()),
     "method_of": lambda part: isinstance(part["name"], str) and isinstance(part["files"], dict),
     "features": lambda part: all(provenance.Provenance(**known) for known in part.values()),
     "scale": scale.formed,
@@ -50,6 +52,8 @@ FORMS = {  # what is in a part, where a checkpoint has it
     "vocabularies": lambda part: all(isinstance(piece, str) for pieces in part.values() for piece in pieces),
 }
 FOREIGN = ("cmg.released.checkpoints",)  # modules that read others' checkpoints: `recognised`, `from_public`
+# What constructors make of sizes and settings that nobody trained with.
+UNBUILT = (ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 BEFORE = {"text_padding": "read"}  # what checkpoints of format 1 mean that do not say it
 
 
@@ -157,7 +161,8 @@ def build_model(content, device="cpu", path="checkpoint", method=None) -> Pretra
     state, shapes = content["model"], {m: tuple(shape) for m, shape in content["shapes"].items()}
     try:
         cls, config = method_of(content, path, method)
-        model = cls.rebuild(shapes, config)
+        with Bounded(state):
+            model = cls.rebuild(shapes, config)
         if all(state[name].dtype == torch.float64 for name, _ in model.named_parameters() if name in state):
             model.double()  # as public checkpoints are: their codes are those of float64
         for name, own in model.state_dict().items():
@@ -165,7 +170,7 @@ def build_model(content, device="cpu", path="checkpoint", method=None) -> Pretra
                 raise RuntimeError(f"{name} is {state[name].dtype}, expected {own.dtype}")  # torch would convert them
         model.load_state_dict(state, strict=True)
         model.feature_scale.load(content.get("scale", {}))
-    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+    except UNBUILT as error:
         raise UserError(f"checkpoint of epoch {content['epoch']}: its weights do not fit its flags ({brief(error)})") \
             from None
     if not all(value.isfinite().all() for value in state.values()):

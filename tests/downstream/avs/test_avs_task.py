@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 
 import pytest
 import torch
@@ -158,3 +159,31 @@ def test_what_a_user_can_get_wrong_is_one_line(run, pretrained, tmp_path):
     checkpoint.save(tmp_path / "other.pt", content)
     assert "its codebook is not the one" in refused(
         run, "--stage", "test", "--epochs", 1, "--checkpoint", tmp_path / "other.pt")
+
+
+def test_a_network_that_was_changed_is_one_line(run):
+    run("--stage", "train", "--epochs", 1)
+    path = run.out / "best.pt"
+    whole = checkpoint.load(path)
+
+    def test(*_):
+        avs.main(["--stage", "test", "--out", str(run.out), "--device", "cpu"])
+
+    for change, told in (({"args": None}, "best.pt: not a segmentation network, 'args' is missing in it or holds"),
+                         ({"args": whole["args"] | {"channels": 4096}}, "its weights do not fit its flags (they ask"),
+                         ({"args": whole["args"] | {"channels": 8}}, "its weights do not fit its flags (Error(s) in"),
+                         ({"args": whole["args"] | {"backbone": "x"}}, "its weights do not fit its flags ('x')"),
+                         ({"net": {name: x * float("nan") for name, x in whole["net"].items()}}, "are not finite")):
+        checkpoint.save(path, whole | change)
+        assert told in refused(test)
+    assert not (run.out / "results.json").exists()
+
+
+def test_a_test_of_one_class_is_told(run, s4, tmp_path, capsys):
+    folder = shutil.copytree(s4, tmp_path / "one")
+    table = folder / "s4_meta_data.csv"
+    kept = [line for line in table.read_text().splitlines() if not line.endswith("blue-box,test")]
+    table.write_text("\n".join(kept) + "\n")
+    rows = run("--epochs", 1, "--annotations", folder)
+    assert {row["chance"] - row["value"] for row in rows} == {0.0}
+    assert "warning: all 2 test clips are of one class: no query is wrong" in capsys.readouterr().err

@@ -128,6 +128,9 @@ class Task:
             raise UserError(f"queries of {width} values; the network in {self.out} was trained with "
                             f"{content['query_width']}")
         net = trained(content, self.device)
+        if len({clip.category for clip in dataset.clips}) == 1:
+            print(f"warning: all {len(dataset)} test clips are of one class: no query is wrong, `chance` is the value",
+                  file=sys.stderr)
         scores = evaluate(net, dataset, {**queries, "mismatched": mismatched(dataset.clips, queries[target])}, options,
                           self.device)
         rows = self._rows(scores, content)
