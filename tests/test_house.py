@@ -263,7 +263,8 @@ def test_multisk_script_pretrains_then_retrieves(called):
     assert (retrieval[1], neighbours[1]) == ("cmg.downstream.retrieval", "cmg.downstream.neighbourhood")
     assert {_value(call, "--checkpoint") for call in (retrieval, neighbours)} == {"my run"}
     (alone,) = called("scripts/multisk.sh", "--data", "a.h5", "--preset", "released", NPROC="2")
-    assert alone[:4] == ["-m", "cmg.launch", "2", "cmg.pretrain"] and alone[-4:] == ["--data", "a.h5", "--preset", "released"]
+    assert alone[:4] == ["-m", "cmg.launch", "2", "cmg.pretrain"]
+    assert alone[-4:] == ["--data", "a.h5", "--preset", "released"]
     assert called("scripts/multisk.sh", "--help") == [["-m", "cmg.pretrain", "--method", "multisk", "--help"]]
 
 
