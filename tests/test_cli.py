@@ -185,7 +185,8 @@ def test_what_the_system_refuses_is_one_line(capsys, error, line):
     assert stop.value.code == 2 and capsys.readouterr().err == f"{__name__}: error: {line}\n"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ImportError("cannot import name 'x'"), OSError(errno.EBADF, "Bad file descriptor")])
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(errno.EBADF, "Bad file descriptor"),
+                                   ImportError("cannot import name 'x'")])
 def test_a_defect_of_ours_keeps_its_traceback(error):
     def main(argv):
         raise error
