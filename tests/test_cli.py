@@ -170,6 +170,8 @@ def test_a_file_in_the_place_of_the_folder_is_told_before_the_work(name, argv, t
                   "shared memory(shm) for file </torch_1>: No space left on device (28)\n"),
      "RuntimeError: unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28); expected "
      "more memory, in /dev/shm as well, or --workers 0"),
+    (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out of memory (libtorch_cpu.so: failed "
+     "to map segment from shared object); expected smaller sizes, such as --batch-size, or more memory"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
      "out of memory (CUDA out of memory. Tried to allocate 20 GiB.); expected smaller sizes, such as --batch-size, or "
      "more memory"),
@@ -183,7 +185,8 @@ def test_what_the_system_refuses_is_one_line(capsys, error, line):
     assert stop.value.code == 2 and capsys.readouterr().err == f"{__name__}: error: {line}\n"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(errno.EBADF, "Bad file descriptor")])
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError(errno.EBADF, "Bad file descriptor"),
+                                   ImportError("cannot import name 'x'")])
 def test_a_defect_of_ours_keeps_its_traceback(error):
     def main(argv):
         raise error

@@ -1,7 +1,11 @@
-"""Several processes by the real script: one end for all, in one line, and runs that go on with another number."""
+"""Several processes: one end for all, in one line, and runs that go on with another number.
+
+By the real script where training is asked for; where any command would do, one that imports nothing slow.
+"""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmg.pretrain import main as pretrain
 from support import CODE, ROOT, SMALL, same_weights, write_clips
 
 pytestmark = pytest.mark.slow
-FLAGS = [*SMALL, "--batch-size", "12", "--epochs", "2", "--save-every", "1", "--schedule", "constant"]
+FLAGS = [*SMALL, "--batch-size", "12", "--save-every", "1", "--schedule", "constant"]
+ENDLESS = ["--epochs", "500"]
 
 
 @pytest.fixture(scope="module")
@@ -52,103 +58,150 @@ def ranks_of(out):
     return found
 
 
-def trains(process, out, size, timeout=600):
-    """Wait for a first checkpoint -> the ranks."""
+def place_of(out):
+    """(step, number of processes) of a run's last state."""
+    content = torch.load(out / "latest.pt", weights_only=True)
+    return content["position"]["step"], len(content["streams"]["cpu"])
+
+
+def trains(process, out, size, after, timeout=600):
+    """Wait for a checkpoint of a later step -> the ranks."""
     deadline = time.monotonic() + timeout
-    while not (out / "latest.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+    while place_of(out)[0] <= after and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     ranks = ranks_of(out)
     assert sorted(ranks) == list(range(size)), process.communicate()
     return ranks
 
 
-def nobody_is_left(ranks):
-    time.sleep(0.5)
-    return not [pid for pid in ranks.values() if Path(f"/proc/{pid}/cmdline").exists()
-                and b"cmg.pretrain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+def nobody_is_left(pids, patience=2):
+    """Of processes that end by themselves within so many seconds."""
+    deadline = time.monotonic() + patience
+    while any(map(lives, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(map(lives, pids))
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_killed_process_ends_all_in_one_line(clips, tmp_path, number):
-    process = start(clips, tmp_path / "run", 2, "--epochs", 500)
-    ranks = trains(process, tmp_path / "run", 2)
-    os.kill(ranks[number], signal.SIGKILL)
-    status, lines = end(process)
-    assert status == 2 and len(lines) == 1, lines
-    assert re.fullmatch(rf"cmg\.pretrain: error: process {number} of 2 ended \(SIGKILL\); process {1 - number} of 2: "
-                        r"another one was lost at step \d+, the run ends; last good state: \S+latest\.pt; continue "
-                        r"with --resume auto, on any number of processes", lines[0])
-    assert nobody_is_left(ranks)
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
-def test_a_stopped_process_is_noticed_in_the_time_that_is_given(clips, tmp_path):
-    process = start(clips, tmp_path / "run", 2, "--epochs", 500, "--timeout-minutes", 0.1)
-    ranks = trains(process, tmp_path / "run", 2)
-    os.kill(ranks[1], signal.SIGSTOP)
+def test_a_run_is_stopped_and_killed_and_goes_on_with_any_number_of_processes(clips, tmp_path):
+    """1 → 3, of which one is stopped → 2, of which one is killed → 2, to the same bits as without the kill → 1."""
+    out, lost = tmp_path / "run", r"another one was lost at step \d+, the run ends; last good state: \S+latest\.pt; "
+    goes_on = r"continue with --resume auto, on any number of processes"
+    pretrain(["--data", clips, "--out", str(out), *FLAGS, "--max-steps", "1"])
+    assert place_of(out) == (1, 1)
+
+    process = start(clips, out, 3, *ENDLESS, "--timeout-minutes", 0.1)
+    ranks = trains(process, out, 3, after=1)
+    os.kill(ranks[0], signal.SIGSTOP)
     begun = time.monotonic()
     status, lines = end(process)
     assert time.monotonic() - begun < 60  # 6 s, and 10 s for the stopped one to say something
-    assert status == 2 and len(lines) == 1 and "process 1 of 2 did not answer; process 0 of 2: another one" in lines[0]
-    assert nobody_is_left(ranks)
+    assert status == 2 and len(lines) == 1, lines
+    assert re.fullmatch(rf"cmg\.pretrain: error: process 0 of 3 did not answer; process [12] of 3: {lost}{goes_on}",
+                        lines[0])
+    assert nobody_is_left(ranks.values())
+    stopped, size = place_of(out)
+    assert size == 3
+    shutil.copytree(out, tmp_path / "whole")
+
+    process = start(clips, out, 2, *ENDLESS)
+    ranks = trains(process, out, 2, after=stopped)
+    os.kill(ranks[1], signal.SIGKILL)
+    status, lines = end(process)
+    assert status == 2 and len(lines) == 1, lines
+    assert re.fullmatch(rf"cmg\.pretrain: error: process 1 of 2 ended \(SIGKILL\); process 0 of 2: {lost}{goes_on}",
+                        lines[0])
+    assert nobody_is_left(ranks.values())
+    killed, size = place_of(out)
+    assert size == 2
+
+    for folder in (out, tmp_path / "whole"):
+        assert end(start(clips, folder, 2, *ENDLESS, "--max-steps", killed + 3)) == (0, [])
+        assert place_of(folder) == (killed + 3, 2)
+    same_weights(out, tmp_path / "whole")
+
+    pretrain(["--data", clips, "--out", str(out), *FLAGS, *ENDLESS, "--resume", "auto", "--max-steps", str(killed + 4)])
+    assert place_of(out) == (killed + 4, 1)
+    steps = [line.split(",")[0] for line in (out / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == [str(step) for step in range(killed + 4)]
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_all_in_one_line(clips, tmp_path, number, status):
-    """To the whole group for Ctrl-C, as a terminal does; to the script alone for TERM."""
-    call = [sys.executable, "-m", "cmg.launch", "2", "cmg.pretrain", "--data", clips, "--out", str(tmp_path / "run"),
-            *FLAGS, "--epochs", "500"]
-    if number == signal.SIGTERM:
-        process = start(clips, tmp_path / "run", 2, "--epochs", 500)
-    else:
-        process = subprocess.Popen(call, env={**os.environ, "PYTHONPATH": str(CODE)}, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, text=True, start_new_session=True)
-    ranks = trains(process, tmp_path / "run", 2)
-    (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
+STAND_IN = '''
+import os, sys, time
+from pathlib import Path
+from cmg.cli import Parser, command
+from cmg.errors import UserError
+
+@command
+def main(argv=None):
+    p = Parser(prog="stand_in")
+    p.add_argument("--epochs")
+    args = p.parse_args(argv)
+    if os.environ["RANK"] in (args.epochs or ""):
+        raise UserError(f"--epochs {args.epochs}: expected another")
+    Path(f"up-{os.environ['RANK']}").touch()
+    time.sleep(600)
+
+main()
+'''
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Start a command that only waits in two processes, as a terminal does: in a group of their own."""
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", f"{CODE}{os.pathsep}{tmp_path}")
+    begun = []
+
+    def start(*flags):
+        begun.append(subprocess.Popen([sys.executable, "-m", "cmg.launch", "2", "stand_in", *flags], cwd=tmp_path,
+                                      stderr=subprocess.PIPE, text=True, start_new_session=True))
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def waits(process, folder):
+    """Wait until both are at work -> their process ids."""
+    while sum((folder / f"up-{number}").exists() for number in range(2)) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
+@pytest.mark.parametrize("number, send, status", [(signal.SIGINT, os.killpg, 130), (signal.SIGTERM, os.kill, 143)])
+def test_a_signal_ends_all_in_one_line(stand_in, tmp_path, number, send, status):
+    """To the whole group for Ctrl-C, as a terminal does; to the launcher alone for TERM."""
+    process = stand_in()
+    ranks = waits(process, tmp_path)
+    send(process.pid, number)
     assert end(process) == (status, ["interrupted"])
-    assert nobody_is_left(ranks)
+    assert len(ranks) == 2 and nobody_is_left(ranks)
 
 
-def test_ranks_do_not_outlive_a_launcher_that_is_killed(clips, tmp_path):
-    call = [sys.executable, "-m", "cmg.launch", "2", "cmg.pretrain", "--data", clips, "--out", str(tmp_path / "run"),
-            *FLAGS, "--epochs", "500"]
-    process = subprocess.Popen(call, env={**os.environ, "PYTHONPATH": str(CODE)}, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
-    ranks = trains(process, tmp_path / "run", 2)
+def test_ranks_do_not_outlive_a_launcher_that_is_killed(stand_in, tmp_path):
+    process = stand_in()
+    ranks = waits(process, tmp_path)
     process.kill()
     process.wait()
-    time.sleep(2)
-    assert nobody_is_left(ranks)
+    assert len(ranks) == 2 and nobody_is_left(ranks)
 
 
-@pytest.mark.parametrize("flags, line", [
-    (["--data", "gone.h5"], "cmg.pretrain: error: gone.h5: no such file; expected a feature file (.h5)"),
-    (["--batch-size", "9"], "cmg.pretrain: error: --batch-size 9: expected a multiple of 2 processes × --accumulate 1"),
-])
-def test_an_error_of_the_user_s_is_told_once(clips, tmp_path, flags, line):
-    assert end(start(clips, tmp_path / "run", 2, *flags)) == (2, [line])
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("who", ["1", "01"])
+def test_an_error_of_the_user_s_is_told_once_and_ends_all(stand_in, who):
+    assert end(stand_in("--epochs", who)) == (2, [f"stand_in: error: --epochs {who}: expected another"])
 
 
-def test_a_mistyped_flag_is_told_once(clips, tmp_path):
-    status, lines = end(start(clips, tmp_path / "run", 2, "--epoks", "3"))
-    assert status == 2 and len(lines) == 1 and "did you mean --epochs?" in lines[0]
-
-
-def test_a_run_goes_on_with_as_many_processes_to_the_same_bits_and_with_others(clips, tmp_path):
-    """2 → 2 to the same bits; 1 → 2, 2 → 1 and 3 → 2 to the end, each step once."""
-    def finished(out, processes, *flags):
-        assert end(start(clips, out, processes, *flags)) == (0, [])
-        return out
-
-    whole = finished(tmp_path / "whole", 2)
-    for before, after in ((2, 2), (1, 2), (2, 1), (3, 2)):
-        out = finished(tmp_path / f"{before}-{after}", before, "--max-steps", 3)
-        content = torch.load(out / "latest.pt", weights_only=True)
-        assert content["position"]["step"] == 3 and len(content["streams"]["cpu"]) == before
-        finished(out, after, "--max-steps", 100)
-        steps = [line.split(",")[0] for line in (out / "metrics.csv").read_text().splitlines()[1:]]
-        assert steps == [str(step) for step in range(6)]
-        if before == after:
-            same_weights(out, whole)
-        content = torch.load(out / "latest.pt", weights_only=True)
-        assert content["position"]["step"] == 6 and len(content["streams"]["cpu"]) == after
+def test_a_mistyped_flag_is_told_once(stand_in):
+    assert end(stand_in("--epoks", "3")) == (2, ["stand_in: error: unrecognized arguments: --epoks 3; did you mean "
+                                                 "--epochs? (see --help)"])

@@ -157,7 +157,7 @@ def command(main):
         except BrokenPipeError:  # `… | head`: the reader has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
-        except (OSError, MemoryError, RuntimeError) as error:
+        except (OSError, MemoryError, RuntimeError, ImportError) as error:
             kind, line = "own", refusal(error)
             if line is None:
                 raise

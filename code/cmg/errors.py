@@ -38,7 +38,9 @@ def refusal(error):
         return f"{line}; expected more memory, in /dev/shm as well, or --workers 0"
     if isinstance(error, RuntimeError) and "can't start new thread" in told:
         return "can't start new thread; expected a higher limit of processes (ulimit -u), or fewer of them"
-    # torch's own error on a card is a RuntimeError by another name, on the host it has no name
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told:
+    # torch's own error on a card is a RuntimeError by another name, on the host it has no name; Python's of a library
+    # that finds no room is an ImportError
+    if (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told
+            or isinstance(error, ImportError) and ("failed to map" in told or "cannot allocate memory" in told)):
         return f"out of memory ({told[:200]}); expected smaller sizes, such as --batch-size, or more memory"
     return None

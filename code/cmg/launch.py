@@ -21,6 +21,7 @@ from cmg.cli import Parser, command, whole
 from cmg.processes import LAUNCHED
 
 PATIENCE = 10.0  # seconds that the others have to say where they were when one was lost
+GRACE = 1.0  # seconds that they have to end by themselves when one has told the reason
 POLL = 0.1  # seconds
 
 
@@ -80,7 +81,8 @@ def launch(size, call):
         while not all([rank.look() for rank in ranks]) and not (deadline and time.monotonic() > deadline):
             failed += [rank for rank in ranks if (rank.ended or rank.told) and rank not in failed]
             if failed and deadline is None:
-                deadline = time.monotonic() + PATIENCE
+                own = any(rank.told and rank.told[0] == "own" for rank in failed)
+                deadline = time.monotonic() + (GRACE if own else PATIENCE)
             time.sleep(POLL)
         failed += [rank for rank in ranks if (rank.ended or rank.told) and rank not in failed]
         return verdict(ranks, failed)

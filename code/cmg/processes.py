@@ -11,6 +11,8 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
+import tempfile
 import threading
 import traceback
 from collections import Counter, deque
@@ -21,6 +23,7 @@ from cmg.errors import UserError, refusal
 
 AHEAD = 2  # jobs that a worker holds, so that it need not wait for the parent, which may be writing
 LEAVE = 10.0  # seconds until a worker that has nothing left to do is killed
+NO_ROOM = ("failed to map segment", "annot allocate memory", "MemoryError", "bad_alloc", "start new thread")
 KILLS = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGXCPU}  # come from outside
 
 
@@ -52,21 +55,32 @@ class Died(NamedTuple):
 
 
 class Worker:
-    """A process, our end of its pipe, and the jobs it holds: the first one is under way."""
+    """A process, our end of its pipe, and the jobs it holds: the first one is under way.
+
+    What it writes to stderr until it begins is kept in a file, `said`: where memory is too short to import torch,
+    Python and the system tell so in tracebacks.
+    """
 
     def __init__(self, context, make):
         self.make, self.held, self.ready = make, deque(), False
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, make), daemon=True)
+        ours = connection.Connection(os.dup(2), readable=False)  # a form in which a descriptor can be sent
+        self.process = context.Process(target=_serve, args=(theirs, make, ours), daemon=True)
         try:
+            self.said = tempfile.TemporaryFile()
             with _uninterrupted():  # a process that is started by half tells so in a traceback
-                self.process.start()
+                os.dup2(self.said.fileno(), 2)  # which it inherits
+                try:
+                    self.process.start()
+                finally:
+                    os.dup2(ours.fileno(), 2)
         except OSError as error:
             self.pipe.close()
             raise UserError(f"a worker process cannot be started ({error.strerror}); expected fewer --workers, or a "
                             "higher limit of processes and memory") from None
         finally:
             theirs.close()
+            ours.close()
 
     def give(self, number, job):
         self.held.append(number)
@@ -81,7 +95,19 @@ class Worker:
             return f"exit status {code}", False
         return signal.Signals(-code).name, -code in KILLS
 
+    def why_it_did_not_begin(self):
+        """`UserError` with the reason in one line; a defect's traceback is printed as it is."""
+        how, _ = self.how_it_ended()
+        self.said.seek(0)
+        said = self.said.read().decode(errors="replace").strip()
+        if "Traceback" in said and not any(words in said for words in NO_ROOM):
+            print(said, file=sys.stderr)
+        last = f": {said.splitlines()[-1].strip()}" if said else ""
+        return UserError(f"a worker process ended before it began ({how}{last}); expected more memory, or fewer "
+                         "--workers")
+
     def leave(self, patience):
+        self.said.close()
         self.pipe.close()
         if patience:
             self.process.join(patience)
@@ -100,8 +126,10 @@ def _uninterrupted():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(pipe, make):
+def _serve(pipe, make, stderr):
     """A worker: (True, result) or (False, the line to end with) for every job, after a first None."""
+    os.dup2(stderr.fileno(), 2)
+    stderr.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent alone answers it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
@@ -180,10 +208,12 @@ def _deal(workers, waiting, jobs):
 
 def _bury(worker, waiting, deaths):
     """Give back what a dead worker held; yields (number, Died) of a job that was the end of two."""
+    if not worker.ready:
+        error = worker.why_it_did_not_begin()
+        worker.leave(0)
+        raise error
     how, killed = worker.how_it_ended()
     worker.leave(0)
-    if not worker.ready:
-        raise UserError(f"a worker process ended ({how}) before it began; expected more memory, or fewer --workers")
     if not worker.held:
         return
     suspect = worker.held.popleft()

@@ -74,6 +74,45 @@ def test_a_file_that_another_program_writes_is_named_as_that(tmp_path, capsys, w
         other.stdin.close()
 
 
+HOLDS = """
+import h5py, os, signal, sys
+f = h5py.File(sys.argv[1], "r+")
+f.flush()
+if sys.argv[2] == "crashes":
+    os.kill(os.getpid(), signal.SIGKILL)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["waits", "crashes"])
+def test_a_file_that_says_itself_that_it_is_written_is_read(tmp_path, capsys, how):
+    """As our files do since they have checksums: HDF5 refuses it, and for good where the other one has crashed."""
+    features = write(tmp_path / "a.h5")
+    with subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path / "a.h5", how], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(OSError):
+            h5py.File(tmp_path / "a.h5", "r", locking=False)
+        file = FeatureFile(tmp_path / "a.h5")
+        np.testing.assert_array_equal(file.read("audio", [1, 0])[0], features[[1, 0]])
+        assert file.ids == ["a", "b"]
+        assert capsys.readouterr().err == (f"note: {tmp_path / 'a.h5'}: another program has it open for writing, or "
+                                           "ended without closing it; what it changes from now on may not be seen\n")
+        other.stdin.close()
+
+
+@pytest.mark.parametrize("at", [0, 9, 11, 20, 46])
+def test_a_damaged_start_is_not_taken_for_a_mark(tmp_path, at):
+    """Each of these bytes is covered by the checksum, or is the checksum."""
+    write(tmp_path / "a.h5")
+    content = bytearray((tmp_path / "a.h5").read_bytes())
+    content[at] ^= 1
+    (tmp_path / "a.h5").write_bytes(content)
+    with pytest.raises(UserError, match="a.h5: (not an HDF5 file|truncated)"):
+        FeatureFile(tmp_path / "a.h5")
+
+
 def test_a_file_that_is_open_in_this_process_is_read(tmp_path):
     features = write(tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5", "r"), h5py.File(tmp_path / "a.h5", "r"):

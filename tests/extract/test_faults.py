@@ -142,6 +142,14 @@ def test_the_exit_status_says_that_most_clips_are_bad(folder, tmp_path, capsys):
     assert len(FeatureFile(tmp_path / "b.h5").ids) == 4
 
 
+def test_a_run_that_was_killed_at_its_very_start_begins_again(folder, tmp_path):
+    """While it wrote down its settings."""
+    (tmp_path / "a.h5.parts").mkdir()
+    (tmp_path / "a.h5.parts" / "settings.json.tmp-7").write_text('{"sha')
+    main(call_of(folder, tmp_path / "a.h5", "--workers", 0))
+    assert len(FeatureFile(tmp_path / "a.h5").ids) == CLIPS and not (tmp_path / "a.h5.parts").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wait", [0.0, 0.3, 0.8, 1.3, 2.0])
 def test_term_is_one_line_at_any_moment(folder, tmp_path, wait):

@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import re
+import struct
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import h5py
 from cmg.errors import UserError
 from cmg.files import damage_of
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 BUSY = (errno.EAGAIN, errno.EACCES)  # of a lock: another process has it; any other means that there are no locks
 
 
@@ -71,11 +73,61 @@ class Sink(io.RawIOBase):
         super().close()
 
 
+class Unmarked(io.FileIO):
+    """A file for h5py to read, in which nothing says that somebody has it open for writing.
+
+    From HDF5 1.10 on a file says so itself, in its first 48 bytes: also when a program that only looked at it with
+    mode "a" has crashed. HDF5 then refuses to read it, locks or not. `marked` is whether it says so.
+
+    Source: HDF5 file format specification 3.0, II.A, superblock of version 3.
+    """
+
+    def __init__(self, path):
+        super().__init__(path, "rb")
+        start = os.pread(self.fileno(), 48, 0)
+        whole = len(start) == 48 and start[:10] == SIGNATURE + bytes([3, 8])  # version, bytes of an address
+        self.marked = whole and bool(start[11] & 0b101) and lookup3(start[:44]) == int.from_bytes(start[44:], "little")
+        if self.marked:
+            start = start[:11] + bytes([start[11] & ~0b101]) + start[12:44]
+            start += lookup3(start).to_bytes(4, "little")
+        self.start = start
+
+    def readinto(self, buffer):
+        at, buffer = self.tell(), memoryview(buffer).cast("B")
+        found = super().readinto(buffer)
+        ours = self.start[at : at + found]
+        buffer[: len(ours)] = ours
+        return found
+
+
+def lookup3(content):
+    """The checksum of HDF5's metadata, a 32-bit number: Bob Jenkins's lookup3, `hashlittle` from 0.
+
+    >>> hex(lookup3(b"Four score and seven years ago"))
+    '0x17770551'
+    """
+    def turned(x, bits):
+        return (x << bits | x >> 32 - bits) & 0xFFFFFFFF
+
+    a = b = c = 0xDEADBEEF + len(content) & 0xFFFFFFFF
+    content += bytes(-len(content) % 12)
+    for at in range(0, len(content), 12):
+        x, y, z = struct.unpack("<3I", content[at : at + 12])
+        a, b, c = a + x & 0xFFFFFFFF, b + y & 0xFFFFFFFF, c + z & 0xFFFFFFFF
+        if at + 12 < len(content):
+            for bits in (4, 6, 8, 16, 19, 4):
+                a, b, c = b, c + b & 0xFFFFFFFF, (a - c & 0xFFFFFFFF) ^ turned(c, bits)
+    for bits in (14, 11, 25, 16, 4, 14, 24):
+        a, b, c = b, (c ^ b) - turned(b, bits) & 0xFFFFFFFF, a
+    return b
+
+
 def opened(path, expected, **options) -> h5py.File:
     """The file, open for reading.
 
     Reading needs no lock: where there are none (some network and read-only file systems) the file is read all the same.
-    So is one that another program has open for writing, with a note, for feature files appear when they are complete.
+    So is one that another program has open for writing, or left so when it crashed, with a note: feature files appear
+    when they are complete.
 
     Parameters
     ----------
@@ -89,15 +141,18 @@ def opened(path, expected, **options) -> h5py.File:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; expected {expected}")
-    busy = False
+    busy = marked = False
     try:
         try:
             file = h5py.File(path, "r", **options)
         except OSError as error:
-            if "lock" not in str(error):  # "unable to lock file", or opened in this process with other flags of locking
+            with Unmarked(path) as start:
+                marked = start.marked
+            if not marked and "lock" not in str(error):  # or opened in this process with other flags of locking
                 raise
-            busy = error.errno in BUSY
-            file = h5py.File(path, "r", locking=False, **options)
+            busy = marked or error.errno in BUSY
+            source, unlocked = (Unmarked(path), {}) if marked else (path, {"locking": False})
+            file = h5py.File(source, "r", **unlocked, **options)
     except (OSError, RuntimeError) as error:
         writes = ", or another program is still writing it" if busy else ""
         raise UserError(f"{path}: {_reason(path, str(error))}{writes}; expected {expected}") from None
@@ -111,7 +166,8 @@ def opened(path, expected, **options) -> h5py.File:
         file.close()
         raise UserError(f"{path}: {elsewhere}; expected {expected} that holds its data itself")
     if busy:
-        note(f"{path}: another program has it open for writing; what it changes from now on may not be seen")
+        ended = ", or ended without closing it" if marked else ""
+        note(f"{path}: another program has it open for writing{ended}; what it changes from now on may not be seen")
     return file
 
 
@@ -151,4 +207,4 @@ def _reason(path, told):
     sizes = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", told)
     if sizes:
         return f"truncated: {sizes[1]} of {sizes[2]} bytes"
-    return damage_of(path, "an HDF5 file", b"\x89HDF\r\n\x1a\n", f"truncated or damaged ({told[:120]})")
+    return damage_of(path, "an HDF5 file", SIGNATURE, f"truncated or damaged ({told[:120]})")

@@ -61,7 +61,8 @@ class Parts:
         settings = self.folder / "settings.json"
         wanted = {"shapes": self.shapes, "attrs": self.attrs} | ({"files": self.own} if self.own else {})
         wanted = json.dumps(wanted, indent=1) + "\n"
-        if self.folder.exists() and any(self.folder.iterdir()):
+        # a run that was killed at its very start leaves a settings.json that is half written, under another name
+        if self.folder.exists() and any(".tmp-" not in path.name for path in self.folder.iterdir()):
             if not settings.is_file():
                 raise UserError(f"{self.folder}: in the way, it was not made by cmg.extract; remove it")
             stack.enter_context(locked(self.folder))

@@ -152,8 +152,10 @@ class Extractor:
         except (BadClip, UserError):
             raise
         except Exception as error:  # foreign bytes fail in more ways than a decoder knows; one clip must not end a run
-            # but what the machine refuses says nothing of the clip
+            # but what the machine refuses says nothing of the clip, and a library that is not there neither
             if short_of_memory(error) if isinstance(error, MemoryError) else refusal(error):
+                raise
+            if isinstance(error, ImportError):
                 raise
             raise BadClip(f"cannot be decoded ({type(error).__name__}: {str(error)[:100]})") from None
         finally:
