@@ -25,6 +25,7 @@ from support_media import tone, write_wav
 
 pytestmark = pytest.mark.slow
 TRIALS = int(os.environ.get("CMG_TRIALS", 1))
+minutes = pytest.mark.skipif("CMG_TRIALS" not in os.environ, reason="takes minutes: before a release, CMG_TRIALS=N")
 FAULTS = [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.ESTALE, errno.EAGAIN, errno.ENOMEM, errno.EDQUOT]
 
 
@@ -124,7 +125,7 @@ def test_pretraining_is_killed_and_goes_on_to_the_same_bits(clips, tmp_path):
     assert survived == TRIALS and kills
 
 
-@pytest.mark.skipif("CMG_TRIALS" not in os.environ, reason="takes minutes: before a release, with CMG_TRIALS=N")
+@minutes
 def test_processes_of_a_run_are_lost(clips, tmp_path):
     """One of two, or the launcher: all end, in one line at the most, and the run goes on to the same bits."""
     flags = ["2", "cmg.pretrain", "--data", clips, *SMALL, "--epochs", "20", "--save-every", "1", "--resume", "auto"]
@@ -157,6 +158,7 @@ def test_processes_of_a_run_are_lost(clips, tmp_path):
     assert survived == TRIALS and kills
 
 
+@minutes
 def test_extraction_is_killed_and_goes_on_to_the_same_file(sounds, whole, tmp_path):
     begun, survived, kills = time.monotonic(), 0, 0
     assert process_of("cmg.extract", sound_call(sounds, tmp_path / "a.h5", 2)).wait() == 0
@@ -187,6 +189,7 @@ def words_of(pid):
         return ""
 
 
+@minutes
 def test_extraction_s_workers_are_killed(sounds, whole, tmp_path):
     """The run ends by itself, or in one line that says so, and then goes on."""
     survived = kills = lines = 0
