@@ -258,7 +258,7 @@ def test_tables_of_the_pages_are_all_looked_at():
     """A table of results that nobody compares with a record would be one more place for a figure of its own."""
     heads = {page: [own[0][0] for own in tables_of(path.read_text(encoding="utf-8"))] for page, path in PAGES.items()}
     assert heads == {
-        "README": ["direction", "pretraining", "task", "paper", "to add", "`--method`", "item", "program"],
+        "README": ["direction", "pretraining", "task", "paper", "to add", "`--method`", "item", "program", "trials"],
         "figs": ["pretraining", "task", "record", "record", "row", "row", "row", "Ψ, its decoder and vCLUB", "page",
                  "files"]}
 
