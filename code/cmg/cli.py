@@ -14,9 +14,13 @@ import sys
 import threading
 from pathlib import Path
 
+from tqdm import tqdm
+
 from cmg.configs import nearest
 from cmg.errors import LostProcess, UserError, refusal
 from cmg.processes import launched, tell
+
+tqdm.monitor_interval = 0  # no thread of its own, which prints a warning where it cannot be started
 
 
 class Help(argparse.RawDescriptionHelpFormatter):

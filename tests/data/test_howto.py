@@ -345,8 +345,7 @@ def test_bad_videos_are_left_out_each_with_its_reason(tmp_path, capsys):
     (tmp_path / "in/a/gone_spec.npz").unlink()
     np.savez(tmp_path / "in/a/coded_2d.npz", features=np.array([Attack(tmp_path / "mark")], object))
     np.savez(tmp_path / "in/a/short_2d.npz", other=np.zeros((3, 4), np.float32))
-    with pytest.raises(SystemExit):  # for more than half of them are bad; the good one is written
-        main(flags)
+    main(flags)
     told = dict(line.removeprefix("left out ").split(": ", 1) for line in capsys.readouterr().err.splitlines()
                 if line.startswith("left out"))
     assert set(told) == {"good", "uneven", "gone", "coded", "words", "short"}

@@ -598,11 +598,11 @@ def test_classes_that_training_never_has_are_named(features, clips, capsys):
     """Once a direction, though clips and seconds are probed; results.json has them too."""
     clips["train"] = [clip for clip in clips["train"] if clip.category != "Truck"]
     rows = evaluate(OneHotModel(), features, annotations_of(clips), settings=FAST)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "can only be wrong" in line]
-    assert lines == [f"warning: {s} → {t}: 1 class of the test is in no clip that is learnt from and can only be "
-                     "wrong: Truck" for s, t in (("video", "audio"), ("audio", "video"))]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "can be right by luck alone" in line]
+    assert lines == [f"warning: {s} → {t}: 1 class of the test is in no clip that is learnt from and can be right "
+                     "by luck alone: Truck" for s, t in (("video", "audio"), ("audio", "video"))]
     assert all(row["unlearnt"] == ["Truck"] for row in rows)
-    assert all(row["value"] == pytest.approx(200 / 3, abs=1e-3) for row in rows if row["metric"] == "accuracy")
+    assert all(66.6 < row["value"] <= 100 for row in rows if row["metric"] == "accuracy")  # the others are all right
 
 
 @pytest.mark.parametrize("protocol", ["strict", "paper"])

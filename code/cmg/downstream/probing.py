@@ -183,7 +183,7 @@ class ProbeTask:
         if unlearnt:
             one = len(unlearnt) == 1
             lines.append(f"{len(unlearnt)} class{'' if one else 'es'} of the test {'is' if one else 'are'} in no clip "
-                         f"that is learnt from and can only be wrong: {', '.join(unlearnt)}")
+                         f"that is learnt from and can be right by luck alone: {', '.join(unlearnt)}")
         if n == 1:
             lines.append("one clip is tested; its figures say nothing of others")
         elif len(asked) == 1:
