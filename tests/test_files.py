@@ -321,3 +321,12 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_not_used(finished):
         checkpoint.build_model({**content, "model": {}})
     with pytest.raises(UserError, match="do not fit its flags .*Missing key"):
         checkpoint.build_model({**content, "args": {}})
+
+
+def test_what_a_killed_task_left_of_a_file_is_removed_by_the_next_one(tmp_path):
+    left = tmp_path / "results.json.tmp-99999"
+    left.write_text("[")
+    (tmp_path / "results.json.tmp-mine").touch()
+    with in_turn(tmp_path / "results.json"):
+        assert not left.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json.tmp-mine"]

@@ -4,6 +4,7 @@ what is no fault of a file, folders that one process holds."""
 import contextlib
 import csv
 import errno
+import glob
 import hashlib
 import io
 import mmap
@@ -148,15 +149,17 @@ def short_of_memory(error):
 def in_turn(path):
     """Wait until no other process is in such a block for the same file: for one that is read, changed and replaced.
 
-    A file system without locks lets everybody in.
+    What a process that was killed in such a block has left of the file is removed. A file system without locks lets
+    everybody in, and then nothing is.
     """
-    beside = Path(path).with_name(f"{Path(path).name}.tmp-lock")
-    handle = None
+    path = Path(path)
+    beside, handle, alone = path.with_name(f"{path.name}.tmp-lock"), None, False
     beside.parent.mkdir(parents=True, exist_ok=True)
     while fcntl and handle is None:
         handle = os.open(beside, os.O_RDWR | os.O_CREAT)
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
+            alone = True
         try:
             still_there = os.path.samestat(os.fstat(handle), os.stat(beside))
         except FileNotFoundError:
@@ -164,6 +167,8 @@ def in_turn(path):
         if not still_there:  # the one before has ended, and taken it away
             os.close(handle)
             handle = None
+    for stale in path.parent.glob(f"{glob.escape(path.name)}.tmp-[0-9]*") if alone else ():
+        stale.unlink(missing_ok=True)
     try:
         yield
     finally:

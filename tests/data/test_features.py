@@ -442,3 +442,20 @@ def test_pooled_video_is_all_that_official_reads(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             pool_grid(argv)
         assert stop.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_file_that_was_replaced_is_not_read_on(tmp_path):
+    """By its name it is the same; a process that opens it anew would learn from other clips under the old ids."""
+    path = tmp_path / "a.h5"
+    for number in (1.0, 2.0):
+        with FeatureWriter(tmp_path / f"{number}.h5", {"audio": (2, 3)}, {}) as writer:
+            writer.append(["x"], {"audio": np.full((1, 2, 3), number)}, None)
+    os.replace(tmp_path / "1.0.h5", path)
+    features = FeatureSet(path, cache="disk")
+    assert features.stored([0])["audio"].unique().tolist() == [1.0]
+    features.files[0].close()
+    assert features.stored([0])["audio"].unique().tolist() == [1.0]  # opened again
+    features.files[0].close()
+    os.replace(tmp_path / "2.0.h5", path)
+    with pytest.raises(UserError, match="a.h5: was replaced or written to while it was read"):
+        features.stored([0])

@@ -161,11 +161,17 @@ class FeatureFile:
     def __init__(self, path):
         self.path = Path(path)
         self._h5, self._pid, self._absent = None, None, set()
+        self._is = None  # which file the path stood for
         with opened(self.path, "a feature file (.h5)") as h5:
             try:
                 self._inspect(h5)
             except (KeyError, OSError, RuntimeError) as error:  # what h5py raises where it meets damage
                 raise UserError(f"{self.path}: damaged HDF5 file ({_first_line(error)})") from None
+        self._is = self._identity()
+
+    def _identity(self):
+        status = os.stat(self.path)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def _inspect(self, h5):
         """Read what is small (ids, attributes, shapes) and check that all of it agrees."""
@@ -234,6 +240,10 @@ class FeatureFile:
         if self._pid != os.getpid():
             # without HDF5's cache of chunks, which copies every clip once more
             self._h5, self._pid = opened(self.path, "a feature file (.h5)", rdcc_nbytes=0), os.getpid()
+            if self._identity() != self._is:  # its ids and shapes were another file's
+                self.close()
+                raise UserError(f"{self.path}: was replaced or written to while it was read; expected features that "
+                                "stay as they are until the run ends")
         return self._h5
 
     def close(self):
