@@ -99,6 +99,12 @@ def test_numbers_out_of_bounds(kind, texts, expected):
         assert str(caught.value) == f"'{text}' is not {expected}"
 
 
+def test_an_infinite_value_is_no_whole_number():
+    """As a JSON file of flags may hold it."""
+    with pytest.raises(argparse.ArgumentTypeError, match="^'inf' is not a whole number"):
+        whole()(float("inf"))
+
+
 def test_no_number_goes_unchecked(parsers):
     """Every flag that takes a number refuses nan and -1."""
     for parser in parsers:

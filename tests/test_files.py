@@ -12,7 +12,7 @@ import torch
 
 from cmg.downstream.results import prepare_results, read_results, write_results
 from cmg.errors import UserError
-from cmg.files import in_turn, locked, read_columns, read_text, replacing, write_atomically
+from cmg.files import in_turn, locked, parse_json, read_columns, read_text, replacing, write_atomically
 from cmg.training import checkpoint
 from support import SMALL, refused, rows, run, same_weights, write_clips
 
@@ -330,3 +330,10 @@ def test_what_a_killed_task_left_of_a_file_is_removed_by_the_next_one(tmp_path):
     with in_turn(tmp_path / "results.json"):
         assert not left.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["results.json.tmp-mine"]
+
+
+def test_json_that_is_nested_without_end_is_no_json():
+    assert parse_json('{"a": [1]}') == {"a": [1]}
+    for text in ("[" * 100_000, "{", ""):
+        with pytest.raises(ValueError):
+            parse_json(text)

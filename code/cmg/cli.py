@@ -118,7 +118,7 @@ def _checked(kind, fine, expected):
     def parse(text):  # or a value, where no command line was read
         try:
             value = kind(text)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             value = math.nan
         if not fine(value) or isinstance(text, bool) or isinstance(text, float) and value != text:
             raise argparse.ArgumentTypeError(f"'{text}' is not {expected}")

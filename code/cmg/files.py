@@ -7,6 +7,7 @@ import errno
 import glob
 import hashlib
 import io
+import json
 import mmap
 import os
 from pathlib import Path
@@ -55,6 +56,14 @@ def write_atomically(path, text: str):
     """Write a UTF-8 text file of which no reader ever sees half."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def parse_json(text):
+    """What a JSON text says; ValueError for what is none, for brackets nested without end as well."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested without end") from None
 
 
 def read_text(path, expected: str) -> str:

@@ -32,7 +32,7 @@ from cmg.data.finite import refuse_not_finite
 from cmg.data.synthetic import SyntheticConfig
 from cmg.data.synthetic_raw import files_for
 from cmg.errors import LostProcess, UserError
-from cmg.files import locked, read_text, write_atomically
+from cmg.files import locked, parse_json, read_text, write_atomically
 from cmg.methods import registry
 from cmg.methods.contract import Method
 from cmg.optimisation import OptimiserConfig
@@ -124,7 +124,7 @@ def read_config(path) -> dict:
     """The flags of an `args.json`, or of a JSON object that holds nothing else; whether that run was resumed says
     nothing of another."""
     try:
-        content = json.loads(read_text(path, "args.json of a run"))
+        content = parse_json(read_text(path, "args.json of a run"))
         return {name: value for name, value in content.get("flags", content).items() if name != "resume"}
     except (ValueError, AttributeError):
         raise UserError(f"--config {path}: not the args.json of a run; expected a JSON object of flags") from None

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -94,6 +95,11 @@ def test_what_is_refused(made, tmp_path, capsys):
 
     seen = write(tmp_path / "seen.h5", ["c0", "c1"], 0)
     assert "0 clips that the checkpoint was not pretrained on" in line("--checkpoint", run, "--data", seen)
+    silent = write(tmp_path / "silent.h5", ["n0", "n1", "n2"], 0)
+    with h5py.File(silent, "r+") as h5:
+        h5["valid/audio"][:2] = False
+    assert "1 clips that the checkpoint was not pretrained on, and that have both" in line(
+        "--checkpoint", run, "--data", silent)
     assert "holds no decoder; expected a run folder, or its latest.pt" in line(
         "--checkpoint", run / "epoch_000.pt", "--data", data)
     assert "no such checkpoint file" in line("--checkpoint", tmp_path / "gone", "--data", data)

@@ -58,6 +58,10 @@ def test_weights_of_another_kind_and_a_place_past_the_epoch_are_refused(tmp_path
     for change in (torch.Tensor.cfloat, torch.Tensor.long):
         with pytest.raises(UserError, match=rf"its weights do not fit its flags \({name} is torch\."):
             checkpoint.build_model(whole | {"model": whole["model"] | {name: change(whole["model"][name])}})
+    for name, value in (("numerics", None), ("step", "1"), ("earlier_ids", "a")):
+        checkpoint.save(tmp_path / "other.pt", whole | {name: value})
+        with pytest.raises(UserError, match=f"'{name}' holds something else$"):
+            checkpoint.read(tmp_path / "other.pt")
     checkpoint.save(tmp_path / "out" / "latest.pt", whole | {"position": whole["position"] | {"batch": 999}})
     with pytest.raises(SystemExit) as stop:
         run(str(tmp_path / "a.h5"), tmp_path / "out", "--epochs", "2", "--modalities", "audio", "text", "--resume",

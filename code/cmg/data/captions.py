@@ -23,7 +23,6 @@ are left out and told.
 import argparse
 import csv
 import io
-import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +30,7 @@ from typing import NamedTuple
 from cmg.cli import Parser, command
 from cmg.data.videos import clip_of
 from cmg.errors import UserError
-from cmg.files import read_text, write_atomically
+from cmg.files import parse_json, read_text, write_atomically
 
 MVAT = ("sound_mplug", "mplug", "caption")  # fields of its captions, the first that there is
 
@@ -114,7 +113,7 @@ def _table(path: Path, text: str):
 def _json(path: Path, text: str):
     """(place, clip, caption) of a json file."""
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path}: not a json object of MSCOCO's form ({str(error)[:60]})") from None
     by_id = isinstance(content, dict) and content and all(isinstance(one, dict) for one in content.values())

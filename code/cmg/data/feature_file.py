@@ -27,6 +27,7 @@ from cmg import modalities
 from cmg.data.hdf5 import Sink, opened
 from cmg.data.vocabulary import Vocabulary
 from cmg.errors import UserError
+from cmg.files import parse_json
 
 SCHEMA = 1
 CHUNK_BYTES = 64 * 1024  # rows are read in random order: a chunk is one clip, and only small clips share one
@@ -221,7 +222,7 @@ class FeatureFile:
         """Take over what the file says of modalities that not every copy of this project knows."""
         for m in names:
             try:
-                row = json.loads(self.attrs[f"modality/{m}"])
+                row = parse_json(self.attrs[f"modality/{m}"])
             except (TypeError, ValueError):
                 row = None
             if not isinstance(row, dict) or row.get("name") != m:

@@ -9,7 +9,7 @@ import torch
 
 from cmg.cli import require_folder
 from cmg.errors import UserError
-from cmg.files import in_turn, replacing, write_atomically
+from cmg.files import in_turn, parse_json, replacing, write_atomically
 
 # Two rows with equal values here are the same measurement: the newer one replaces the older.
 IDENTITY = ("task", "source", "target", "gallery", "protocol", "metric", "seed")
@@ -90,7 +90,7 @@ def read_results(folder) -> list[dict]:
     """The rows of `folder/results.json`, none where there is no such file."""
     path = Path(folder) / "results.json"
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise TypeError
         for row in rows:
@@ -137,7 +137,7 @@ def chosen_by(checkpoint: Path) -> str | None:
     if checkpoint.name != "best.pt":
         return "no labels" if checkpoint.name == "latest.pt" else None
     try:
-        return json.loads(checkpoint.with_suffix(".json").read_text(encoding="utf-8"))["chosen_by"]
+        return parse_json(checkpoint.with_suffix(".json").read_text(encoding="utf-8"))["chosen_by"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

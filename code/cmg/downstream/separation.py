@@ -64,11 +64,16 @@ def load_whole(path, device, named=None):
 
 
 def held_out(features, content, where):
-    """Rows of the clips that a checkpoint was not pretrained on."""
+    """Rows of the clips that a checkpoint was not pretrained on, and that have both modalities."""
     known = set(content["pretrain_ids"])
-    rows = [row for row, name in enumerate(features.ids) if name not in known]
+    rows = []
+    for some in torch.tensor([row for row, name in enumerate(features.ids) if name not in known]).split(AT_ONCE):
+        batch = features.stored(some)
+        there = torch.stack([batch[f"valid/{m}"].any(1) for m in features.modalities]).all(0)
+        rows += some[there.cpu()].tolist()
     if len(rows) < 2:
-        raise UserError(f"{where}: {len(rows)} clips that the checkpoint was not pretrained on; expected two at least")
+        raise UserError(f"{where}: {len(rows)} clips that the checkpoint was not pretrained on, and that have both "
+                        "modalities; expected two at least")
     return rows
 
 
@@ -219,7 +224,7 @@ def main(argv=None):
     print(out / "separation.json")
     few = rows[: args.clips]
     pictures = pictures_of(method, features, few, device)
-    names = [features.ids[row] for row in few][: len(next(iter(pictures.values())))]
+    names = [features.ids[row] for row in few]
     print(save(mixtures.draw(*shown(method, pictures, names, args.seed)), out / "separation.png"))
     return table
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from cmg.downstream.clip_scores import read_clip_scores
 from cmg.downstream.results import read_results
 from cmg.errors import UserError
-from cmg.files import write_atomically
+from cmg.files import parse_json, write_atomically
 from cmg.modalities import TABLE
 from cmg.tables.file import fill, read_settings, slug
 
@@ -150,7 +150,7 @@ class Cell:
     def pretraining(self):
         """Its commit, and minutes from the logged rates, so that interruptions and idle time between do not count."""
         try:
-            made = json.loads((self.folder / "args.json").read_text(encoding="utf-8"))
+            made = parse_json((self.folder / "args.json").read_text(encoding="utf-8"))
             with open(self.folder / "metrics.csv", newline="", encoding="utf-8") as file:
                 rows = [(int(row["step"]), float(row["train/clips_per_s"])) for row in csv.DictReader(file)]
             seconds = sum((b - a) * made["flags"]["batch_size"] / rate for (a, _), (b, rate) in zip(rows, rows[1:]))
@@ -164,7 +164,7 @@ class Cell:
 def read_record(path) -> dict | None:
     """A cell.json, None where there is none yet; `UserError` for anything else."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
-from cmg.files import write_atomically
+from cmg.files import parse_json, write_atomically
 from cmg.tables.cells import Cell, fill_in
 from cmg.tables.file import slug
 
@@ -69,7 +69,7 @@ def tune(table, names, args):
 def _read(path):
     """The rows of an earlier sweep.json."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = parse_json(path.read_text(encoding="utf-8"))["rows"]
         for own in rows.values():
             own["trials"][own["chosen"]]
             for trial in own["trials"]:
@@ -85,7 +85,7 @@ def _outcome(cell, judge):
     """Score of the trial's best checkpoint, its figures by direction, and what it took."""
     path = cell.folder / slug(judge.name) / "ave_sweep_strict.json"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(path.read_text(encoding="utf-8"))
         best = max(entries, key=lambda entry: float(entry["score"]))
     except (KeyError, OSError, RecursionError, TypeError, ValueError):
         raise UserError(f"{path}: no scores of checkpoints; expected another --out") from None

@@ -41,6 +41,7 @@ from cmg.training.held import Bounded
 
 FORMAT, OLDER = 2, (1,)
 PARTS = {"args": dict, "shapes": dict, "model": dict, "pretrain_ids": list, "epoch": int}  # of every checkpoint
+FURTHER = {"step": int, "numerics": int, "earlier_ids": list}  # of those that have them
 FORMS = {  # what is in a part, where a checkpoint has it
     "args": lambda part: all(isinstance(part.get(name, ""), str) for name in ("method", "preset")),
     "shapes": lambda part: all(isinstance(n, int) for shape in part.values() for n in shape),
@@ -91,8 +92,8 @@ def read(path):
     for name, kind in PARTS.items():
         if not isinstance(content.get(name), kind):
             raise UserError(f"{path}: not a checkpoint of cmg.pretrain, '{name}' is missing in it")
-    for name in content.keys() & FORMS.keys():
-        if not _formed(content[name], FORMS[name]):
+    for name in content.keys() & {*FORMS, *FURTHER}:
+        if not (isinstance(content[name], FURTHER[name]) if name in FURTHER else _formed(content[name], FORMS[name])):
             raise UserError(f"{path}: not a checkpoint of cmg.pretrain, '{name}' holds something else")
     modalities.declare_all(content.get("modalities", {}), path)
     return content
