@@ -1,5 +1,7 @@
 """What CMMixer leaves behind: an encoder of pictures that says of every step of one modality what it shows."""
 
+from abc import abstractmethod
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -81,9 +83,9 @@ class PictureModel(Pretrained):
         pictures = self.standard(modality, self.raw(modality, x)).flatten(0, 1)  # (B·T, 3, S, S)
         return fold(pictures.unsqueeze(1).expand(-1, self.config.positions, -1, -1, -1))
 
+    @abstractmethod
     def vectors(self, modality, picture):
         """One vector of each folded picture of one modality, Tensor[B, D]."""
-        raise NotImplementedError
 
     def encode_modality(self, modality, features, valid=None):
         """A step's token is what the encoder makes of that step alone, unmixed and with nothing hidden."""
