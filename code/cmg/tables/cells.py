@@ -108,7 +108,8 @@ class Cell:
             if lack:
                 raise UserError(f"row {self.name!r}, seed {self.seed}: {one.module} wrote results without "
                                 f"{', '.join(sorted(lack))}; expected rows as those of cmg.downstream.ave")
-        rows_of(out)
+        if rows:
+            rows_of(out)
         # A new choice of the checkpoint outdates what was measured on the old one.
         kept = {} if one.chooses else self.record.get("evaluations", {})
         entry = {"arguments": names_only(arguments), "minutes": round((time.monotonic() - start) / 60, 3)}
@@ -183,6 +184,8 @@ def read_record(path) -> dict | None:
 def rows_of(folder) -> list[dict]:
     """The rows of a folder's results.json; `UserError` names what a table cannot be made of."""
     rows = read_results(folder)
+    if not rows:
+        raise UserError(f"{Path(folder) / 'results.json'}: holds no rows; expected those of cmg.downstream.ave")
     for number, row in enumerate(rows, 1):
         place = f"{Path(folder) / 'results.json'}: row {number}"
         if lack := NEEDED - row.keys():

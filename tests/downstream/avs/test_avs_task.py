@@ -172,7 +172,9 @@ def test_a_network_that_was_changed_is_one_line(run):
     for change, told in (({"args": None}, "best.pt: not a segmentation network, 'args' is missing in it or holds"),
                          ({"args": whole["args"] | {"channels": 4096}}, "its weights do not fit its flags (they ask"),
                          ({"args": whole["args"] | {"channels": 8}}, "its weights do not fit its flags (Error(s) in"),
-                         ({"args": whole["args"] | {"backbone": "x"}}, "its weights do not fit its flags ('x')"),
+                         ({"args": whole["args"] | {"backbone": "x"}}, "not a segmentation network, its backbone is"),
+                         ({"args": whole["args"] | {"text_weights": 3}}, "its text_weights is 3"),
+                         ({"args": whole["args"] | {"batch_size": "4"}}, "its batch_size is '4'"),
                          ({"net": {name: x * float("nan") for name, x in whole["net"].items()}}, "are not finite")):
         checkpoint.save(path, whole | change)
         assert told in refused(test)

@@ -90,7 +90,12 @@ def settle(args) -> dict:
                 **{f"{m}_backbone": next(iter(FEATURES[m])) for m in ("audio", "text")},
                 "audio_weights": [], "text_weights": [], **PRESETS[args.preset]}
     if args.stage == "test":
-        trained = read(Path(args.out) / BEST[args.protocol])["args"]
+        network = Path(args.out) / BEST[args.protocol]
+        trained = read(network)["args"]
+        for action in parser()._actions:
+            if not may_be(action, trained.get(action.dest)):
+                raise UserError(f"{network}: not a segmentation network, its {action.dest} is "
+                                f"{trained[action.dest]!r}")
         defaults = {"w_contrast": 0.0, "method": None, **trained, "resume": None}  # a network may be older than a flag
         given.pop("preset")
         require_same(given, trained, "the network in --out was trained with")
@@ -104,6 +109,20 @@ def settle(args) -> dict:
     options["method"] = options["method"] and registry.absolute(options["method"])
     options["data"] = options["data"] and [str(Path(path).resolve()) for path in options["data"]]
     return options
+
+
+def may_be(action, value):
+    """Whether a value is one that a flag gives, where it is given."""
+    def one(value):
+        try:
+            fine = isinstance(value, str) if action.type is None else action.type(value) == value
+        except (argparse.ArgumentTypeError, TypeError, ValueError):
+            return False
+        return fine and (action.choices is None or value in action.choices)
+
+    if value is None:
+        return True
+    return isinstance(value, list | tuple) and all(map(one, value)) if action.nargs else one(value)
 
 
 def _check(options):
