@@ -31,12 +31,7 @@ for ((i = 0; i < $#; i++)); do
   esac
 done
 
-[[ "${NPROC:-1}" =~ ^[1-9][0-9]{0,2}$ ]] || {
-  echo "cmmixer.sh: error: NPROC=$NPROC: expected a number of processes, 1 to 999" >&2
-  exit 2
-}
-launch=("$python" -m)
-if ((${NPROC:-1} > 1)); then launch=("$python" -m cmg.launch "$NPROC"); fi
+launcher
 
 run "${launch[@]}" cmg.pretrain --out "$out" --resume auto "${what[@]}" ${recipe[@]+"${recipe[@]}"} "$@"
 

@@ -105,3 +105,13 @@ else
   fi
 fi
 env_say "using $python"
+
+# launcher: how to start a module of cmg in NPROC processes, as the array `launch`.
+launcher() {
+  [[ "${NPROC:-1}" =~ ^[1-9][0-9]{0,2}$ ]] || {
+    echo "${0##*/}: error: NPROC=$NPROC: expected a number of processes, 1 to 999" >&2
+    exit 2
+  }
+  launch=("$python" -m)
+  if ((${NPROC:-1} > 1)); then launch+=(cmg.launch "$NPROC"); fi
+}

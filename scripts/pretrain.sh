@@ -35,12 +35,7 @@ for ((i = 0; i < $#; i++)); do
 done
 if "$help"; then exec "$python" -m cmg.pretrain ${preset[@]+"${preset[@]}"} "$@"; fi  # with the defaults of what is run
 
-[[ "${NPROC:-1}" =~ ^[1-9][0-9]{0,2}$ ]] || {
-  echo "pretrain.sh: error: NPROC=$NPROC: expected a number of processes, 1 to 999" >&2
-  exit 2
-}
-launch=("$python" -m)
-if ((${NPROC:-1} > 1)); then launch=("$python" -m cmg.launch "$NPROC"); fi
+launcher
 
 run "${launch[@]}" cmg.pretrain \
   --out "$out" --resume auto ${what[@]+"${what[@]}"} ${preset[@]+"${preset[@]}"} ${recipe[@]+"${recipe[@]}"} "$@"

@@ -41,8 +41,7 @@ what=(--seed 0)
 if [[ "$data" == synthetic ]]; then
   what+=(--data synthetic --synthetic-captions 4 --modalities video audio text --checkpoint-epochs 10)
 fi
-launch=("$python" -m)
-if ((${NPROC:-1} > 1)); then launch=("$python" -m cmg.launch "$NPROC"); fi
+launcher
 
 run "${launch[@]}" cmg.pretrain --method prealign --out "$out/aligned" --resume auto "${what[@]}" \
   ${rest[@]+"${rest[@]}"}

@@ -4,6 +4,9 @@ import csv
 import itertools
 import os
 import socket
+import subprocess
+import sys
+import time
 import wave
 from pathlib import Path
 from types import SimpleNamespace
@@ -258,3 +261,20 @@ class VectorModel(OneHotModel):
 
     def encode_modality(self, modality, features, valid=None):
         return Tokens(None, None, super().encode_modality(modality, features, valid).quantized)
+
+
+def killed_and_resumed(flags, out, most):
+    """A pretraining in a process of its own, killed with kill -9 some moments after its first latest.pt, before step
+    `most`, and resumed to its end; returns the state that it went on from."""
+    command = [sys.executable, "-m", "cmg.pretrain", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(CODE)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out / "latest.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    state = torch.load(out / "latest.pt", weights_only=True)
+    assert 0 < state["position"]["step"] < most
+    subprocess.run([*command, "--resume", "auto"], env=environment, check=True, capture_output=True)
+    return state

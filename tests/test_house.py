@@ -243,11 +243,12 @@ for ((i = 0; i < 600; i++)); do sleep 0.05; done
 
 
 @pytest.mark.parametrize("processes", ["two", "0", "-1", "2 3", "08", "1000", "9" * 30])
-def test_pretrain_script_refuses_what_is_no_number_of_processes(processes):
+@pytest.mark.parametrize("script", ["pretrain.sh", "multisk.sh", "cmmixer.sh", "uniq4cap.sh"])
+def test_scripts_refuse_what_is_no_number_of_processes(script, processes):
     environment = {**os.environ, "CMG_PYTHON": "true", "NPROC": processes}
-    done = subprocess.run([str(ROOT / "scripts" / "pretrain.sh")], env=environment, capture_output=True, text=True)
+    done = subprocess.run([str(ROOT / "scripts" / script)], env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (f"pretrain.sh: error: NPROC={processes}: expected a number of processes, "
+    assert done.stderr.splitlines()[-1] == (f"{script}: error: NPROC={processes}: expected a number of processes, "
                                             "1 to 999")
 
 

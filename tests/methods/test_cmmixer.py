@@ -1,11 +1,7 @@
 """The methods cmmixer and cmmixer-pair: what a step reads and rebuilds, runs, processes, and what is kept."""
 
 import itertools
-import os
-import signal
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -26,7 +22,7 @@ from cmg.methods.cmmixer.method import chosen_steps
 from cmg.methods.cmmixer.model import pictures_of
 from cmg.pretrain import main, parse
 from cmg.training.loop import Trainer
-from support import CODE, refused, rows, same_weights, steps_of
+from support import killed_and_resumed, refused, rows, same_weights, steps_of
 
 SHAPES = {"video": (6, 20, 24, 3), "audio": (6, 16, 18)}  # neither is the size that a step reads
 TINY = ["--side", "16", "--patch", "4", "--positions", "2", "--dim", "16", "--layers", "1", "--heads", "2",
@@ -291,17 +287,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(clips, tmp_path, method):
 def test_kill_9_and_resume_are_bit_identical(clips, tmp_path):
     flags = ["--epochs", "40", "--save-every", "7", "--checkpoint-epochs", "20"]
     whole, out = run(clips, tmp_path / "whole", *flags), tmp_path / "killed"
-    command = [sys.executable, "-m", "cmg.pretrain", *argv(clips, out, *flags)]
-    environment = {**os.environ, "PYTHONPATH": str(CODE)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (out / "latest.pt").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 0 < torch.load(out / "latest.pt", weights_only=True)["position"]["step"] < 200
-    subprocess.run([*command, "--resume", "auto"], env=environment, check=True, capture_output=True)
+    killed_and_resumed(argv(clips, out, *flags), out, 200)
     same_weights(whole, out)
 
 

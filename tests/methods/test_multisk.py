@@ -1,11 +1,6 @@
 """MultiSK as a method: queues step by step against the public implementation, ranks, resume, missing modalities."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -25,7 +20,7 @@ from cmg.methods.multisk.structure import Sides, Structure
 from cmg.models.multisk import TowerConfig, unit
 from cmg.pretrain import main, parse
 from cmg.training.loop import Trainer
-from support import CODE, FIXTURES, SHAPES, refused, rows, same_weights, steps_of, write_clips
+from support import FIXTURES, SHAPES, killed_and_resumed, refused, rows, same_weights, steps_of, write_clips
 
 SIZES = {"width": 16, "joint_dim": 12, "heads": 2, "anchors": 6, "queue": 20}
 FLAGS = ["--method", "multisk", "--width", "16", "--joint-dim", "12", "--heads", "2", "--anchors", "6", "--queue", "20",
@@ -218,17 +213,8 @@ def test_kill_9_and_resume_are_bit_identical(ragged, tmp_path):
     """Queues, their counter and the moments of audio's norms are part of the checkpoint."""
     flags = ["--epochs", "40", "--save-every", "7", "--checkpoint-epochs", "40"]
     whole, out = run(ragged, tmp_path / "whole", *flags), tmp_path / "killed"
-    command = [sys.executable, "-m", "cmg.pretrain", *argv(ragged, out, *flags)]
-    environment = {**os.environ, "PYTHONPATH": str(CODE)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (out / "latest.pt").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    state = torch.load(out / "latest.pt", weights_only=True)
-    assert 0 < state["position"]["step"] < 200 and "structure.queue_joint" in state["method"]
-    subprocess.run([*command, "--resume", "auto"], env=environment, check=True, capture_output=True)
+    state = killed_and_resumed(argv(ragged, out, *flags), out, 200)
+    assert "structure.queue_joint" in state["method"]
     same_weights(whole, out)
     assert [row["loss/total"] for row in rows(whole)] == [row["loss/total"] for row in rows(out)]
 

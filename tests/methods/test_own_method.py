@@ -3,10 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -23,10 +19,10 @@ from cmg.pretrain import main, parse
 from cmg.training import checkpoint
 from cmg.training.loop import Trainer
 from support import (
-    CODE,
     ROOT,
     SHAPES,
     install,
+    killed_and_resumed,
     refused,
     rows,
     same_weights,
@@ -123,17 +119,7 @@ def test_kill_9_and_resume_are_bit_identical(clips, tmp_path):
     """A real process, with dropout, killed at a moment that nobody chose."""
     flags = ["--epochs", "60", "--save-every", "7", "--checkpoint-epochs", "20"]
     whole, out = run(clips, tmp_path / "whole", *flags), tmp_path / "killed"
-    command = [sys.executable, "-m", "cmg.pretrain", *argv(clips, out, *flags)]
-    environment = {**os.environ, "PYTHONPATH": str(CODE)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (out / "latest.pt").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 0 < torch.load(out / "latest.pt", weights_only=True)["position"]["step"] < 300
-    subprocess.run([*command, "--resume", "auto"], env=environment, check=True, capture_output=True)
+    killed_and_resumed(argv(clips, out, *flags), out, 300)
     same_weights(whole, out)
     assert [row["loss/total"] for row in rows(whole)] == [row["loss/total"] for row in rows(out)]
 

@@ -60,6 +60,7 @@ from cmg.modalities import ordered
 RECALLS = (1, 5, 10, 50)
 EXPECTED = "_expected"  # ends the metrics of which the number of queries is what there should be
 
+
 def retrieve(queries: Items, gallery: Items, kind: str) -> Places:
     """Place of every query's item; queries without features have none."""
     found = Places(*torch.zeros(3, len(queries.clips), dtype=torch.int64))
