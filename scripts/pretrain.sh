@@ -12,10 +12,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 out="$root/checkpoint/synthetic"
 data=synthetic
 device=auto
-what=(--data synthetic --modalities video audio text --seed 0)
-preset=(--preset small)
-recipe=(--epochs 20 --batch-size 80 --lr 1e-3 --dim 128 --codes 128 --checkpoint-epochs 4
-        --w-align 1 --cpc-temperature 0.1 --text-alignment clip)
+what=(--data synthetic --seed 0)
+preset=(--preset small --checkpoint-epochs 4)
 help=false
 
 given=("$@")
@@ -26,10 +24,10 @@ for ((i = 0; i < $#; i++)); do
     --out) out="$value" ;;
     --data) data="$value" ;;
     --device) device="$value" ;;
-    --preset) recipe=() ;;                      # another preset brings its own
-    --method)                                   # and so does a method of one's own that is not joined with ours
-      if [[ "$value" =~ \.py(:|$) && "$value" != *+* ]]; then preset=() recipe=(); fi ;;
-    --config) what=() preset=() recipe=() data="${data#synthetic}" ;;  # says all there is to say
+    --preset) preset=() ;;
+    --method)  # one of one's own that is not joined with ours need not have this preset
+      if [[ "$value" =~ \.py(:|$) && "$value" != *+* ]]; then preset=(); fi ;;
+    --config) what=() preset=() data="${data#synthetic}" ;;  # says all there is to say
     -h | --help) help=true ;;
   esac
 done
@@ -38,7 +36,7 @@ if "$help"; then exec "$python" -m cmg.pretrain ${preset[@]+"${preset[@]}"} "$@"
 launcher
 
 run "${launch[@]}" cmg.pretrain \
-  --out "$out" --resume auto ${what[@]+"${what[@]}"} ${preset[@]+"${preset[@]}"} ${recipe[@]+"${recipe[@]}"} "$@"
+  --out "$out" --resume auto ${what[@]+"${what[@]}"} ${preset[@]+"${preset[@]}"} "$@"
 
 if [[ "$data" == synthetic ]]; then
   exec "$python" -m cmg.downstream.ave --checkpoint "$out" --data synthetic --protocol strict --seed 0 --device "$device"

@@ -14,6 +14,7 @@ import pytest
 
 import cmg
 from cmg.data.features import FeatureFile
+from cmg.methods.registry import available
 from cmg.pretrain import parse
 from support import ROOT
 
@@ -190,23 +191,24 @@ def test_pretrain_script_validates_the_users_run(called, flags):
 def test_pretrain_script_leaves_other_data_and_presets_alone(called):
     (pretrain,) = called("scripts/pretrain.sh", "--data", "a.h5", "b.h5", "--preset", "paper")
     assert pretrain[-5:] == ["--data", "a.h5", "b.h5", "--preset", "paper"]
-    assert "--lr" not in pretrain and "--dim" not in pretrain  # those of the small preset are gone
+    assert pretrain.count("--preset") == 1 and "--checkpoint-epochs" not in pretrain
     assert called("scripts/pretrain.sh", "--seed", "1", "--help") == [
-        ["-m", "cmg.pretrain", "--preset", "small", "--seed", "1", "--help"]]
+        ["-m", "cmg.pretrain", "--preset", "small", "--checkpoint-epochs", "4", "--seed", "1", "--help"]]
 
 
 @pytest.mark.parametrize("flag, value, dropped, kept", [
-    ("--method", "my methods/mine.py", ["--preset", "--lr"], ["--modalities", "--seed"]),
-    ("--method", "mine.py:Mine", ["--preset", "--lr"], ["--data"]),
-    ("--method", "dcid+mine.py", [], ["--preset", "--lr", "--dim"]),
-    ("--config", "args.json", ["--preset", "--lr", "--data", "--modalities", "--seed"], ["--resume"]),
+    ("--method", "my methods/mine.py", ["--preset"], ["--data", "--seed"]),
+    ("--method", "mine.py:Mine", ["--preset"], ["--data"]),
+    ("--method", "dcid+mine.py", [], ["--preset", "--checkpoint-epochs"]),
+    ("--config", "args.json", ["--preset", "--checkpoint-epochs", "--data", "--seed"], ["--resume"]),
 ])
 def test_pretrain_script_sets_what_the_method_or_the_config_leaves_open(called, flag, value, dropped, kept):
     """A method of one's own has presets of its own, and a --config says all there is to say."""
     pretrain = called("scripts/pretrain.sh", flag, value)[0]
     assert pretrain[-2:] == [flag, value] and not {*dropped} & {*pretrain} and {*kept} <= {*pretrain}
     shown = called("scripts/pretrain.sh", flag, value, "--help")
-    assert shown == [["-m", "cmg.pretrain", *["--preset", "small"][: 2 * ("--preset" in kept)], flag, value, "--help"]]
+    preset = ["--preset", "small", "--checkpoint-epochs", "4"] if "--preset" in kept else []
+    assert shown == [["-m", "cmg.pretrain", *preset, flag, value, "--help"]]
 
 
 def test_pretrain_script_honours_nproc(called):
@@ -252,11 +254,12 @@ def test_scripts_refuse_what_is_no_number_of_processes(script, processes):
                                             "1 to 999")
 
 
-def test_the_sizes_in_the_pretrain_script_are_those_of_its_preset(called):
-    given = called("scripts/pretrain.sh")[0][2:]
-    shown, preset = parse(given).flags, parse(["--data", "synthetic", "--out", "x", "--preset", "small"]).flags
-    free = {"out", "resume", "modalities", "checkpoint_epochs", "w_align", "cpc_temperature"}
-    assert {name for name in preset if shown[name] != preset[name]} <= free
+@pytest.mark.parametrize("method", [*available(), "dcid+cmcm", "dcid+smit+turn"])
+def test_the_pretrain_script_takes_every_method(called, method):
+    """It gives a method nothing but what all methods have, so that the preset decides the rest."""
+    given = called("scripts/pretrain.sh", "--method", method)[0][2:]
+    shown, preset = parse(given), parse(["--data", "synthetic", "--out", "x", "--preset", "small", "--method", method])
+    assert shown.kind.name == method and shown.method == preset.method and shown.optimiser == preset.optimiser
 
 
 def test_multisk_script_pretrains_then_retrieves(called):
