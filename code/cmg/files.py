@@ -81,14 +81,15 @@ def read_text(path, expected: str) -> str:
     return text
 
 
-def read_columns(path, *columns: str) -> list[tuple[str, ...]]:
-    """Some columns of a CSV file with a header, row by row; `UserError` for what is no such file."""
+def read_columns(path, *columns: str, optional=()) -> list[tuple[str | None, ...]]:
+    """Some columns of a CSV file with a header, row by row, and after them `optional` ones, None where the file has no
+    such column; `UserError` for what is no such file."""
     expected = f"a CSV with the column{'s' * (len(columns) > 1)} {' and '.join(columns)}"
     try:
         rows = csv.DictReader(io.StringIO(read_text(path, expected)))
         if not {*columns} <= {*(rows.fieldnames or ())}:
             raise UserError(f"{path}: the columns are {rows.fieldnames or []}; expected {expected}")
-        return [tuple(row[column] or "" for column in columns) for row in rows]
+        return [tuple((row[name] or "") if name in row else None for name in (*columns, *optional)) for row in rows]
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV file ({error}); expected {expected}") from None
 

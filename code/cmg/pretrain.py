@@ -136,7 +136,7 @@ def open_data(settings, device):
         if len(paths) > 1:
             raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
         paths = [files_for(settings.kind.kinds, settings.flags).pretrain]
-    features = FeatureSet(paths, run.modalities, run.cache, device)
+    features = FeatureSet(paths, run.modalities, run.cache, device, run.hold_out)
     settings.kind.refuse(settings.method, features)
     if len(features) < settings.kind.least_clips:
         raise UserError(f"--data: {len(features)} clip; the method compares at least {settings.kind.least_clips} in a "

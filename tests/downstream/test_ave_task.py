@@ -494,6 +494,28 @@ def test_choose_only_leaves_the_test_split_alone(run, monkeypatch):
     assert asked == {"fit", "val"} and not (folder / "results.json").exists()
 
 
+def test_own_labels_say_what_the_annotations_say(run, clips, capsys):
+    """The same clips by a labels.csv have the same figures under a name of their own; without seconds, clips' alone."""
+    expected = by_key(call(run))
+    rows = [(split, clip) for split in clips for clip in clips[split]]
+    (run / "own.csv").write_text("id,label,start,end,split\n" + "".join(
+        f"{clip.id},{clip.category},{clip.onset},{clip.offset},{split}\n" for split, clip in rows))
+    found = by_key(call(run, annotations=None, labels=run / "own.csv"))
+    assert {key: row["value"] for key, row in found.items()} == {key: row["value"] for key, row in expected.items()}
+    assert {row["task"] for row in found.values()} == {"labels"} and (run / "run/labels_strict.png").is_file()
+    tasks = [row["task"] for row in json.loads((run / "run/results.json").read_text())]
+    assert tasks.count("ave") == tasks.count("labels") == len(found)
+
+    (run / "own.csv").write_text("id,label,split\n" + "".join(
+        f"{clip.id},{clip.category},{split}\n" for split, clip in rows))
+    clips_alone = by_key(call(run, annotations=None, labels=run / "own.csv"))
+    assert {metric for *_, metric in clips_alone} == {"accuracy"}
+    assert all(found[key]["value"] == row["value"] for key, row in clips_alone.items())
+    with pytest.raises(SystemExit):
+        call(run, labels=run / "own.csv")
+    assert "--labels: not allowed with argument --annotations" in capsys.readouterr().err
+
+
 def test_one_checkpoint_elsewhere_and_paper(run, capsys):
     rows = call(run, "--source", "video", "--protocol", "paper", "--probe-lr", "0.01",
                 checkpoint=run / "run" / "epoch_002.pt", out=run / "elsewhere")

@@ -12,6 +12,7 @@ from cmg.metrics.words import TOKENIZERS
 
 WRITTEN = {
     "ave": [kind.metric for kind in ave.AveTask.kinds],
+    "labels": [kind.metric for kind in ave.OwnLabels.kinds],
     "avvp": ["micro_f1", "segment_f1", "event_f1", "precision"],
     "ave_avvp": ["micro_f1", "segment_f1", "event_f1", "f1"],
     "ucf_vggsound": ["accuracy"],

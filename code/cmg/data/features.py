@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 
 from cmg.data.feature_file import SCHEMA, FeatureFile, FeatureWriter
 from cmg.data.joining import Part, apart, join
-from cmg.distributed import from_all, neighbours, shared_empty
+from cmg.data.videos import place_of
+from cmg.distributed import from_all, neighbours, shared_empty, world
 from cmg.errors import UserError
 from cmg.modalities import ordered
 
@@ -34,6 +36,7 @@ class FeatureSet(torch.utils.data.Dataset):
         same thing), "disk" reads each batch from the files; "auto" takes the first of device, host, disk that has
         room (`cache_for`) for every process. The attribute `cache` says what it became.
     device : torch.device of "device" and "auto".
+    hold_out : share of the videos whose clips are left out, those whose `place_of` is below it.
 
     Several processes open the same set together. With "host" the processes of a machine share one copy, and each reads
     its part of it from the files. With "device" each holds the whole set on its card, because a shuffled epoch may need
@@ -55,7 +58,7 @@ class FeatureSet(torch.utils.data.Dataset):
     >>> loader = DataLoader(features, batch_sampler=batches, collate_fn=lambda batch: batch, num_workers=2)
     """
 
-    def __init__(self, paths, modalities=None, cache="host", device="cpu"):
+    def __init__(self, paths, modalities=None, cache="host", device="cpu", hold_out=0.0):
         paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
         if not paths:
             raise UserError("no feature file given")
@@ -76,6 +79,8 @@ class FeatureSet(torch.utils.data.Dataset):
         self.provenance = {m: self._part[m].provenance[m] for m in self.modalities}
         self.vocabularies = {m: part.vocabularies[m] for m, part in self._part.items() if m in part.vocabularies}
         self.ids = join(parts)
+        if hold_out:
+            self._leave_out(parts, hold_out)
         self._row = {name: row for row, name in enumerate(self.ids)}
         device = torch.device(device)
         rank, size = neighbours()
@@ -85,6 +90,17 @@ class FeatureSet(torch.utils.data.Dataset):
         self._device = device if self.cache == "device" else torch.device("cpu")
         self._memory = {m: self._load(m, rank, size) for m in self.modalities} if self.cache != "disk" else {}
         from_all(None)  # nobody reads what another has not written yet
+
+    def _leave_out(self, parts, share):
+        kept = [row for row, name in enumerate(self.ids) if place_of(name) >= share]
+        if not kept:
+            raise UserError(f"--hold-out {share:g}: leaves none of the {len(self.ids)} clips; expected a smaller share")
+        if not world()[0]:
+            print(f"note: --hold-out {share:g}: {len(self.ids) - len(kept)} of {len(self.ids)} clips are left out",
+                  file=sys.stderr)
+        for part in parts:
+            part.keep(torch.tensor(kept))
+        self.ids = [self.ids[row] for row in kept]
 
     @property
     def nbytes(self):

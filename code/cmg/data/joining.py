@@ -85,6 +85,13 @@ class Part:
         drawn = torch.rand(len(count), generator=generator, dtype=torch.float64)
         self.clips = every[first + (drawn * count).long()]
 
+    def keep(self, index):
+        """Leave the other clips of the feature set out: LongTensor of rows of the set as it is now."""
+        self.clips = self.rows(index)
+        if self._captions is not None:
+            every, first, count = self._captions
+            self._captions = every, first[index], count[index]
+
     def rows(self, index):
         """Rows of this part for rows of the feature set, LongTensor[B]."""
         return index if self.clips is None else self.clips[index]

@@ -7,6 +7,7 @@ Names of files have an ending as well. Every other name is a clip's own and says
 Clotho and MSR-VTT, the misspelt ones in LLP's times of events, and whatever a user calls a clip.
 """
 
+import hashlib
 import re
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp")
@@ -50,3 +51,13 @@ def from_videos(names, ids) -> list[bool]:
     """
     known = set(map(video_of, ids))
     return [video_of(name) in known for name in names]
+
+
+def place_of(name: str) -> float:
+    """A number in [0, 1) that depends on the clip's video alone, to split a set by: clips of a video stay together, and
+    none changes its part when others are added.
+
+    >>> place_of("-abc_de_f12_30_40") == place_of("-abc_de_f12.mp4")
+    True
+    """
+    return int.from_bytes(hashlib.sha256(video_of(name).encode()).digest()[:6], "big") / 2**48

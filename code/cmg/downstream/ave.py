@@ -2,6 +2,7 @@
 
     python -m cmg.downstream.ave --checkpoint checkpoint/run --data ave.h5 --annotations AVE/        # sweep a run
     python -m cmg.downstream.ave --checkpoint checkpoint/run/best.pt --data synthetic --device cpu   # one checkpoint
+    python -m cmg.downstream.ave --checkpoint checkpoint/run --data mine.h5 --labels labels.csv      # of one's own
 
 Encoder and codebook are frozen; a linear probe sees nothing but the source modality's code vectors, and is then given
 the target's. Two figures a direction: `accuracy`, clip top-1 over the K classes (the paper's), and
@@ -28,7 +29,8 @@ paper's "labeled modality"), the upper bound of the transfer; `chance` the accur
 split's most frequent class. Values are means over probe seeds, `std` goes with them; `test_error` is the standard
 error of the value over the test clips, by clusters of `n_clusters` (strict). Scores of the clips lie beside the results
 (`ave_strict_clips.npz`).
-A picture of them is drawn (`ave_strict.png` and `.pdf`).
+A picture of them is drawn (`ave_strict.png` and `.pdf`). With `--labels` (`cmg.data.labels`) all of this is of one's
+own clips and is called `labels`; where events have no seconds, there is no `segment_accuracy`.
 """
 
 import json
@@ -42,6 +44,7 @@ from cmg.cli import Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels
 from cmg.data.features import FeatureSet
 from cmg.data.joining import held
+from cmg.data.labels import has_seconds, read_labels
 from cmg.data.synthetic_raw import files_for
 from cmg.downstream.probe import ClipProbes, SegmentProbes
 from cmg.downstream.probing import ProbeTask, Probings
@@ -91,7 +94,8 @@ class AveTask(ProbeTask):
     def __init__(self, features: FeatureSet, annotations: AveAnnotations, pairs, settings=STRICT, pretrain_ids=(),
                  device="cpu"):
         super().__init__(annotations.classes, pairs, settings, pretrain_ids, device)
-        require_seconds(features, "AVE is")
+        if SegmentProbes in self.kinds:
+            require_seconds(features, f"{self.title} is")
 
         def labels(clips, seconds):
             return {ClipProbes: clip_labels(clips, self.classes),
@@ -140,6 +144,18 @@ class AveTask(ProbeTask):
         return [save(bars.draw(panels), folder / f"{self.name}_{self.settings.protocol}.png")]
 
 
+class OwnLabels(AveTask):
+    """The same of clips and labels of one's own."""
+
+    name, title = "labels", "own labels"
+
+
+class OwnClipLabels(OwnLabels):
+    """The same where no event has seconds."""
+
+    kinds = (ClipProbes,)
+
+
 def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=None, settings=STRICT,
              pretrain_ids=(), device="cpu") -> list[dict]:
     """Fit, choose and test probes on one frozen model -> rows of `results.json` less checkpoint and commit.
@@ -156,7 +172,9 @@ def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=Non
 def parser() -> Parser:
     p = task_parser("ave", checkpoint="a .pt file, or a run folder: its epoch_*.pt are swept")
     p.add_argument("--data", nargs="+", required=True, help="feature files, or: synthetic (as pretrained on)")
-    p.add_argument("--annotations", help="folder of AVE's Annotations.txt and splits; not needed with synthetic")
+    of_what = p.add_mutually_exclusive_group()
+    of_what.add_argument("--annotations", help="folder of AVE's Annotations.txt and splits; not needed with synthetic")
+    of_what.add_argument("--labels", help="CSV of one's own: id, label, and if there are any start, end, split")
     p.add_argument("--choose-by", choices=tuple(CHOSEN_BY), default="target", help="strict: whose val labels choose "
                    "among a run's checkpoints; none takes the last one (default: target)")
     p.add_argument("--choose-only", action="store_true", help="strict: score the checkpoints on val, mark best.pt, and "
@@ -172,11 +190,13 @@ def open_task(run: Run) -> AveTask:
     if paths == ["synthetic"]:
         files = files_for(method_of(run.content, run.path)[0].kinds, run.content["args"])
         paths, annotations = [files.ave], annotations or files.annotations
-    elif annotations is None:
-        raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt")
-    annotations = read_ave(annotations)
+    elif annotations is None and run.args.labels is None:
+        raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt, or --labels FILE.csv")
+    task, annotations = AveTask, read_ave(annotations) if run.args.labels is None else read_labels(run.args.labels)
+    if run.args.labels is not None:
+        task = OwnLabels if has_seconds(annotations) else OwnClipLabels
     pairs = run.directions(held(paths))
-    task = AveTask(run.features(paths, pairs), annotations, pairs, **run.how)
+    task = task(run.features(paths, pairs), annotations, pairs, **run.how)
     for line in annotations.skipped + annotations.notes:
         print(f"warning: {line}", file=sys.stderr)
     return task
@@ -205,7 +225,7 @@ def main(argv=None):
             best = validation, run
     validation, run = best
     if len(paths) > 1 or args.choose_only:
-        write_atomically(run.out / f"ave_sweep_{args.protocol}.json", json.dumps(sweep, indent=2) + "\n")
+        write_atomically(run.out / f"{task.name}_sweep_{args.protocol}.json", json.dumps(sweep, indent=2) + "\n")
         names = ["score", *(f"{s} → {t}" for s, t in task.pairs)]
         split = "val" if strict else "train"
         of_source = f" on the {split} split of the source" if judge == "source" else ""

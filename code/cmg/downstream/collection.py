@@ -6,6 +6,7 @@ import torch
 
 from cmg.data.features import FeatureSet
 from cmg.data.videos import clip_of, from_videos, video_of
+from cmg.downstream.splits import WAY_OUT
 from cmg.downstream.tokens import item_vectors
 from cmg.errors import UserError
 from cmg.metrics.retrieval import averaged, unit
@@ -50,7 +51,8 @@ class Collection:
         clips = dict.fromkeys(clip for *_, own in self.sources.values() for clip in own)
         self.number = {clip: k for k, clip in enumerate(clips)}
         if not self.number:
-            raise UserError(f"--checkpoint: all {len(features)} clips were pretrained on; nothing to retrieve")
+            raise UserError(f"--checkpoint: all {len(features)} clips were pretrained on; nothing to retrieve; "
+                            f"{WAY_OUT}")
 
     def items(self, model, modality, device="cpu") -> Items:
         """Encode one modality; an item without features, or without a single step, has no vectors."""

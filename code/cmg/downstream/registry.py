@@ -25,6 +25,7 @@ class Entry(NamedTuple):
 TASKS = {  # name in results.json -> its entry
     "ave": Entry("ave", "AVE event classification; chooses the checkpoint", "clip top-1, 29-way segment accuracy",
                  ("ave.sh",)),
+    "labels": Entry("ave", "own labels", "AVE's figures, of clips of one's own", ("ave.sh --labels FILE.csv",)),
     "avvp": Entry("avvp", "AVVP event localization",
                   "official segment and event F, pooled micro-F1; public micro precision", ("avvp.sh",)),
     "ave_avvp": Entry("ave_avvp", "AVE → AVVP", "AVVP's figures, across data sets, over 12 shared classes",

@@ -12,6 +12,8 @@ from cmg.data.videos import from_videos, video_of
 from cmg.errors import UserError
 from cmg.modalities import modality as row_of
 
+WAY_OUT = "expected other clips, or a pretraining with --hold-out 0.2, which leaves a fifth of the videos for tests"
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -126,7 +128,7 @@ class Splits(dict):
         why = "pretrained on" + " or learnt from" * any(split.n_in_train for split in tests.values())
         if not kept:
             left = sum(split.n_excluded + split.n_in_train for split in tests.values())
-            raise UserError(f"--checkpoint: all {left} test clips were {why}; nothing to test")
+            raise UserError(f"--checkpoint: all {left} test clips were {why}; nothing to test; {WAY_OUT}")
         for source, target in pairs:
             if (source, target) not in kept:
                 split = self["test", target]

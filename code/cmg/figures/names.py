@@ -3,7 +3,8 @@
 from cmg.modalities import TABLE
 
 TASKS = {
-    "ave": "AVE", "avvp": "AVVP", "ave_avvp": "AVE→AVVP", "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
+    "ave": "AVE", "labels": "own labels", "avvp": "AVVP", "ave_avvp": "AVE→AVVP",
+    "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
     "neighbourhood": "Neighbourhoods", "captioning": "Captions",
 }

@@ -143,23 +143,24 @@ class Cell:
     def account(self):
         """Who made this cell, and how long it took: minutes and commit of the pretraining and of every evaluation."""
         done = self.record.get("evaluations", {})
-        return {"name": self.name, "seed": self.seed, "folder": str(self.folder), **self.pretraining(),
+        return {"name": self.name, "seed": self.seed, "folder": str(self.folder), **pretraining_of(self.folder),
                 "evaluations": {name: {"commit": rows[0]["commit"], "numerics": numerics_of(rows[0]),
                                        "minutes": done[name]["minutes"]}
                                 for name, rows in self.results().items()}}
 
-    def pretraining(self):
-        """Its commit, and minutes from the logged rates, so that interruptions and idle time between do not count."""
-        try:
-            made = parse_json((self.folder / "args.json").read_text(encoding="utf-8"))
-            with open(self.folder / "metrics.csv", newline="", encoding="utf-8") as file:
-                rows = [(int(row["step"]), float(row["train/clips_per_s"])) for row in csv.DictReader(file)]
-            seconds = sum((b - a) * made["flags"]["batch_size"] / rate for (a, _), (b, rate) in zip(rows, rows[1:]))
-            return {"commit": str(made["commit"]), "numerics": int(numerics_of(made)),
-                    "minutes": round(seconds / 60, 3)}
-        except (ArithmeticError, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError, csv.Error):
-            raise UserError(f"{self.folder}: args.json and metrics.csv are not those of a run; expected another --out "
-                            "or this folder moved away") from None
+
+def pretraining_of(folder) -> dict:
+    """Commit of a run, version of its arithmetic, and minutes from the logged rates, so that interruptions and idle
+    time between do not count."""
+    try:
+        made = parse_json((folder / "args.json").read_text(encoding="utf-8"))
+        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+            rows = [(int(row["step"]), float(row["train/clips_per_s"])) for row in csv.DictReader(file)]
+        seconds = sum((b - a) * made["flags"]["batch_size"] / rate for (a, _), (b, rate) in zip(rows, rows[1:]))
+        return {"commit": str(made["commit"]), "numerics": int(numerics_of(made)), "minutes": round(seconds / 60, 3)}
+    except (ArithmeticError, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError, csv.Error):
+        raise UserError(f"{folder}: args.json and metrics.csv are not those of a run; expected another --out or this "
+                        "folder moved away") from None
 
 
 def read_record(path) -> dict | None:

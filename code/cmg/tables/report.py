@@ -15,6 +15,7 @@ from cmg.figures.style import save
 from cmg.files import write_atomically
 from cmg.tables.cells import direction_of, numerics_of
 from cmg.tables.differences import compare_rows, markdown_differences
+from cmg.tables.latex import latex
 from cmg.tables.paper import compare, markdown_comparison
 from cmg.tables.sweep import markdown_sweep, spoken
 
@@ -162,8 +163,11 @@ def older(summary) -> list[str]:
 
 
 def write_table(out, summary, evaluations, cells, sweep=None, published=None, references=None) -> str:
-    """table.md, table.csv (a line for every figure), table.json (the same, every cell, trial and difference), table.png
-    and table.pdf -> the text of table.md. references : dict row -> the row that it is compared with."""
+    """table.md, table.csv (a line for every figure), table.json (the same, every cell, trial and difference),
+    table.tex, table.png and table.pdf -> the text of table.md.
+
+    references : dict row -> the row that it is compared with.
+    """
     out, shown = Path(out), columns(summary, evaluations)
     comparison = compare(summary, shown, published or {})
     paper = {(one["row"], one["task"], one["direction"], one["metric"]): one["published"]
@@ -190,6 +194,8 @@ def write_table(out, summary, evaluations, cells, sweep=None, published=None, re
     write_atomically(out / "table.csv", buffer.getvalue())  # once all of it can be said
     write_atomically(out / "table.json", json.dumps(content, indent=1) + "\n")
     write_atomically(out / "table.md", text)
+    chance = [common_chance(summary, column) for column in shown]
+    write_atomically(out / "table.tex", latex(summary, shown, headers(shown, summary), chance))
     draw(out / "table.png", summary, evaluations, cells)
     return text
 

@@ -17,6 +17,7 @@ class RunConfig(Config):
     data : feature files, or: synthetic
     out : run folder; must be empty or absent unless --resume is given
     modalities : default: all that the data holds
+    hold_out : share of the videos to keep out of pretraining, for tests: of the same names in every run
     epochs : passes over the data
     max_steps : stop after this many steps
     seed : of weights, order, dropout and negatives
@@ -39,6 +40,7 @@ class RunConfig(Config):
     data: list = setting(None, several=True, required=True)
     out: str = setting(None, required=True)
     modalities: list | None = setting(None, several=True)
+    hold_out: float = setting(0.0, number(least=0, below=1))
     epochs: int = setting(6, whole(1))
     max_steps: int | None = setting(None, whole(1))
     seed: int = setting(0, whole())

@@ -18,7 +18,7 @@ from cmg.downstream.avs.picture import MaskedClip, Masks, draw
 from cmg.downstream.avs.queries import QueryReader, mismatched
 from cmg.downstream.avs.training import Training, batches, evaluate, to_frames
 from cmg.downstream.results import chosen_by, markdown_table, write_results
-from cmg.downstream.splits import tell_pretrained
+from cmg.downstream.splits import WAY_OUT, tell_pretrained
 from cmg.downstream.task import known_features, require
 from cmg.errors import UserError
 from cmg.extract.backbones import Choice
@@ -79,7 +79,8 @@ class Task:
         kept = [clip for clip, known in zip(self.clips["test"], seen) if not known]
         self.n_excluded = len(self.clips["test"]) - len(kept)
         if not kept:
-            raise UserError(f"--checkpoint: all {self.n_excluded} test clips were pretrained on; nothing to test")
+            raise UserError(f"--checkpoint: all {self.n_excluded} test clips were pretrained on; nothing to test; "
+                            f"{WAY_OUT}")
         tell_pretrained(self.n_excluded)
         self.clips["test"] = kept
 
