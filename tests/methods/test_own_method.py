@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from cmg.distributed import seed_shared
 from cmg.errors import UserError
 from cmg.losses.self_cross import sample_hidden
 from cmg.methods import registry
+from cmg.modalities import pairs
 from cmg.pretrain import main, parse
 from cmg.training import checkpoint
 from cmg.training.loop import Trainer
@@ -258,58 +260,35 @@ def test_files_without_a_method_are_one_line(clips, tmp_path, capsys, text, mess
 
 # -- an objective of one's own, an installed package -----------------------------------------------------------------
 
-OBJECTIVE = '''
-from dataclasses import dataclass
-
-from torch import nn
-
-from cmg.cli import number
-from cmg.configs import Config, setting
-from cmg.losses.masked import masked_mean
-from cmg.methods.codebook.objective import Objective
-
-
-@dataclass(frozen=True)
-class ShortConfig(Config):
-    """Short vectors.
-
-    Attributes
-    ----------
-    w_short : weight of the vectors' squares
-    """
-
-    w_short: float = setting(0.25, number(least=0))
-
-
-class Short(nn.Module):
-    def forward(self, state):
-        return {m: masked_mean(z.pow(2), state.valid[m]) for m, z in state.semantic.items()}
-
-
-OBJECTIVE = Objective("short", ShortConfig(), {"short": lambda blueprint: Short()})
-'''
+OBJECTIVE = ROOT / "examples" / "own_objective.py"
 
 
 def test_an_objective_of_one_s_own_joins_others(clips, tmp_path, capsys, monkeypatch):
-    (tmp_path / "mine.py").write_text(OBJECTIVE)
+    shutil.copy(OBJECTIVE, tmp_path / "mine.py")
     name, elsewhere = f"dcid+{tmp_path}/mine.py", tmp_path / "elsewhere"
     plain = next(steps_of(trainer_of(clips, "--method", "dcid")))[0]
-    trainer = trainer_of(clips, "--method", name)
+    trainer = trainer_of(clips, "--method", name, "--w-barlow", "0.25", "--barlow-lambda", "0.5")
     losses, state, _ = next(steps_of(trainer))
-    assert {term: value for term, value in losses.items() if not term.startswith("short")} == plain
-    for m, z in state["semantic"].items():
-        mean = z[state["valid"][m]].pow(2).mean().item()
-        assert losses[f"short/{m}"].item() == pytest.approx(0.25 * mean, rel=1e-5)
-    assert "short" in trainer.method.terms
-    assert "short" not in trainer_of(clips, "--method", name, "--w-short", "0").method.terms
+    assert {term: value for term, value in losses.items() if not term.startswith("barlow")} == plain
+    means = {}
+    for m, z in state["semantic"].items():  # of the clips that have both, which all of these have
+        valid = state["valid"][m]
+        means[m] = np.array([own[there].double().mean(0).numpy() for own, there in zip(z, valid)])
+    D = means["audio"].shape[1]
+    for a, b, key in pairs(means):
+        C = np.corrcoef(means[a], means[b], rowvar=False)[:D, D:]
+        by_hand = (((1 - C) * np.eye(D)) ** 2).sum() + 0.5 * ((C * (1 - np.eye(D))) ** 2).sum()
+        assert losses[f"barlow/{key}"].item() == pytest.approx(0.25 * by_hand / D, rel=0.01)  # variances have + 1e-5
+    assert "barlow" in trainer.method.terms
+    assert "barlow" not in trainer_of(clips, "--method", name, "--w-barlow", "0").method.terms
 
     monkeypatch.chdir(tmp_path)
-    out = run_family(clips, tmp_path / "run", "--method", "dcid+mine.py", "--w-short", "0.5", "--epochs", "1")
+    out = run_family(clips, tmp_path / "run", "--method", "dcid+mine.py", "--w-barlow", "0.5", "--epochs", "1")
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)  # the checkpoint says in full where the file lies
     model = cmg.load_pretrained(out)
     assert model.offers == ("vectors", "codes") and model.method == name
-    assert json.loads((out / "args.json").read_text())["flags"]["w_short"] == 0.5
+    assert json.loads((out / "args.json").read_text())["flags"]["w_barlow"] == 0.5
     line = refused(capsys, "--data", clips, "--out", "x", "--method", "dcid+mine.py")
     assert f"--method {elsewhere}/mine.py: no such file" in line
     line = refused(capsys, "--data", clips, "--out", "x", "--method", f"dcid+{EXAMPLE}")

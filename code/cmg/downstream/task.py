@@ -2,7 +2,7 @@
 
 A task of one's own is a .py file with a subclass of `cmg.downstream.probing.ProbeTask` and a `main(argv)`, in which
 `task_parser` and `add_probe_flags` make the flags, `open_run` opens the checkpoint, and `Run.finish` does the rest. It
-runs by itself and as an evaluation of a table; `tests/downstream/test_own_task.py` holds one of forty lines.
+runs by itself and as an evaluation of a table; `examples/own_task.py` is one of forty lines.
 """
 
 import argparse
