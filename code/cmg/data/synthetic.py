@@ -18,7 +18,6 @@ The set is written as feature files and an annotation folder in AVE's format, an
 
 import hashlib
 import json
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -29,19 +28,15 @@ from cmg.cli import number, whole
 from cmg.configs import Config, setting, with_values
 from cmg.data.features import FeatureWriter
 from cmg.data.synthetic_captions import LENGTH, MOST, render_captions, vocabulary
+from cmg.data.synthetic_world import make_world, render_audio, render_grid, render_text, rng_of
 from cmg.errors import UserError
 from cmg.files import write_atomically
 from cmg.modalities import BUILT_IN, Modality, declare
 
 RECIPE = 1  # raise it when the same settings give other arrays, so that old caches are not mistaken for new ones
 SPLITS = ("train", "val", "test")
-LATENT, NUISANCE_RANK, FILLERS = 32, 12, 40
 SHORTEST = 3  # seconds of the shortest event; one of them may be lost to misalignment
 BLOCK = 250  # clips made at once: bounds the memory, and every block has its own random stream
-# Standard deviations in the latent space at difficulty 1, chosen so that a linear probe with labels reads the class
-# from a second of raw audio or of raw pooled video about nine times in ten. Video's is high as it fills few cells.
-SIGNAL = {"video": 3.5, "audio": 1.1, "text": 3.0}
-NUISANCE, NOISE = 2.0, 0.7
 
 
 @dataclass(frozen=True)
@@ -112,16 +107,6 @@ class Events(NamedTuple):
     audio: np.ndarray  # int [n, 2, 2]
 
 
-class World(NamedTuple):
-    """One modality's fixed random maps."""
-
-    classes: np.ndarray  # [K, LATENT], c_k
-    fillers: np.ndarray  # [FILLERS, LATENT], words that name no class
-    nuisance: np.ndarray  # [NUISANCE_RANK, LATENT], spans the nuisance's subspace
-    map: np.ndarray  # [LATENT, d], A
-    bias: np.ndarray  # [d], b
-
-
 @dataclass(frozen=True)
 class SyntheticConfig(Config):
     """Built-in synthetic set (--data synthetic).
@@ -188,7 +173,7 @@ def sample_events(spec, split):
     -------
     Events
     """
-    rng = _rng(spec, "events", split)
+    rng = rng_of(spec, "events", split)
     n, T = _size(spec, split), spec.seconds
     first = rng.permutation(np.arange(n) % spec.classes)
     second = (first + rng.integers(1, spec.classes, n)) % spec.classes
@@ -207,86 +192,6 @@ def sample_events(spec, split):
     end = np.eye(2, dtype=int)[rng.integers(0, 2, (n, 2))]  # [n, 2, 2], which end moves
     audio = np.clip(video + end * shift[..., None], low[..., None], high[..., None])
     return Events(label, video, audio)
-
-
-def make_world(spec):
-    """The fixed random maps of every modality: dict modality -> World, float32."""
-    world = {}
-    widths = {"video": spec.video_shape[-1], "audio": spec.audio_dim, "text": spec.text_dim}
-    for m, dim in (widths | {m: spec.video_shape[-1] for m in spec.grids}).items():
-        rng = _rng(spec, "world", m)
-        parts = (
-            rng.standard_normal((spec.classes, LATENT)),
-            rng.standard_normal((FILLERS, LATENT)),
-            rng.standard_normal((NUISANCE_RANK, LATENT)) / np.sqrt(NUISANCE_RANK),
-            rng.standard_normal((LATENT, dim)) / np.sqrt(LATENT),
-            rng.standard_normal(dim) / 2,
-        )
-        world[m] = World(*(part.astype(np.float32) for part in parts))
-    return world
-
-
-def render_audio(world, label, spans, spec, rng):
-    """Audio features float32 [n, T, A] of events `label` int [n, 2] with `spans` int [n, 2, 2]."""
-    n, T = len(label), spec.seconds
-    h = SIGNAL["audio"] * _presence(label, spans, T) @ world.classes[label]  # [n, T, 2] @ [n, 2, LATENT]
-    h += _nuisance(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, T))
-    return _features(world, h)
-
-
-def render_grid(world, label, spans, spec, rng):
-    """Features of video, or of another grid, float32 [n, T, H, W, C] of `label` int [n, 2], `spans` int [n, 2, 2]."""
-    n, T, (H, W, C) = len(label), spec.seconds, spec.video_shape
-    # The event lights up the cells around its own place, one cell wide (standard deviation).
-    place = rng.random((n, 2, 2)) * (H - 1, W - 1)
-    cells = np.stack(np.meshgrid(np.arange(H), np.arange(W), indexing="ij"), axis=-1).reshape(-1, 2)  # [H·W, 2]
-    far = ((cells - place[:, :, None]) ** 2).sum(axis=-1)  # [n, 2, H·W]
-    shown = (np.exp(-far / 2)[..., None] * world.classes[label][:, :, None]).astype(np.float32)
-    on = _presence(label, spans, T)  # [n, T, 2]
-    h = SIGNAL["video"] * on @ shown.reshape(n, 2, H * W * LATENT)
-    h = h.reshape(n, T, H * W, LATENT)
-    h += _nuisance(world, spec, rng, (n, 1, 1)) / np.sqrt(2)  # the scene
-    h += _nuisance(world, spec, rng, (n, 1, H * W)) / np.sqrt(2)  # what stands in each cell of it
-    h += _noise(spec, rng, (n, T, H * W))
-    return _features(world, h).reshape(n, T, H, W, C)
-
-
-def render_text(world, label, spec, rng):
-    """Captions of events `label` int [n, 2]: features float32 [n, L, X] and valid bool [n, L].
-
-    Fillers throughout, then one or two words that name the first event and one that names the second.
-    """
-    n, L = len(label), spec.words
-    length = rng.integers(min(6, L), L + 1, n)
-    valid = np.arange(L) < length[:, None]
-    h = world.fillers[rng.integers(0, FILLERS, (n, L))]  # [n, L, LATENT]
-    order = np.argsort(np.where(valid, rng.random((n, L)), 2.0), axis=1)  # real positions of a clip, shuffled
-    # The first event's word, half the time once more, and the second event's.
-    for position, event, said in ((0, 0, label[:, 0] >= 0), (1, 0, rng.random(n) < 0.5), (2, 1, label[:, 1] >= 0)):
-        rows = np.flatnonzero(said)
-        h[rows, order[rows, position]] = world.classes[label[rows, event]]
-    h = SIGNAL["text"] * h + _nuisance(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, L))
-    return _features(world, h) * valid[..., None], valid
-
-
-def _presence(label, spans, T):
-    """1 where an event is on: float32 [n, T, 2]."""
-    t = np.arange(T)[None, :, None]
-    return ((spans[:, None, :, 0] <= t) & (t < spans[:, None, :, 1]) & (label[:, None] >= 0)).astype(np.float32)
-
-
-def _nuisance(world, spec, rng, shape):
-    draw = rng.standard_normal((*shape, NUISANCE_RANK), dtype=np.float32)
-    return np.float32(spec.difficulty * NUISANCE) * draw @ world.nuisance  # [*shape, LATENT]
-
-
-def _noise(spec, rng, shape):
-    return np.float32(spec.difficulty * NOISE) * rng.standard_normal((*shape, LATENT), dtype=np.float32)
-
-
-def _features(world, h):
-    """relu(h A + b): [..., LATENT] -> [..., d]."""
-    return np.maximum(h @ world.map + world.bias, 0)
 
 
 def _write_features(path, spec, world, splits):
@@ -311,7 +216,7 @@ def _write_features(path, spec, world, splits):
         for split, events in splits.items():
             for start in range(0, len(events.label), BLOCK):
                 block = Events(*(part[start : start + BLOCK] for part in events))
-                rng = {m: _rng(spec, m, f"{split}/{start}") for m in shapes}
+                rng = {m: rng_of(spec, m, f"{split}/{start}") for m in shapes}
                 real = np.ones((len(block.label), spec.seconds), bool)
                 text, words = (render_captions(block.label, block.video, spec.seconds, spec.captions, known["text"])
                                if known else render_text(world["text"], block.label, spec, rng["text"]))
@@ -341,11 +246,6 @@ def _clip_id(split, number):
 
 def _size(spec, split):
     return spec.clips if split == "pre" else spec.ave_clips[SPLITS.index(split)]
-
-
-def _rng(spec, *names):
-    """A random stream of its own for each purpose, so that asking for more of one thing changes no other."""
-    return np.random.default_rng([spec.seed, zlib.crc32("/".join(names).encode())])
 
 
 def _settings(spec):

@@ -21,12 +21,11 @@ from cmg.data.synthetic import (
     SPLITS,
     Events,
     SyntheticFiles,
-    make_world,
-    render_audio,
     sample_events,
     synthetic_files,
     synthetic_spec,
 )
+from cmg.data.synthetic_world import make_world, render_audio
 
 RECIPE = 1  # raise it when the same settings give other pictures
 CELLS, REPEAT = 8, 2  # pictures of 8×8 cells, a cell of 2×2 pixels

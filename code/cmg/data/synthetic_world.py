@@ -1,0 +1,110 @@
+"""How the synthetic set looks and sounds: the random maps of its modalities, and what they make of events.
+
+`cmg.data.synthetic` says what a clip is made of; here are the formulas. Nothing is written.
+"""
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+LATENT, NUISANCE_RANK, FILLERS = 32, 12, 40
+# Standard deviations in the latent space at difficulty 1, chosen so that a linear probe with labels reads the class
+# from a second of raw audio or of raw pooled video about nine times in ten. Video's is high as it fills few cells.
+SIGNAL = {"video": 3.5, "audio": 1.1, "text": 3.0}
+NUISANCE, NOISE = 2.0, 0.7
+
+
+class World(NamedTuple):
+    """One modality's fixed random maps."""
+
+    classes: np.ndarray  # [K, LATENT], c_k
+    fillers: np.ndarray  # [FILLERS, LATENT], words that name no class
+    nuisance: np.ndarray  # [NUISANCE_RANK, LATENT], spans the nuisance's subspace
+    map: np.ndarray  # [LATENT, d], A
+    bias: np.ndarray  # [d], b
+
+
+def rng_of(spec, *names):
+    """A random stream of its own for each purpose, so that asking for more of one thing changes no other."""
+    return np.random.default_rng([spec.seed, zlib.crc32("/".join(names).encode())])
+
+
+def make_world(spec):
+    """The fixed random maps of every modality: dict modality -> World, float32."""
+    world = {}
+    widths = {"video": spec.video_shape[-1], "audio": spec.audio_dim, "text": spec.text_dim}
+    for m, dim in (widths | {m: spec.video_shape[-1] for m in spec.grids}).items():
+        rng = rng_of(spec, "world", m)
+        parts = (
+            rng.standard_normal((spec.classes, LATENT)),
+            rng.standard_normal((FILLERS, LATENT)),
+            rng.standard_normal((NUISANCE_RANK, LATENT)) / np.sqrt(NUISANCE_RANK),
+            rng.standard_normal((LATENT, dim)) / np.sqrt(LATENT),
+            rng.standard_normal(dim) / 2,
+        )
+        world[m] = World(*(part.astype(np.float32) for part in parts))
+    return world
+
+
+def render_audio(world, label, spans, spec, rng):
+    """Audio features float32 [n, T, A] of events `label` int [n, 2] with `spans` int [n, 2, 2]."""
+    n, T = len(label), spec.seconds
+    h = SIGNAL["audio"] * _presence(label, spans, T) @ world.classes[label]  # [n, T, 2] @ [n, 2, LATENT]
+    h += _nuisance(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, T))
+    return _features(world, h)
+
+
+def render_grid(world, label, spans, spec, rng):
+    """Features of video, or of another grid, float32 [n, T, H, W, C] of `label` int [n, 2], `spans` int [n, 2, 2]."""
+    n, T, (H, W, C) = len(label), spec.seconds, spec.video_shape
+    # The event lights up the cells around its own place, one cell wide (standard deviation).
+    place = rng.random((n, 2, 2)) * (H - 1, W - 1)
+    cells = np.stack(np.meshgrid(np.arange(H), np.arange(W), indexing="ij"), axis=-1).reshape(-1, 2)  # [H·W, 2]
+    far = ((cells - place[:, :, None]) ** 2).sum(axis=-1)  # [n, 2, H·W]
+    shown = (np.exp(-far / 2)[..., None] * world.classes[label][:, :, None]).astype(np.float32)
+    on = _presence(label, spans, T)  # [n, T, 2]
+    h = SIGNAL["video"] * on @ shown.reshape(n, 2, H * W * LATENT)
+    h = h.reshape(n, T, H * W, LATENT)
+    h += _nuisance(world, spec, rng, (n, 1, 1)) / np.sqrt(2)  # the scene
+    h += _nuisance(world, spec, rng, (n, 1, H * W)) / np.sqrt(2)  # what stands in each cell of it
+    h += _noise(spec, rng, (n, T, H * W))
+    return _features(world, h).reshape(n, T, H, W, C)
+
+
+def render_text(world, label, spec, rng):
+    """Captions of events `label` int [n, 2]: features float32 [n, L, X] and valid bool [n, L].
+
+    Fillers throughout, then one or two words that name the first event and one that names the second.
+    """
+    n, L = len(label), spec.words
+    length = rng.integers(min(6, L), L + 1, n)
+    valid = np.arange(L) < length[:, None]
+    h = world.fillers[rng.integers(0, FILLERS, (n, L))]  # [n, L, LATENT]
+    order = np.argsort(np.where(valid, rng.random((n, L)), 2.0), axis=1)  # real positions of a clip, shuffled
+    # The first event's word, half the time once more, and the second event's.
+    for position, event, said in ((0, 0, label[:, 0] >= 0), (1, 0, rng.random(n) < 0.5), (2, 1, label[:, 1] >= 0)):
+        rows = np.flatnonzero(said)
+        h[rows, order[rows, position]] = world.classes[label[rows, event]]
+    h = SIGNAL["text"] * h + _nuisance(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, L))
+    return _features(world, h) * valid[..., None], valid
+
+
+def _presence(label, spans, T):
+    """1 where an event is on: float32 [n, T, 2]."""
+    t = np.arange(T)[None, :, None]
+    return ((spans[:, None, :, 0] <= t) & (t < spans[:, None, :, 1]) & (label[:, None] >= 0)).astype(np.float32)
+
+
+def _nuisance(world, spec, rng, shape):
+    draw = rng.standard_normal((*shape, NUISANCE_RANK), dtype=np.float32)
+    return np.float32(spec.difficulty * NUISANCE) * draw @ world.nuisance  # [*shape, LATENT]
+
+
+def _noise(spec, rng, shape):
+    return np.float32(spec.difficulty * NOISE) * rng.standard_normal((*shape, LATENT), dtype=np.float32)
+
+
+def _features(world, h):
+    """relu(h A + b): [..., LATENT] -> [..., d]."""
+    return np.maximum(h @ world.map + world.bias, 0)
