@@ -18,18 +18,11 @@ device=auto
 what=(--data synthetic --method cmmixer --seed 0)
 recipe=(--preset small --epochs 30 --batch-size 50 --lr 1e-3 --mix image --checkpoint-epochs 10)
 
-given=("$@")
-for ((i = 0; i < $#; i++)); do
-  flag="${given[i]%%=*}"
-  if [[ "${given[i]}" == *=* ]]; then value="${given[i]#*=}"; else value="${given[i + 1]:-}"; fi
-  case "$flag" in
-    --out) out="$value" ;;
-    --data) data="$value" ;;
-    --device) device="$value" ;;
-    --preset) recipe=() ;;  # another preset brings its own
-    -h | --help) exec "$python" -m cmg.pretrain --method cmmixer "$@" ;;
-  esac
-done
+own_flag() {
+  case "$1" in --preset) recipe=() ;; esac  # another preset brings its own
+}
+read_flags "$@"
+if "$help"; then exec "$python" -m cmg.pretrain --method cmmixer "$@"; fi
 
 launcher
 

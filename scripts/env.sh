@@ -106,6 +106,24 @@ else
 fi
 env_say "using $python"
 
+# read_flags "$@": what the flags that a script itself needs are given as, in `out`, `data`, `device` and `help`, which
+# keep their values where they are not given. Of every flag, its name and value go to `own_flag`, where a script has one.
+help=false
+read_flags() {
+  local given=("$@") i flag value
+  for ((i = 0; i < $#; i++)); do
+    flag="${given[i]%%=*}"
+    if [[ "${given[i]}" == *=* ]]; then value="${given[i]#*=}"; else value="${given[i + 1]:-}"; fi
+    case "$flag" in
+      --out) out="$value" ;;
+      --data) data="$value" ;;
+      --device) device="$value" ;;
+      -h | --help) help=true ;;
+    esac
+    if declare -F own_flag >/dev/null; then own_flag "$flag" "$value"; fi
+  done
+}
+
 # launcher: how to start a module of cmg in NPROC processes, as the array `launch`.
 launcher() {
   [[ "${NPROC:-1}" =~ ^[1-9][0-9]{0,2}$ ]] || {

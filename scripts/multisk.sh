@@ -13,20 +13,11 @@ out="$root/checkpoint/multisk"
 data=synthetic
 device=auto
 what=(--data synthetic --seed 0)
-help=false
 
-given=("$@")
-for ((i = 0; i < $#; i++)); do
-  flag="${given[i]%%=*}"
-  if [[ "${given[i]}" == *=* ]]; then value="${given[i]#*=}"; else value="${given[i + 1]:-}"; fi
-  case "$flag" in
-    --out) out="$value" ;;
-    --data) data="$value" ;;
-    --device) device="$value" ;;
-    --config) what=() data="${data#synthetic}" ;;  # says all there is to say
-    -h | --help) help=true ;;
-  esac
-done
+own_flag() {
+  case "$1" in --config) what=() data="${data#synthetic}" ;; esac  # says all there is to say
+}
+read_flags "$@"
 if "$help"; then exec "$python" -m cmg.pretrain --method multisk "$@"; fi
 
 launcher
@@ -34,11 +25,8 @@ launcher
 run "${launch[@]}" cmg.pretrain --method multisk --out "$out" --resume auto ${what[@]+"${what[@]}"} "$@"
 
 if [[ "$data" == synthetic ]]; then  # of the set that was pretrained on, the clips that were not
-  clips="$("$python" -c 'import json, sys
-from cmg.data.synthetic import synthetic_files, synthetic_spec
-print(synthetic_files(spec=synthetic_spec(json.load(open(sys.argv[1]))["flags"])).ave)' "$out/args.json")"
-  run "$python" -m cmg.downstream.retrieval --checkpoint "$out" --data "$clips" --protocol strict --device "$device"
-  exec "$python" -m cmg.downstream.neighbourhood --checkpoint "$out" --data "$clips" --device "$device"
+  run "$python" -m cmg.downstream.retrieval --checkpoint "$out" --data synthetic --protocol strict --device "$device"
+  exec "$python" -m cmg.downstream.neighbourhood --checkpoint "$out" --data synthetic --device "$device"
 else
   echo "next: scripts/retrieval.sh --checkpoint $(printf %q "$out") --data CLIPS.h5" >&2
 fi

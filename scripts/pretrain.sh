@@ -14,23 +14,16 @@ data=synthetic
 device=auto
 what=(--data synthetic --seed 0)
 preset=(--preset small --checkpoint-epochs 4)
-help=false
 
-given=("$@")
-for ((i = 0; i < $#; i++)); do
-  flag="${given[i]%%=*}"
-  if [[ "${given[i]}" == *=* ]]; then value="${given[i]#*=}"; else value="${given[i + 1]:-}"; fi
-  case "$flag" in
-    --out) out="$value" ;;
-    --data) data="$value" ;;
-    --device) device="$value" ;;
+own_flag() {
+  case "$1" in
     --preset) preset=() ;;
     --method)  # one of one's own that is not joined with ours need not have this preset
-      if [[ "$value" =~ \.py(:|$) && "$value" != *+* ]]; then preset=(); fi ;;
+      if [[ "$2" =~ \.py(:|$) && "$2" != *+* ]]; then preset=(); fi ;;
     --config) what=() preset=() data="${data#synthetic}" ;;  # says all there is to say
-    -h | --help) help=true ;;
   esac
-done
+}
+read_flags "$@"
 if "$help"; then exec "$python" -m cmg.pretrain ${preset[@]+"${preset[@]}"} "$@"; fi  # with the defaults of what is run
 
 launcher

@@ -10,32 +10,24 @@
 #   TEST=data/test.h5 CAPTIONS=test.csv ./scripts/uniq4cap.sh --data data/train.h5 --out checkpoint/captions
 set -euo pipefail
 
-given=("$@")
-out="" data=synthetic checkpoint="" device=auto rest=() videos=() caption=false
-for ((i = 0; i < $#; i++)); do
-  flag="${given[i]%%=*}"
-  if [[ "${given[i]}" == *=* ]]; then value="${given[i]#*=}" step=0; else value="${given[i + 1]:-}" step=1; fi
-  case "$flag" in
-    --caption)
-      caption=true
-      while ((i + 1 < $#)) && [[ "${given[i + 1]}" != --* ]]; do videos+=("${given[++i]}"); done
-      continue ;;
-    --out) out="$value"; i=$((i + step)); continue ;;
-    --checkpoint) checkpoint="$value"; i=$((i + step)); continue ;;
-    --data) data="$value" ;;
-    --device) device="$value" ;;
-  esac
-  rest+=("${given[i]}")
-done
-
-if "$caption"; then CMG_EXTRAS="extract"; fi
+caption=false
+if [[ " $* " == *" --caption "* ]]; then caption=true CMG_EXTRAS=extract; fi
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-out="${out:-$root/checkpoint/uniq4cap}"
+
+out="$root/checkpoint/uniq4cap"
+data=synthetic
+device=auto
+read_flags "$@"
 
 if "$caption"; then
-  exec "$python" -m cmg.downstream.captioning --checkpoint "${checkpoint:-$out/captions}" \
-    --videos "${videos[@]}" ${rest[@]+"${rest[@]}"}
+  words=()
+  for word in "$@"; do
+    if [[ "$word" == --caption ]]; then word=--videos; fi
+    words+=("$word")
+  done
+  exec "$python" -m cmg.downstream.captioning --checkpoint "$out/captions" "${words[@]}"
 fi
+if "$help"; then exec "$python" -m cmg.pretrain --method uniq4cap "$@"; fi
 
 what=(--seed 0)
 if [[ "$data" == synthetic ]]; then
@@ -43,10 +35,10 @@ if [[ "$data" == synthetic ]]; then
 fi
 launcher
 
-run "${launch[@]}" cmg.pretrain --method prealign --out "$out/aligned" --resume auto "${what[@]}" \
-  ${rest[@]+"${rest[@]}"}
-run "${launch[@]}" cmg.pretrain --method uniq4cap --out "$out/captions" --resume auto --init-from "$out/aligned" \
-  "${what[@]}" ${rest[@]+"${rest[@]}"}
+# each stage has a folder of its own in --out, which is said last and wins
+run "${launch[@]}" cmg.pretrain --method prealign --resume auto "${what[@]}" "$@" --out "$out/aligned"
+run "${launch[@]}" cmg.pretrain --method uniq4cap --resume auto --init-from "$out/aligned" "${what[@]}" "$@" \
+  --out "$out/captions"
 test="${TEST:-synthetic}"
 if [[ "$data" != synthetic && "$test" == synthetic ]]; then
   echo "next: python -m cmg.downstream.captioning --checkpoint $(printf %q "$out/captions") --data TEST.h5" >&2

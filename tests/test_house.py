@@ -263,14 +263,26 @@ def test_the_pretrain_script_takes_every_method(called, method):
 
 
 def test_multisk_script_pretrains_then_retrieves(called):
-    pretrain, *_, retrieval, neighbours = called("scripts/multisk.sh", "--out", "my run", "--device", "cpu")
+    pretrain, retrieval, neighbours = called("scripts/multisk.sh", "--out", "my run", "--device", "cpu")
     assert pretrain[:4] == ["-m", "cmg.pretrain", "--method", "multisk"] and _value(pretrain, "--data") == "synthetic"
     assert (retrieval[1], neighbours[1]) == ("cmg.downstream.retrieval", "cmg.downstream.neighbourhood")
     assert {_value(call, "--checkpoint") for call in (retrieval, neighbours)} == {"my run"}
+    assert {_value(call, "--data") for call in (retrieval, neighbours)} == {"synthetic"}
     (alone,) = called("scripts/multisk.sh", "--data", "a.h5", "--preset", "released", NPROC="2")
     assert alone[:4] == ["-m", "cmg.launch", "2", "cmg.pretrain"]
     assert alone[-4:] == ["--data", "a.h5", "--preset", "released"]
     assert called("scripts/multisk.sh", "--help") == [["-m", "cmg.pretrain", "--method", "multisk", "--help"]]
+
+
+def test_uniq4cap_script_has_two_stages_and_tells_videos(called):
+    aligned, captions, tested = called("scripts/uniq4cap.sh", "--out=my run", "--device", "cpu", "--epochs", "2")
+    assert [_value(call, "--method") for call in (aligned, captions)] == ["prealign", "uniq4cap"]
+    assert [_value(call, "--out") for call in (aligned, captions)] == ["my run/aligned", "my run/captions"]
+    assert _value(captions, "--init-from") == "my run/aligned" and _value(captions, "--epochs") == "2"
+    assert tested[1] == "cmg.downstream.captioning" and _value(tested, "--device") == "cpu"
+    assert called("scripts/uniq4cap.sh", "--caption", "a b.mp4", "c.mp4", "--checkpoint", "x") == [
+        ["-m", "cmg.downstream.captioning", "--checkpoint", str(ROOT / "checkpoint" / "uniq4cap" / "captions"),
+         "--videos", "a b.mp4", "c.mp4", "--checkpoint", "x"]]
 
 
 def test_thin_scripts_pass_flags_on(called):

@@ -30,7 +30,7 @@ from cmg.configs import Config, add_flags, flag_of, flat, nearest, with_values
 from cmg.data.features import FeatureSet
 from cmg.data.finite import refuse_not_finite
 from cmg.data.synthetic import SyntheticConfig
-from cmg.data.synthetic_raw import files_for
+from cmg.data.synthetic_raw import asked_for, files_for
 from cmg.errors import LostProcess, UserError
 from cmg.files import locked, parse_json, read_text, write_atomically
 from cmg.methods import registry
@@ -132,9 +132,7 @@ def read_config(path) -> dict:
 
 def open_data(settings, device):
     run, paths = settings.run, settings.run.data
-    if "synthetic" in paths:
-        if len(paths) > 1:
-            raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
+    if asked_for(paths):
         paths = [files_for(settings.kind.kinds, settings.flags).pretrain]
     features = FeatureSet(paths, run.modalities, run.cache, device, run.hold_out)
     settings.kind.refuse(settings.method, features)

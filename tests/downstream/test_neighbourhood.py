@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from cmg.data.features import FeatureSet
+from cmg.data.synthetic import SyntheticFiles
+from cmg.downstream import neighbourhood, retrieval
 from cmg.downstream.neighbourhood import main
 from cmg.metrics.neighbourhood import knn_overlap, similarity_correlation
 from support import SHAPES, untrained, write_clips
@@ -56,3 +58,17 @@ def test_refusals_are_one_line(clips, tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             main(arguments(clips, tmp_path, *flags))
         assert stop.value.code == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", [neighbourhood, retrieval])
+def test_synthetic_stands_for_the_clips_that_the_method_reads(clips, tmp_path, monkeypatch, capsys, task):
+    """Of the settings that the checkpoint has, in every task by `cmg.downstream.task`."""
+    untrained(tmp_path / "run.pt", SHAPES, "small", "multisk", **MULTISK)
+    asked = []
+    monkeypatch.setattr("cmg.downstream.task.files_for", lambda kinds, flags: asked.append((kinds, flags["width"]))
+                        or SyntheticFiles("pretrain.h5", clips, "annotations"))
+    told = {data: task.main(arguments(data, tmp_path)) for data in ("synthetic", clips)}
+    assert told["synthetic"] == told[clips] and {*asked} == {(("vectors", "grids", "maps"), 16)}
+    with pytest.raises(SystemExit):
+        task.main([*arguments("synthetic", tmp_path), "--data", "synthetic", clips])
+    assert f"--data synthetic {clips}: synthetic cannot be joined with feature files" in capsys.readouterr().err

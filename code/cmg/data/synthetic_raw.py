@@ -26,11 +26,19 @@ from cmg.data.synthetic import (
     synthetic_spec,
 )
 from cmg.data.synthetic_world import make_world, render_audio
+from cmg.errors import UserError
 
 RECIPE = 1  # raise it when the same settings give other pictures
 CELLS, REPEAT = 8, 2  # pictures of 8×8 cells, a cell of 2×2 pixels
 WHITE = 8.0  # x of the brightest pixel
 SHAPES = {"video": (CELLS, CELLS, 3), "audio": (CELLS, CELLS)}
+
+
+def asked_for(paths) -> bool:
+    """Whether --data names the built-in set in the place of feature files; `UserError` where it names both."""
+    if "synthetic" in paths and len(paths) > 1:
+        raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
+    return "synthetic" in paths
 
 
 def files_for(kinds, flags) -> SyntheticFiles:

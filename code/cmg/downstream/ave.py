@@ -45,19 +45,17 @@ from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_
 from cmg.data.features import FeatureSet
 from cmg.data.joining import held
 from cmg.data.labels import has_seconds, read_labels
-from cmg.data.synthetic_raw import files_for
 from cmg.downstream.probe import ClipProbes, SegmentProbes
 from cmg.downstream.probing import ProbeTask, Probings
 from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, mean, rounded
 from cmg.downstream.splits import require_seconds
-from cmg.downstream.task import STRICT, Run, add_probe_flags, open_run, task_parser
+from cmg.downstream.task import DATA, STRICT, Run, add_probe_flags, open_run, task_parser
 from cmg.downstream.tokens import directions
 from cmg.errors import UserError
 from cmg.figures import bars
 from cmg.figures.names import arrow, axis_label, figure_name
 from cmg.figures.style import save
 from cmg.files import write_atomically
-from cmg.training.checkpoint import method_of
 
 CHOSEN_BY = {"target": "target validation", "source": "source validation", "none": "no labels"}
 
@@ -171,7 +169,7 @@ def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=Non
 
 def parser() -> Parser:
     p = task_parser("ave", checkpoint="a .pt file, or a run folder: its epoch_*.pt are swept")
-    p.add_argument("--data", nargs="+", required=True, help="feature files, or: synthetic (as pretrained on)")
+    p.add_argument("--data", nargs="+", required=True, help=DATA)
     of_what = p.add_mutually_exclusive_group()
     of_what.add_argument("--annotations", help="folder of AVE's Annotations.txt and splits; not needed with synthetic")
     of_what.add_argument("--labels", help="CSV of one's own: id, label, and if there are any start, end, split")
@@ -184,12 +182,9 @@ def parser() -> Parser:
 
 def open_task(run: Run) -> AveTask:
     """The task that the flags ask for."""
-    paths, annotations = run.args.data, run.args.annotations
-    if "synthetic" in paths and len(paths) > 1:
-        raise UserError(f"--data {' '.join(paths)}: synthetic cannot be joined with feature files")
-    if paths == ["synthetic"]:
-        files = files_for(method_of(run.content, run.path)[0].kinds, run.content["args"])
-        paths, annotations = [files.ave], annotations or files.annotations
+    paths, annotations = run.data, run.args.annotations
+    if run.synthetic:
+        annotations = annotations or run.synthetic.annotations
     elif annotations is None and run.args.labels is None:
         raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt, or --labels FILE.csv")
     task, annotations = AveTask, read_ave(annotations) if run.args.labels is None else read_labels(run.args.labels)

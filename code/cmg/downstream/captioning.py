@@ -31,12 +31,11 @@ import torch
 from cmg.cli import Parser, command, whole
 from cmg.configs import add_flags, with_values
 from cmg.data.features import FeatureSet
-from cmg.data.synthetic_raw import files_for
 from cmg.data.videos import clip_of
 from cmg.downstream.collection import left
 from cmg.downstream.results import markdown_table, result
 from cmg.downstream.splits import tell_pretrained
-from cmg.downstream.task import add_place_flags, open_run, task_parser
+from cmg.downstream.task import DATA, add_place_flags, open_run, task_parser
 from cmg.errors import UserError
 from cmg.files import read_columns, write_atomically
 from cmg.metrics.captions import METRICS, score
@@ -50,7 +49,7 @@ SYNTHETIC_TEST = "syn_test_"
 
 def parser() -> Parser:
     p = task_parser("captioning")
-    p.add_argument("--data", nargs="+", help="feature files of the clips, or synthetic")
+    p.add_argument("--data", nargs="+", help=DATA)
     p.add_argument("--captions", help="CSV with the columns id and caption: the references; default: those of --data")
     p.add_argument("--videos", nargs="+", metavar="PATH", help="media files to caption instead of --data")
     for m in ("video", "audio"):
@@ -197,9 +196,7 @@ def main(argv=None):
     model = run.model
     if args.videos:
         return caption_videos(args, model, writing, run.device)
-    synthetic = args.data == ["synthetic"]
-    paths = [files_for(("vectors",), run.content["args"]).ave] if synthetic else args.data
-    features = FeatureSet(paths)
+    features, synthetic = FeatureSet(run.data), run.synthetic
     model.check(features, without="text" if args.captions else None)
     seen = seen_modalities(model, features.modalities, args.modalities)
     ids = [name for name in features.ids if not synthetic or name.startswith(SYNTHETIC_TEST)]

@@ -21,7 +21,7 @@ import torch
 from cmg.cli import Parser, command
 from cmg.data.joining import held
 from cmg.downstream.results import markdown_table
-from cmg.downstream.task import add_place_flags, open_run, task_parser
+from cmg.downstream.task import DATA, add_place_flags, open_run, task_parser
 from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
 from cmg.figures import codes, lines
@@ -86,7 +86,7 @@ def over_training(path) -> list[lines.Panel]:
 
 def parser() -> Parser:
     p = task_parser("codebook")
-    p.add_argument("--data", nargs="+", required=True, help="feature files")
+    p.add_argument("--data", nargs="+", required=True, help=DATA)
     p.add_argument("--modalities", nargs="+", help="default: all that data and checkpoint share")
     return add_place_flags(p, "the pictures")
 
@@ -95,7 +95,8 @@ def parser() -> Parser:
 def main(argv=None):
     args = parser().parse_args(argv)
     run = open_run(args, needs=("codes",))
-    model, present = run.model, held(args.data)
+    model, data = run.model, run.data
+    present = held(data)
     for m in args.modalities or ():
         if m not in model.modalities:
             raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(model.modalities)}")
@@ -105,7 +106,7 @@ def main(argv=None):
     if len(wanted) < 2:
         raise UserError(f"--data has {', '.join(present)} and --checkpoint {', '.join(model.modalities)}; expected "
                         "two modalities in common")
-    counts = usage(model, run.features(args.data, [wanted]), run.device)
+    counts = usage(model, run.features(data, [wanted]), run.device)
     share, out = shares(counts), run.out
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

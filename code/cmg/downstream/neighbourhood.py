@@ -14,7 +14,7 @@ import torch
 from cmg.cli import Parser, command, whole
 from cmg.data.joining import held
 from cmg.downstream.results import markdown_table, result
-from cmg.downstream.task import add_place_flags, open_run, task_parser
+from cmg.downstream.task import DATA, add_place_flags, open_run, task_parser
 from cmg.downstream.tokens import item_vectors
 from cmg.errors import UserError
 from cmg.losses.masked import clip_vectors
@@ -57,7 +57,7 @@ def preservation(model, features, settings, neighbours=10, device="cpu") -> list
 
 def parser() -> Parser:
     p = task_parser("neighbourhood")
-    p.add_argument("--data", nargs="+", required=True, help="feature files")
+    p.add_argument("--data", nargs="+", required=True, help=DATA)
     p.add_argument("--modalities", nargs="+", help="default: all that data and checkpoint share")
     p.add_argument("--neighbours", type=whole(1), default=10, help="nearest clips that are compared")
     return add_place_flags(p)
@@ -66,7 +66,9 @@ def parser() -> Parser:
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    run, present = open_run(args), held(args.data)
+    run = open_run(args)
+    data = run.data
+    present = held(data)
     for m in args.modalities or ():
         if m not in run.model.modalities:
             raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(run.model.modalities)}")
@@ -74,7 +76,7 @@ def main(argv=None):
     if not wanted:
         raise UserError(f"--data has {', '.join(present)} and --checkpoint {', '.join(run.model.modalities)}; expected "
                         "a modality in common")
-    features = run.features(args.data, [wanted])
+    features = run.features(data, [wanted])
     rows = preservation(run.model, features, run.settings, args.neighbours, run.device)
     return run.write("Neighbourhoods", rows, table)
 

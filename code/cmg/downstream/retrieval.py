@@ -48,7 +48,7 @@ from cmg.downstream.collection import Collection, Items, fused, fused_pairs
 from cmg.downstream.results import markdown_table, result
 from cmg.downstream.retrieval_head import RULES, with_head
 from cmg.downstream.splits import tell_pretrained
-from cmg.downstream.task import Settings, add_probe_flags, open_run, task_parser
+from cmg.downstream.task import DATA, Settings, add_probe_flags, open_run, task_parser
 from cmg.errors import UserError
 from cmg.figures import bars
 from cmg.figures.names import REPRESENTATIONS, TASKS, arrow, axis_label
@@ -109,7 +109,7 @@ def zero_shot(model, collection: Collection, pairs, settings: Settings, device="
 
 def parser() -> Parser:
     p = task_parser("retrieval")
-    p.add_argument("--data", nargs="+", required=True, help="feature files of the clips")
+    p.add_argument("--data", nargs="+", required=True, help=DATA)
     p.add_argument("--text-data", nargs="+", help="feature files of captions, several a clip")
     p.add_argument("--captions", help="CSV with a column id: the captions there should be; the lacking count as wrong")
     p.add_argument("--expected", type=whole(1), help="how many queries there should be, with or without features: adds "
@@ -126,7 +126,8 @@ def parser() -> Parser:
 def main(argv=None):
     args = parser().parse_args(argv)
     run = open_run(args)
-    present = list(held(args.data))
+    data = run.data
+    present = list(held(data))
     if args.captions and not args.text_data:
         raise UserError("--captions: goes with --text-data, the features of these captions")
     if args.text_data:
@@ -142,7 +143,7 @@ def main(argv=None):
     pairs = run.directions(m for m in present if m != args.gallery)
     needed = {m for pair in pairs for m in pair} | ({args.gallery} if args.gallery else set())
     texts = run.features(args.text_data, [("text",)], "--text-data") if args.text_data else None
-    features = FeatureSet(args.data, ordered(needed - {"text"} if texts else needed))
+    features = FeatureSet(data, ordered(needed - {"text"} if texts else needed))
     run.model.check(features, without=args.gallery)
     pretrain_ids = run.pretrain_ids if args.protocol == "strict" else ()
     if args.gallery:

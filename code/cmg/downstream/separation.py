@@ -23,10 +23,9 @@ from matplotlib.colors import to_rgb
 
 from cmg.cli import Parser, command, require_folder, whole
 from cmg.data.features import FeatureSet
-from cmg.data.synthetic_raw import files_for
 from cmg.distributed import choose_device, seed_shared
 from cmg.downstream.results import markdown_table
-from cmg.downstream.task import add_place_flags, task_parser
+from cmg.downstream.task import DATA, add_place_flags, synthetic_of, task_parser
 from cmg.errors import UserError
 from cmg.figures import mixtures
 from cmg.figures.style import SKY, save
@@ -192,7 +191,7 @@ def shown(method, pictures, names, seed):
 def parser() -> Parser:
     p = task_parser("cmg.downstream.separation", "Does CMMixer separate what it mixed?", "a run folder, or its "
                     "latest.pt")
-    p.add_argument("--data", nargs="+", required=True, help="feature files of raw clips, or: synthetic")
+    p.add_argument("--data", nargs="+", required=True, help=f"{DATA}; raw clips")
     p.add_argument("--clips", type=whole(1), default=4, help="that are drawn")
     p.add_argument("--seed", type=whole(), default=0, help="of the mixtures and of what is hidden")
     return add_place_flags(p, "separation.json and the picture")
@@ -205,8 +204,8 @@ def main(argv=None):
         require_folder(args.out)
     device = choose_device(args.device)
     method, content = load_whole(args.checkpoint, device, args.method)
-    paths = [files_for(method.kinds, content["args"]).ave] if args.data == ["synthetic"] else args.data
-    features = FeatureSet(paths, method.model.modalities, "disk")
+    files = synthetic_of(args.data, content, args.checkpoint, args.method)
+    features = FeatureSet([files.ave] if files else args.data, method.model.modalities, "disk")
     method.model.check(features)
     rows = held_out(features, content, "--data")
     table = measured(method, features, rows, args.seed, device)

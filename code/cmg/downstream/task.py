@@ -15,6 +15,8 @@ import torch
 from cmg.cli import Parser, git_commit, number, require_folder, whole
 from cmg.data.features import FeatureSet
 from cmg.data.provenance import Provenance
+from cmg.data.synthetic import SyntheticFiles
+from cmg.data.synthetic_raw import asked_for, files_for
 from cmg.distributed import choose_device
 from cmg.downstream.clip_scores import clustered, read_clusters, write_clip_scores
 from cmg.downstream.registry import TASKS
@@ -22,11 +24,12 @@ from cmg.downstream.results import chosen_by, prepare_results, results_table, ro
 from cmg.downstream.tokens import directions
 from cmg.errors import UserError
 from cmg.modalities import ordered
-from cmg.training.checkpoint import build_model, file_of, numerics_of, read
+from cmg.training.checkpoint import build_model, file_of, method_of, numerics_of, read
 
 # Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
 LRS = {"strict": (1e-3, 3e-3, 1e-2), "paper": (4e-4,)}
 CLIP_NORM = 0.5  # of the paper protocol
+DATA = "feature files, or synthetic: the labelled clips of the built-in set that was pretrained on"
 
 
 class Settings(NamedTuple):
@@ -109,6 +112,17 @@ class Run(NamedTuple):
         return self.content["pretrain_ids"]
 
     @property
+    def synthetic(self) -> SyntheticFiles | None:
+        """The built-in set that the checkpoint was pretrained on, where --data asks for it."""
+        return synthetic_of(self.args.data, self.content, self.path, self.args.method)
+
+    @property
+    def data(self) -> list:
+        """The feature files that --data stands for."""
+        files = self.synthetic
+        return [files.ave] if files else self.args.data
+
+    @property
     def how(self) -> dict:
         """The further arguments of a `ProbeTask`."""
         return {"settings": self.settings, "pretrain_ids": self.pretrain_ids, "device": self.device}
@@ -189,6 +203,11 @@ def find_clusters(args) -> dict[str, str] | None:
         beside = Path(folder) / "clusters.csv"
         flags |= {"clusters": flags["clusters"] or (beside if beside.is_file() else None)}
     return read_clusters(flags["clusters"]) if flags.get("clusters") else None
+
+
+def synthetic_of(paths, content, path, method=None) -> SyntheticFiles | None:
+    """The built-in set of a checkpoint's settings, as its method reads it, where `paths` ask for it; else None."""
+    return files_for(method_of(content, path, method)[0].kinds, content["args"]) if asked_for(paths) else None
 
 
 def require(model, needs, path):
