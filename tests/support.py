@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -161,6 +162,32 @@ def run(clips, out, *flags):
 def rows(out):
     with open(Path(out) / "metrics.csv", newline="") as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def failures(out):
+    """id -> path and reason, of the list of bad clips beside a feature file."""
+    with open(f"{out}.failed.csv", newline="") as file:
+        return {row["id"]: (row["path"], row["reason"]) for row in csv.DictReader(file)}
+
+
+KILLED_CONVERSION = """
+import os, signal, sys
+from cmg.data import shards
+from cmg.data.convert import main
+shards.SHARD, before, whole = int(sys.argv[1]), int(sys.argv[2]), shards.Parts.flush
+def flush(parts):
+    whole(parts) if len(parts.files) < before else os.kill(os.getpid(), signal.SIGKILL)
+shards.Parts.flush = flush
+main(sys.argv[3:])
+"""
+
+
+def killed_conversion(flags, shard, before):
+    """A `cmg.data.convert` in a process of its own that kill -9 ends when a shard of so many clips is to be written and
+    `before` are there."""
+    call = [sys.executable, "-c", KILLED_CONVERSION, str(shard), str(before), *map(str, flags)]
+    done = subprocess.run(call, env={**os.environ, "PYTHONPATH": str(CODE)}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def refused(capsys, *argv):

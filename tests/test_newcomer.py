@@ -65,14 +65,11 @@ class Reader(contract.Reader):
         parser.add_argument("--folder", required=True, help="with <id>.npy")
 
     def __init__(self, flags):
-        self.paths = sorted(Path(flags.folder).glob("*.npy"))
+        self.jobs = {path.stem: path for path in sorted(Path(flags.folder).glob("*.npy"))}
 
-    def __len__(self):
-        return len(self.paths)
-
-    def __iter__(self):
-        for path in self.paths:
-            yield clip(path.stem, {"audio": np.load(path)}, steps=4)
+    def read(self, jobs):
+        for name, path in jobs.items():
+            yield [clip(name, {"audio": np.load(path)}, steps=4)]
 '''
 METHOD = '''
 import math

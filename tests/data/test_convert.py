@@ -16,7 +16,7 @@ from cmg.data.convert import main
 from cmg.data.features import FeatureFile
 from cmg.data.pickles import BadPickle, array_in_npy, array_in_zip, array_of
 from cmg.data.readers.contract import fit
-from support import install
+from support import failures, install
 
 RNG = np.random.default_rng(0)
 
@@ -196,7 +196,7 @@ def test_folders_of_npy_and_of_both(tmp_path, capsys):
     main(call)
     file = FeatureFile(tmp_path / "out.h5")
     assert file.ids == ["a", "b", "c"] and np.array_equal(file.read("audio", range(3))[0], np.stack(list(x.values())))
-    assert "left out" not in capsys.readouterr().err
+    assert "bad clip" not in capsys.readouterr().err
     write_zip(tmp_path / "audio" / "b.zip", x["b"])
     with pytest.raises(SystemExit):
         main([*call, "--overwrite"])
@@ -257,9 +257,12 @@ def test_folders_of_zips(tmp_path, capsys, workers):
         assert (x[row, n:] == x[row, n - 1]).all() and valid[row].tolist() == [True] * n + [False] * (10 - n)
         assert np.array_equal(y[row], audio[name].numpy().astype(np.float16))
     printed = capsys.readouterr()
-    assert "5 clips, 3 left out" in printed.out and "MB before" in printed.out
-    assert {line.split(":")[0] for line in printed.err.splitlines() if line.startswith("left out")} == {
-        "left out attack", "left out w", "left out alone"}
+    assert "5 clips (video 10x7x7x6, audio 10x4), 3 bad (listed in" in printed.out and "MB before" in printed.out
+    assert {line.split(":")[0] for line in printed.err.splitlines() if line.startswith("bad clip")} == {
+        "bad clip attack", "bad clip w", "bad clip alone"}
+    told = failures(out)
+    assert told["alone"] == (str(tmp_path / "audio" / "alone.zip"), "no video file")
+    assert told["w"][1] == "shapes differ from those of 'v0'" and "no part of an array" in told["attack"][1]
     full = np.concatenate([fit(v, 10)[0].ravel() for v in video.values()])
     error = np.abs(full - full.astype(np.float16))
     assert f"video: largest error {error.max():.2g}, mean {error.mean():.2g}" in printed.out
@@ -269,8 +272,10 @@ def test_nothing_is_written_when_no_clip_is_good(tmp_path, capsys):
     write_zip(tmp_path / "a" / "x.zip", Attack(tmp_path / "mark"))
     with pytest.raises(SystemExit) as stop:
         main(["zips", "--audio", str(tmp_path / "a"), "--workers", "0", "--out", str(tmp_path / "out.h5")])
-    assert stop.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
-    assert not list(tmp_path.glob("out.h5*"))
+    bad, line = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and bad.startswith("bad clip x: audio: ")
+    assert line.endswith("none of the 1 clips could be read; reasons in " + str(tmp_path / "out.h5.failed.csv"))
+    assert [path.name for path in tmp_path.glob("out.h5*")] == ["out.h5.failed.csv"]
 
 
 def ave_release(folder, rows):
@@ -303,7 +308,8 @@ def test_ave_release(tmp_path, capsys):
         back, valid = file.read(m, range(3))
         assert np.array_equal(back, x[[0, 1, 3]].astype(np.float16)) and valid.all()
     printed = capsys.readouterr()
-    assert "event seconds of 4 of 4 rows agree" in printed.out and "3 clips, 1 left out" in printed.out
+    assert "event seconds of 4 of 4 rows agree" in printed.out
+    assert "3 clips (video 10x7x7x4, audio 10x3), 1 bad" in printed.out
     with pytest.raises(SystemExit):  # never over an old file unasked
         main(call)
     for wrong in (np.full((4, 10, 3), b"x"), None):
@@ -358,14 +364,12 @@ class Reader(contract.Reader):
         parser.add_argument("--rows", required=True, help="file of JSON objects, one a line")
 
     def __init__(self, flags):
-        self.source, self.rows = flags.rows, [json.loads(line) for line in Path(flags.rows).read_text().splitlines()]
+        rows = map(json.loads, Path(flags.rows).read_text().splitlines())
+        self.source, self.jobs = flags.rows, {row["id"]: row for row in rows}
 
-    def __len__(self):
-        return len(self.rows)
-
-    def __iter__(self):
-        for row in self.rows:
-            yield clip(row["id"], {m: np.array(row[m], float) for m in self.backbones}, steps=3)
+    def read(self, jobs):
+        for name, row in jobs.items():
+            yield [clip(name, {m: np.array(row[m], float) for m in self.backbones}, steps=3)]
 '''
 
 
@@ -383,14 +387,14 @@ def test_a_layout_of_one_s_own(tmp_path, capsys, monkeypatch, installed):
     out = tmp_path / "a.h5"
     main([name, "--rows", str(tmp_path / "rows.json"), "--audio-sha256", "0" * 64, "--out", str(out)])
     printed = capsys.readouterr()
-    assert f"{out}: 3 clips, 3 left out" in printed.out
+    assert f"{out}: 3 clips (audio 3x1, text 3x1), 3 bad" in printed.out
     assert f"audio: largest error {abs(0.1 - float(np.float16(0.1))):.2g}" in printed.out
     assert [line for line in printed.err.splitlines() if line.startswith("note")] == [
         "note: audio: 1 of 3 clips have 4 rows, cut to 3; a row is taken for 0.5 s",
         "note: text: 1 of 3 clips have 1 rows, padded to 3"]
-    assert [line for line in printed.err.splitlines() if line.startswith("left out")] == [
-        "left out b: audio: not finite in float16", "left out c: shapes differ from those of 'a'",
-        "left out d: audio: shape (1,), expected one row a second"]
+    assert failures(out) == {name: (str(tmp_path / "rows.json"), reason) for name, reason in (
+        ("b", "audio: not finite in float16"), ("c", "shapes differ from those of 'a'"),
+        ("d", "audio: shape (1,), expected one row a second"))}
     file = FeatureFile(out)
     assert file.attrs == {"schema": 1, "source": str(tmp_path / "rows.json"), "backbone/audio": "scale",
                           "sha256/audio": "0" * 64, "seconds_per_step/audio": 0.5, "backbone/text": "words",

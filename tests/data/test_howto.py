@@ -22,7 +22,7 @@ from cmg.errors import UserError
 from cmg.extract.backbones import Choice, load_backbone
 from cmg.extract.media import BadClip
 from cmg.files import sha256
-from support import FIXTURES
+from support import FIXTURES, failures, killed_conversion
 
 with np.load(FIXTURES / "multisk_features.npz") as file:
     RELEASED = dict(file)
@@ -259,8 +259,8 @@ def write_howto(folder, captions, paths=(f"food/{VIDEO}", f"cars/{OTHER}")):
     (folder / "caption.pickle").write_bytes(pickle.dumps(captions))
     vectors = write_bin(folder / "w.bin", {f"word{n}": [n, 1, 0] for n in range(30)})
     return ["howto", "--csv", str(folder / "videos.csv"), "--features", str(folder / "in"), "--captions",
-            str(folder / "caption.pickle"), "--vectors", str(vectors), "--out", str(folder / "out.h5"), "--overwrite",
-            "--workers", "0"], arrays
+            str(folder / "caption.pickle"), "--vectors", str(vectors), "--keep-silent", "--out", str(folder / "out.h5"),
+            "--overwrite", "--workers", "0"], arrays
 
 
 SAID = {VIDEO: {"start": [20.0, 10.0], "end": [24.0, 19.0], "text": ["word3 unknown word4", "word1 word2"]}}
@@ -281,7 +281,7 @@ def test_a_folder_becomes_clips_of_speech(tmp_path, capsys):
     assert file.attrs["backbone/text"] == "word2vec" and file.attrs["sha256/text"] == sha256(tmp_path / "w.bin")
     assert file.attrs["seconds_per_step/video"] == pytest.approx(2 / 3)
     assert {video_of(name) for name in file.ids} == {VIDEO, OTHER} and len(set(file.ids)) == len(file.ids)
-    assert "1 of 2 videos have no speech" in capsys.readouterr().err
+    assert capsys.readouterr().err == "note: text: 65 of 65 clips have 0 to 4 rows, padded to 20\n"
     flat, deep, mel = arrays
     name = f"{VIDEO}_10.00_24.00"  # drawn on the second segment, of 4 s, it grows to the first one
     x, valid = read(out, "video", name)
@@ -305,7 +305,7 @@ def test_a_short_video_has_fewer_clips_and_none_of_them_is_bad(tmp_path, capsys)
         write_video(tmp_path / "in", path, seconds=8, seed=number, deep="_3d" if number else "")
     main(flags[: flags.index("--captions")] + ["--out", str(tmp_path / "short.h5"), "--workers", "0"])
     assert len(FeatureFile(tmp_path / "short.h5").ids) == 2
-    assert ": 2 clips, 0 left out" in capsys.readouterr().out
+    assert ": 2 clips (video 12x9, audio 12x64x40), 0 bad" in capsys.readouterr().out
 
 
 def test_what_the_release_does_is_an_option(tmp_path):
@@ -336,19 +336,26 @@ def test_the_seed_draws_the_clips_in_any_number_of_processes(tmp_path):
 
 
 def test_bad_videos_are_left_out_each_with_its_reason(tmp_path, capsys):
-    paths = [f"a/{name}" for name in ("good", "uneven", "gone", "coded", "words", "short", "good")]
-    said = {"good": {"start": [1.0], "end": [9.5], "text": ["word1"]},
-            "words": {"start": [1.0, 2.0], "end": [9.0], "text": ["word1"]}}
+    paths = [f"a/{name}" for name in ("good", "uneven", "gone", "coded", "words", "short", "silent", "good")]
+    said = {name: {"start": [1.0], "end": [9.5], "text": ["word1"]} for name in (
+        "good", "uneven", "gone", "coded", "short")}
+    said |= {"silent": {"start": [1.0], "end": [2.0], "text": [" "]},
+             "words": {"start": [1.0, 2.0], "end": [9.0], "text": ["word1"]}}
     flags, _ = write_howto(tmp_path, said, paths)
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "in/a/uneven_2d.npz", features=rng.normal(size=(30, 4)).astype(np.float32))
     (tmp_path / "in/a/gone_spec.npz").unlink()
     np.savez(tmp_path / "in/a/coded_2d.npz", features=np.array([Attack(tmp_path / "mark")], object))
     np.savez(tmp_path / "in/a/short_2d.npz", other=np.zeros((3, 4), np.float32))
-    main(flags)
-    told = dict(line.removeprefix("left out ").split(": ", 1) for line in capsys.readouterr().err.splitlines()
-                if line.startswith("left out"))
-    assert set(told) == {"good", "uneven", "gone", "coded", "words", "short"}
+    flags.remove("--keep-silent")
+    with pytest.raises(SystemExit):  # more bad videos than clips of the good one; these are written
+        main([*flags, "--windows", "3"])
+    assert "more than half are bad; reasons in" in capsys.readouterr().err
+    rows = failures(tmp_path / "out.h5")
+    told = {name: reason for name, (path, reason) in rows.items()}
+    assert set(told) == {"good", "uneven", "gone", "coded", "words", "short", "silent"}
+    assert {path for path, _ in rows.values()} == {str(tmp_path / "in" / path) for path in paths}
+    assert told["silent"] == "text: no speech; --keep-silent keeps it, without words"
     assert "the same video again" in told["good"]
     assert "unequal lengths: 2-D 30.0 s, 3-D 60.0 s" in told["uneven"]
     assert "gone_spec.npz: no such file" in told["gone"]
@@ -356,6 +363,55 @@ def test_bad_videos_are_left_out_each_with_its_reason(tmp_path, capsys):
     assert told["words"] == "speech: 2 starts, 1 ends and 1 texts; expected as many of each"
     assert "holds no array 'features'" in told["short"]
     assert {video_of(n).split("_")[0] for n in FeatureFile(tmp_path / "out.h5").ids} == {"good"}
+
+
+def same_files(a, b):
+    a, b = FeatureFile(a), FeatureFile(b)
+    assert a.ids == b.ids and a.attrs == b.attrs
+    for m in a.modalities:
+        for x, y in zip(a.read(m, range(len(a.ids))), b.read(m, range(len(b.ids)))):
+            np.testing.assert_array_equal(x, y)
+
+
+def said(capsys):
+    """What a conversion says, less its times."""
+    printed = capsys.readouterr()
+    told = [line for line in printed.err.splitlines() if not line.startswith("resuming")]
+    return told, [line.rpartition(", ")[0] if " bad" in line else line for line in printed.out.splitlines()
+                  if "/s, " not in line]
+
+
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_conversion_that_was_killed_goes_on_to_the_same_file(tmp_path, capsys, workers):
+    """kill -9 while the third shard is written: of three videos, the first is there whole, the second in part; that one
+    and a bad one are read again. The account is that of an undisturbed run."""
+    paths = ["a/first", "a/second", "a/gone", "a/third"]
+    speech = {name: SAID[VIDEO] for name in ("first", "second", "third")}
+    flags, _ = write_howto(tmp_path, speech, paths)
+    (tmp_path / "in/a/gone_spec.npz").unlink()
+    flags.remove("--overwrite")
+    flags += ["--windows", "3", "--seed", "1", "--workers", workers]
+    main([*flags, "--out", str(tmp_path / "whole.h5")])
+    whole = said(capsys)
+    killed_conversion(flags, shard=2, before=2)
+    parts = tmp_path / "out.h5.parts"
+    assert [FeatureFile(path).ids for path in sorted(parts.glob("*.h5"))] == [
+        FeatureFile(tmp_path / "whole.h5").ids[:2], FeatureFile(tmp_path / "whole.h5").ids[2:4]]
+    assert not (tmp_path / "out.h5").exists() and not (tmp_path / "out.h5.failed.csv").exists()
+    with pytest.raises(SystemExit):
+        main([*flags, "--seed", "2"])
+    assert "out.h5.parts: unfinished conversion with other settings" in capsys.readouterr().err
+    (tmp_path / "in/a/first_2d.npz").unlink()  # what is done is not read again: this one could not be
+    main(flags)
+    printed = capsys.readouterr()
+    assert "resuming: 1 of 4 videos are done" in printed.err
+    same_files(tmp_path / "out.h5", tmp_path / "whole.h5")
+    assert failures(tmp_path / "out.h5") == failures(tmp_path / "whole.h5") != {}
+    assert {path.name for path in tmp_path.glob("out.h5*")} == {"out.h5", "out.h5.failed.csv"}
+    noted = [line for line in whole[0] if line.startswith("note")]
+    assert noted == [line for line in printed.err.splitlines() if line.startswith("note")] and noted
+    assert [line.partition("; ")[2] for line in whole[1] if "MB after" in line] == [
+        line.partition("; ")[2] for line in printed.out.splitlines() if "MB after" in line]
 
 
 def refused(capsys, flags):
@@ -398,12 +454,11 @@ def entry(name, seconds, seed=0, **more):
     return {"id": name, **arrays, "caption": ["word1 word2", "word3"]} | more
 
 
-def convert_list(folder, entries, *more):
+def convert_list(folder, entries, *more, vectors=True):
     (folder / "list.pkl").write_bytes(pickle.dumps(entries))
-    flags = ["lists", "--list", str(folder / "list.pkl"), "--steps", "24", "--vectors",
-             str(write_bin(folder / "w.bin", {f"word{n}": [n, 1, 0] for n in range(9)})), "--out",
-             str(folder / "list.h5"), "--overwrite", *more]
-    main(flags)
+    words = str(write_bin(folder / "w.bin", {f"word{n}": [n, 1, 0] for n in range(9)}))
+    main(["lists", "--list", str(folder / "list.pkl"), "--steps", "24", *(["--vectors", words] if vectors else []),
+          "--out", str(folder / "list.h5"), "--overwrite", *more])
     return folder / "list.h5"
 
 
@@ -424,7 +479,32 @@ def test_a_pickled_list_becomes_clips(tmp_path, capsys):
                                howto.video_tokens(whole["2d_full"], whole["3d_full"], 24, "nearest"), atol=1e-3)
     assert not read(out, "audio", "video8")[1].any()
     assert [read(out, "text", name)[0][0, 0] for name in file.ids] == [5, 1, 6]
-    assert "1 of 3 clips have several captions" in capsys.readouterr().err
+    assert "1 of 3 clips have several captions, the first of each is taken; --modalities text makes a file of all" in \
+        capsys.readouterr().err
+
+
+def test_all_captions_of_a_list_make_a_file_of_their_own(tmp_path, capsys):
+    """As `cmg.data.captions` numbers them; every one asks for its clip, and joins it in pretraining."""
+    entries = [entry("video7", 10, caption=["word1", "word2 unknown", "word3"]),
+               entry("drone #3", 10, 1, caption="word4"), entry("video8", 10, 2, caption=["word5", " "]),
+               entry("tested", 10, 3, eval_caption="word6")]
+    clips = convert_list(tmp_path, entries, vectors=False).rename(tmp_path / "clips.h5")
+    texts = convert_list(tmp_path, entries, "--modalities", "text")
+    assert failures(texts) == {"video8": (str(tmp_path / "list.pkl"), "an empty caption")}
+    file = FeatureFile(texts)
+    assert file.modalities == ("text",) and FeatureFile(clips).modalities == ("video", "audio")
+    assert file.ids == ["video7#0", "video7#1", "video7#2", "drone #3#0", "video8", "tested"]
+    assert file.read("text", range(6))[0][:, 0, 0].tolist() == [1, 2, 3, 4, 5, 6]
+    features = FeatureSet([clips, texts])
+    assert features.ids == ["video7", "drone #3", "video8", "tested"]
+    drawn = set()
+    for epoch in range(9):
+        features.draw(0, epoch)
+        drawn.add(features.__getitems__([0])["text"][0, 0, 0].item())
+    assert drawn == {1, 2, 3}
+    capsys.readouterr()
+    line = refused(capsys, ["lists", "--list", str(tmp_path / "list.pkl"), "--modalities", "text", "--out", "x.h5"])
+    assert "--vectors: goes with text in --modalities" in line
 
 
 def test_bad_entries_and_lists(tmp_path, capsys):
@@ -433,9 +513,8 @@ def test_bad_entries_and_lists(tmp_path, capsys):
     out = tmp_path / "list.h5"
     with pytest.raises(SystemExit):  # for more than half of them are bad; the good one is written
         convert_list(tmp_path, rows)
-    told = dict(line.removeprefix("left out ").split(": ", 1) for line in capsys.readouterr().err.splitlines()
-                if line.startswith("left out"))
-    assert FeatureFile(out).ids == ["a"]
+    told = {name: reason for name, (path, reason) in failures(out).items()}
+    assert FeatureFile(out).ids == ["a"] and "more than half are bad; reasons in" in capsys.readouterr().err
     assert told == {"a": "the same id again, its first clip is kept", "b": "an empty caption", "c": "an empty caption",
                     "d": "audio: shape (7, 9), expected 40 bands and frames", "e": "no '2d'; expected rows of features",
                     "f": "2d: shape (3,), expected rows of features"}

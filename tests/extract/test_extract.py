@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 import torch
 
+from cmg.data import shards
 from cmg.data.features import FeatureFile
-from cmg.extract import shards, workers
+from cmg.data.progress import Progress
+from cmg.extract import workers
 from cmg.extract.__main__ import main
 from cmg.extract.backbones import BACKBONES, Choice, load_backbone
 from cmg.extract.hashed import HashedWords
 from cmg.extract.logmel import BINS, CENTRE, FLOOR, MELS, SPREAD, LogMel
 from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.extract.pixels import Pixels, edges, region
-from cmg.extract.progress import Progress
+from cmg.extract.shards import parts_of
 from cmg.files import locked
-from support import CODE
+from support import CODE, failures
 from support_media import levels, rows_of, tone, write_video, write_wav
 
 
@@ -326,11 +328,6 @@ def extract(clips, out, *flags, modalities=("video", "audio", "text")):
     main([str(part) for part in (*call, "--seconds", 3, "--words", 4, "--workers", 0, *flags)])
 
 
-def failures(out):
-    with open(f"{out}.failed.csv", newline="") as file:
-        return {row["id"]: (row["path"], row["reason"]) for row in csv.DictReader(file)}
-
-
 def error_of(capsys, call):
     """The one line on stderr with which a call ends; its exit status is 2."""
     with pytest.raises(SystemExit) as caught:
@@ -427,7 +424,7 @@ def environment():
 
 KILLED = """
 import os, signal, sys
-from cmg.extract import shards
+from cmg.data import shards
 from cmg.extract.__main__ import main
 shards.SHARD = 1
 whole = shards.Parts.flush
@@ -487,7 +484,7 @@ def test_a_finished_file_is_not_overwritten_unasked(clips, tmp_path, capsys):
 def test_overwrite_also_drops_an_unfinished_run_of_other_settings(clips, tmp_path, capsys):
     out = tmp_path / "set.h5"
     recipe = workers.Recipe((Choice("audio", "logmel"),), 2, 4)
-    shards.Parts(out, recipe, {"source": "elsewhere"}, overwrite=False)
+    parts_of(out, recipe, {"source": "elsewhere"})
     extract(clips, out, "--overwrite", modalities=["audio"])
     assert len(rows_of(out)) == 6 and not (tmp_path / "set.h5.parts").exists()
     # But never a folder that is somebody else's.
@@ -585,12 +582,11 @@ def test_wrong_calls_end_in_one_line(clips, tmp_path, capsys, flags, match):
 
 def test_progress_where_there_is_no_terminal(capsys, monkeypatch):
     """A line on stderr every so often, with the rate and the time left; the account in the end."""
-    monkeypatch.setattr("cmg.extract.progress.EVERY", 0)
+    monkeypatch.setattr("cmg.data.progress.EVERY", 0)
     clock = iter([100.0, *[110.0] * 9])
-    monkeypatch.setattr("cmg.extract.progress.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("cmg.data.progress.time.perf_counter", lambda: next(clock))
     progress = Progress(1240, 40, 2)
-    job = workers.Job("a", "", ())
-    progress.finished(workers.Outcome(job, {}, {}, "", workers.Spent(1.5, 6.5)))
+    progress.finished(decode=1.5, forward=6.5)
     assert "41 of 1240 clips, 0.10 clips/s, 200 min left" in capsys.readouterr().err
     assert str(progress) == "0.10 clips/s, 2 processes in 10.0 s: decode 1.5 s, forward 6.5 s, write 0.0 s; " \
                             "write is the parent's"
@@ -646,7 +642,7 @@ def test_small_digits_are_read_like_large_ones(digits):
 def test_slow_clips_are_written_one_by_one(tmp_path, monkeypatch):
     """Where a clip takes longer than a shard may wait, a kill costs no clip that was finished before."""
     monkeypatch.setattr(shards, "PATIENCE", 0)
-    parts = shards.Parts(tmp_path / "a.h5", workers.Recipe((Choice("text", "hash"),), 1, 2), {}, overwrite=False)
+    parts = parts_of(tmp_path / "a.h5", workers.Recipe((Choice("text", "hash"),), 1, 2), {})
     for name in "ab":
         text = {"text": np.zeros((2, 300), np.float16)}
         parts.add(workers.Outcome(workers.Job(name, "", ()), text, {"text": np.ones(2, bool)}, ""))

@@ -16,7 +16,7 @@ from cmg.data import convert
 from cmg.data.features import FeatureFile
 from cmg.extract import media
 from cmg.extract.__main__ import main
-from support import CODE
+from support import CODE, killed_conversion
 from support_media import tone, write_wav
 
 CLIPS = 8
@@ -190,11 +190,12 @@ def test_most_clips_say_what_shape_is_right(arrays, tmp_path, capsys):
     np.save(arrays / "a.npy", np.zeros((10, 5), np.float16))  # the first of all
     convert.main(convert_call(arrays, tmp_path / "a.h5"))
     assert FeatureFile(tmp_path / "a.h5").ids == [f"c{number}" for number in range(10)]
-    assert "left out a: shapes differ from those of 'c0'" in capsys.readouterr().err
+    assert "bad clip a: shapes differ from those of 'c0'" in capsys.readouterr().err
     for number in range(6):
         (arrays / f"c{number}.npy").write_bytes(b"")
     *_, line = stopped(capsys, *convert_call(arrays, tmp_path / "b.h5"), run=convert.main)
-    assert line.endswith("b.h5: holds only 4 of 11 clips, for more than half are bad; reasons above")
+    assert line.endswith("b.h5: holds only 4 of 11 clips, for more than half are bad; reasons in "
+                         f"{tmp_path / 'b.h5'}.failed.csv")
 
 
 @pytest.mark.parametrize("fault", [errno.EIO, errno.EMFILE, errno.ESTALE, errno.ENOENT])
@@ -208,8 +209,10 @@ def test_what_is_not_an_array_s_fault_stops_a_conversion(arrays, tmp_path, capsy
 
     monkeypatch.setattr(np.lib.format, "open_memmap", opened)
     (line,) = stopped(capsys, *convert_call(arrays, tmp_path / "a.h5"), run=convert.main)
-    assert line == f"cmg.data.convert: error: {arrays / 'c4.npy'}: {os.strerror(fault)}"
-    assert not list(tmp_path.glob("a.h5*"))
+    parts = tmp_path / "a.h5.parts"
+    assert line == (f"cmg.data.convert: error: {arrays / 'c4.npy'}: {os.strerror(fault)}; the same command goes on, "
+                    f"{parts} keeps 4 clips")
+    assert [path.name for path in tmp_path.glob("a.h5*")] == ["a.h5.parts"]
 
 
 def test_links_that_lead_nowhere_and_folders_are_left_out_by_name(arrays, tmp_path, capsys):
@@ -217,10 +220,25 @@ def test_links_that_lead_nowhere_and_folders_are_left_out_by_name(arrays, tmp_pa
     (arrays / "y.zip").mkdir()
     convert.main(convert_call(arrays, tmp_path / "a.h5"))
     told = capsys.readouterr().err
-    assert "left out x: audio: a link that leads nowhere" in told
-    assert "left out y: audio: cannot be opened (Is a directory)" in told
+    assert "bad clip x: audio: a link that leads nowhere" in told
+    assert "bad clip y: audio: cannot be opened (Is a directory)" in told
     assert len(FeatureFile(tmp_path / "a.h5").ids) == 10
     shutil.rmtree(arrays / "y.zip")
+
+
+def test_a_conversion_goes_on_where_a_disk_or_a_kill_ended_it(arrays, tmp_path, capsys):
+    """What is there is neither read again nor looked for; a bad file that was mended meanwhile is in its place."""
+    convert.main(convert_call(arrays, tmp_path / "whole.h5"))
+    good, out = (arrays / "c1.npy").read_bytes(), tmp_path / "a.h5"
+    (arrays / "c1.npy").write_bytes(b"")
+    killed_conversion(convert_call(arrays, out), shard=3, before=1)
+    (arrays / "c1.npy").write_bytes(good)
+    (arrays / "c0.npy").write_bytes(b"")
+    capsys.readouterr()
+    convert.main(convert_call(arrays, out))
+    assert "resuming: 3 of 10 clips are done" in capsys.readouterr().err
+    same_files(out, tmp_path / "whole.h5")
+    assert {path.name for path in tmp_path.glob("a.h5*")} == {"a.h5"}
 
 
 def test_workers_keep_the_order(arrays, tmp_path):

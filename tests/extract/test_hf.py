@@ -19,7 +19,7 @@ from cmg.extract.__main__ import main  # noqa: E402
 from cmg.extract.backbones import Choice, load_backbone  # noqa: E402
 from cmg.extract.checkpoints import open_model  # noqa: E402
 from cmg.extract.hf import Bert, ImageEncoder, SoundEncoder, TextEncoder  # noqa: E402
-from cmg.extract.shards import Parts  # noqa: E402
+from cmg.extract.shards import parts_of  # noqa: E402
 from cmg.extract.weights import sha256  # noqa: E402
 from cmg.extract.workers import Extractor, Job, Recipe, extract_all  # noqa: E402
 
@@ -352,7 +352,7 @@ def test_other_weights_do_not_resume_a_run(bert, tmp_path, capsys):
     where, model = bert
     captions = tmp_path / "captions.csv"
     captions.write_text("id,caption\na,a dog\n")
-    Parts(tmp_path / "text.h5", Recipe((Choice("text", "bert", (where,)),), 10, 3), {"source": str(captions)}, False)
+    parts_of(tmp_path / "text.h5", Recipe((Choice("text", "bert", (where,)),), 10, 3), {"source": str(captions)})
     with torch.no_grad():
         model.embeddings.word_embeddings.weight += 1
     model.save_pretrained(where)

@@ -8,7 +8,7 @@ from cmg.data.features import FeatureFile, FeatureSet
 from cmg.errors import UserError
 from cmg.extract.__main__ import main
 from cmg.extract.backbones import Choice, load_backbone
-from cmg.extract.shards import Parts
+from cmg.extract.shards import parts_of
 from cmg.extract.workers import Recipe
 from cmg.modalities import Modality
 from support import install
@@ -82,10 +82,10 @@ def test_another_text_of_the_file_does_not_go_on_where_the_first_stopped(tmp_pat
     (tmp_path / "mine.py").write_text(LOUDNESS)
     recipe = Recipe((Choice("audio", str(tmp_path / "mine.py")),), 2, 1)
     for _ in range(2):
-        Parts(tmp_path / "a.h5", recipe, {}, overwrite=False).close()
+        parts_of(tmp_path / "a.h5", recipe, {}).close()
     (tmp_path / "mine.py").write_text(LOUDNESS.replace("amax", "amin"))
     with pytest.raises(UserError, match="a.h5.parts: unfinished extraction with other settings"):
-        Parts(tmp_path / "a.h5", recipe, {}, overwrite=False)
+        parts_of(tmp_path / "a.h5", recipe, {})
 
 
 def test_one_of_several_in_a_file(tmp_path):

@@ -63,13 +63,17 @@ def read_captions(path) -> tuple[list[Caption], list[str]]:
             skipped.append(f"{place}: {clip} has an empty caption, left out")
     if not pairs:
         raise UserError(f"{path}: no captions in it")
-    numbered = {clip for clip, count in number.items() if count > 1 or clip_of(clip) != clip}
-    count, captions = dict.fromkeys(numbered, 0), []
-    for clip, caption in pairs:
-        captions.append(Caption(f"{clip}#{count[clip]}" if clip in numbered else clip, clip, caption))
-        if clip in numbered:
-            count[clip] += 1
-    return captions, skipped
+    ids = {clip: iter(ids_of(clip, count)) for clip, count in number.items()}
+    return [Caption(next(ids[clip]), clip, caption) for clip, caption in pairs], skipped
+
+
+def ids_of(clip: str, number: int) -> list[str]:
+    """The ids of so many captions of a clip.
+
+    >>> ids_of("rain", 1), ids_of("rain", 2), ids_of("drone #3", 1)
+    (['rain'], ['rain#0', 'rain#1'], ['drone #3#0'])
+    """
+    return [clip] if number == 1 and clip_of(clip) == clip else [f"{clip}#{k}" for k in range(number)]
 
 
 def _table(path: Path, text: str):

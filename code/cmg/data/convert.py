@@ -6,6 +6,8 @@
     python -m cmg.data.convert lists --list msrvtt_test.pkl --steps 48 --vectors GoogleNews.bin --out msrvtt.h5
     python -m cmg.data.convert path/to/mine.py --folder features/ --out mine.h5
 
+A killed run goes on where it was when started again. Bad clips are listed in OUT.failed.csv and do not stop the run.
+
 Each layout has a reader in `cmg/data/readers/`; one of one's own is a file (`cmg/data/readers/contract.py` says what is
 in it), or what an installed package declares under the entry point group cmg.readers.
 
@@ -13,132 +15,111 @@ Released features do not say which weights made them, so `sha256/<modality>` sta
 of `cmg.extract`: their weights may differ. If you know the weights, give --video-sha256 and --audio-sha256.
 """
 
+import contextlib
 import re
 import sys
-from collections import Counter
-from itertools import chain
 from pathlib import Path
-
-import numpy as np
-from tqdm import tqdm
 
 from cmg import plugins
 from cmg.cli import Parser, command, most_are_good
-from cmg.data.features import FeatureWriter
-from cmg.data.readers.contract import Reader
-from cmg.errors import UserError
+from cmg.data.progress import Progress
+from cmg.data.readers.contract import AGAIN, Reader
+from cmg.data.shards import Bad, Parts, require_free
 from cmg.modalities import modality
 
 READERS = {name: f"cmg.data.readers.{name}:Reader" for name in ("ave", "zips", "howto", "lists")}
-BLOCK = 32  # clips written together
 JOINED = "only files of the same weights are joined"
 
 
-class Rounding:
-    """Largest and mean absolute error of storing features as float16, over all of a set's numbers."""
-
-    def __init__(self):
-        self.largest, self.total, self.count = {}, {}, {}
-
-    def add(self, errors):
-        """errors : dict modality -> (largest, sum, count) of a clip."""
-        for m, (largest, total, count) in errors.items():
-            self.largest[m] = max(self.largest.get(m, 0.0), largest)
-            self.total[m] = self.total.get(m, 0.0) + total
-            self.count[m] = self.count.get(m, 0) + count
-
-    def __str__(self):
-        return "; ".join(f"{m}: largest error {self.largest[m]:.2g}, mean {self.total[m] / self.count[m]:.2g}"
-                         for m in self.largest)
-
-
-class Fitting:
-    """How many clips were cut and padded, and how many rows they had."""
-
-    def __init__(self):
-        self.found = {}  # (modality, "cut" or "padded", rows of the file) -> rows of every such clip
-
-    def add(self, clip):
+def note_of(clips) -> dict:
+    """What is kept beside a shard: the job that each clip is of, what rounding to float16 changed and what had other
+    rows than the file has, see `added`."""
+    rounding, fitting = {}, {}
+    for clip in clips:
+        added(rounding, clip.errors.items(), (max, sum_of, sum_of))
         for m, rows in clip.rows.items():
-            steps = len(clip.features[m])
-            if rows != steps:
-                self.found.setdefault((m, "cut" if rows > steps else "padded", steps), []).append(rows)
-
-    def lines(self, number, seconds):
-        """A line for each modality and kind. number : of clips; seconds : that a row is taken for."""
-        for (m, done, steps), rows in sorted(self.found.items()):
-            had = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
-            taken = f"; a row is taken for {seconds:g} s" if modality(m).timed else ""
-            yield f"{m}: {len(rows)} of {number} clips have {had} rows, {done} to {steps}{taken}"
+            if rows != (steps := len(clip.features[m])):
+                key = f"{m} {'cut' if rows > steps else 'padded'} {steps}"
+                added(fitting, [(key, (1, rows, rows))], (sum_of, min, max))
+    return {"jobs": [clip.job for clip in clips], "rounding": rounding, "fitting": fitting}
 
 
-class OtherShapes(Exception):
-    """Most clips have shapes of their own, which are the first argument."""
+def added(total, found, how):
+    """Join numbers of the same key, place by place.
 
-
-def convert(reader, out, origin):
-    """Write what a reader reads. Returns the number of clips, the bad ones as (id, reason), Rounding and Fitting.
-
-    The shapes are those that most clips have. It takes those of the first one to be, and reads again if they are not.
-
-    origin : dict modality -> what is known of its encoder, see `cmg.data.provenance`.
+    rounding : modality -> (largest error, sum, count). fitting : "modality cut|padded steps" -> (clips, least, most
+    rows)
     """
-    try:
-        return convert_as(reader, out, origin, None)
-    except OtherShapes as other:
-        return convert_as(reader, out, origin, *other.args)
+    for key, numbers in found:
+        total[key] = [join(*pair) for join, *pair in zip(how, total[key], numbers)] if key in total else list(numbers)
 
 
-def convert_as(reader, out, origin, shapes):
-    """`convert` with these shapes; of None with the first clip's, or `OtherShapes` if most clips have others."""
-    rounding, fitting, left_out, waiting, number, seen = Rounding(), Fitting(), [], [], 0, Counter()
-    clips = good_ones(reader, left_out)
-    odd = ""  # the reason of clips of other shapes, which names the first one that has the right ones
-    first = next((c for c in clips if shapes in (None, shapes_of(c)) or left_out.append((c.id, odd))), None)
-    if first is None:
-        reason = "; {}: {}".format(*left_out[0]) if left_out else ""
-        raise UserError(f"none of the {len(reader)} clips could be read{reason}")
-    wanted = shapes_of(first)
-    attrs = {f"{name}/{m}": value for m in wanted for name, value in origin[m].items()}
-    with FeatureWriter(out, wanted, attrs | {"source": reader.source}) as writer:
-        for clip in chain([first], clips):
-            seen[tuple(shapes_of(clip).items())] += 1
-            if shapes_of(clip) != wanted:
-                left_out.append((clip.id, odd))
+def sum_of(a, b):
+    return a + b
+
+
+def account(parts, ids, seconds):
+    """Lines on how many clips were cut or padded, and how much rounding changed. seconds : that a row is taken for."""
+    rounding, fitting, ids = {}, {}, set(ids)
+    for file, note in zip(parts.files, parts.notes):
+        if ids.intersection(file.ids):
+            added(rounding, note["rounding"].items(), (max, sum_of, sum_of))
+            added(fitting, note["fitting"].items(), (sum_of, min, max))
+    notes = []
+    for key, (count, least, most) in sorted(fitting.items()):
+        m, done, steps = key.split()
+        had = f"{least}" if least == most else f"{least} to {most}"
+        taken = f"; a row is taken for {seconds:g} s" if modality(m).timed else ""
+        notes.append(f"{m}: {count} of {len(ids)} clips have {had} rows, {done} to {steps}{taken}")
+    errors = (f"{m}: largest error {largest:.2g}, mean {total / count:.2g}"
+              for m, (largest, total, count) in rounding.items())
+    return notes, f"float16 {'; '.join(errors)}"
+
+
+def whole_jobs(parts) -> dict[str, list[str]]:
+    """Jobs of which all clips are in the shards -> their ids, in order. One with a bad clip is read again."""
+    found, number = {}, {}
+    for file, note in zip(parts.files, parts.notes):
+        for name, (job, count) in zip(file.ids, note["jobs"]):
+            found.setdefault(job, []).append(name)
+            number[job] = count
+    return {job: names for job, names in found.items() if len(names) == number[job]}
+
+
+def convert(reader, parts, workers=0):
+    """Read what is missing -> (ids of the good clips in the order of the jobs, the bad ones, Progress).
+
+    The shapes are those that most clips have; the others are bad.
+    """
+    order = {job: names for job, names in whole_jobs(parts).items() if job in reader.jobs}
+    jobs = {name: job for name, job in reader.jobs.items() if name not in order}
+    progress = Progress(len(reader.jobs), len(order), workers, reader.unit)
+    failed = [Bad(one.id, reader.place(one.id), one.reason) for one in reader.bad]
+    for one in failed:
+        progress.say(f"bad clip {one.id}: {one.reason}")
+    failed += parts.collect(read(reader, jobs, order, parts.ids()), progress)
+    ids, odd = parts.usual([name for job in reader.jobs for name in order.get(job, ())])
+    job_of = {name: job for job, names in order.items() for name in names}
+    other = [Bad(name, reader.place(job_of[name]), f"shapes differ from those of '{ids[0]}'") for name in odd]
+    for one in other:
+        progress.say(f"bad clip {one.id}: {one.reason}")
+    return ids, failed + other, progress
+
+
+def read(reader, jobs, order, there):
+    """The clips of some jobs as `Parts.collect` takes them, less those that are there; puts the ids into `order`."""
+    taken = {name for names in order.values() for name in names}
+    for name, clips in zip(jobs, reader.read(jobs), strict=True):
+        order[name], fresh, bad = [], [], []
+        for clip in clips:
+            if clip.reason or clip.id in taken:
+                bad.append(Bad(clip.id, reader.place(name), clip.reason or AGAIN))
                 continue
-            rounding.add(clip.errors)
-            fitting.add(clip)
-            waiting.append(clip)
-            number += 1
-            if len(waiting) == BLOCK:
-                write(writer, waiting)
-                waiting = []
-        if waiting:
-            write(writer, waiting)
-        most = dict(seen.most_common(1)[0][0])
-        if shapes is None and most != wanted:
-            raise OtherShapes(most)
-    left_out = [(name, reason or f"shapes differ from those of '{first.id}'") for name, reason in left_out]
-    return number, left_out, rounding, fitting
-
-
-def shapes_of(clip):
-    return {m: x.shape for m, x in clip.features.items()}
-
-
-def good_ones(reader, left_out):
-    """The clips that could be read; the others are added to `left_out`."""
-    for clip in tqdm(reader, unit="clip", disable=None):
-        if clip.reason:
-            left_out.append((clip.id, clip.reason))
-        else:
-            yield clip
-
-
-def write(writer, clips):
-    stack = [{m: np.stack([getattr(clip, part)[m] for clip in clips]) for m in clips[0].features}
-             for part in ("features", "valid")]
-    writer.append([clip.id for clip in clips], *stack)
+            taken.add(clip.id)
+            order[name].append(clip.id)
+            if clip.id not in there:
+                fresh.append(clip._replace(job=(name, len(clips))))
+        yield fresh, bad, {}
 
 
 def reader_of(name) -> type[Reader]:
@@ -173,24 +154,26 @@ def parse(argv):
 @command
 def main(argv=None):
     kind, args = parse(argv)
-    out = Path(args.out)
-    if out.exists() and not args.overwrite:
-        raise UserError(f"--out {out}: exists already; pass --overwrite to replace it")
+    require_free(args.out, args.overwrite)
     origin = {m: {"backbone": getattr(args, f"{m}_backbone"), "sha256": getattr(args, f"{m}_sha256")}
               | ({"seconds_per_step": kind.seconds_per_step} if modality(m).timed else {}) for m in kind.backbones}
     reader = kind(args)
     for m, known in reader.sha256.items():
         origin[m]["sha256"] = origin[m]["sha256"] or known
-    number, left_out, rounding, fitting = convert(reader, out, origin)
-    for name, reason in left_out:
-        print(f"left out {name}: {reason}", file=sys.stderr)
-    for line in fitting.lines(number, reader.seconds_per_step):
+    attrs = {f"{name}/{m}": value for m, own in origin.items() for name, value in own.items()}
+    flags = {name: value for name, value in vars(args).items() if name not in ("out", "overwrite", "workers")}
+    own = plugins.digest(plugins.file_of(args.layout), "layout") if plugins.is_file(args.layout) else {}
+    settings = {"flags": flags, "attrs": attrs, "files": own}
+    with contextlib.closing(Parts(args.out, settings, attrs | {"source": reader.source}, overwrite=args.overwrite,
+                                  work="conversion", note=note_of)) as parts:
+        ids, failed, progress = convert(reader, parts, reader.workers)
+        notes, rounding = account(parts, ids, reader.seconds_per_step)
+        parts.finish(ids, failed, progress)
+    for line in notes:
         print(f"note: {line}", file=sys.stderr)
-    sizes = f"{reader.size / 1e6:.1f} MB before, {out.stat().st_size / 1e6:.1f} MB after"
-    print(f"{out}: {number} clips, {len(left_out)} left out, {sizes}")
-    print(f"float16 {rounding}")
-    # Not of len(reader): a short video has fewer clips than it may have.
-    most_are_good(out, number, number + len(left_out), "reasons above")
+    before = f"{reader.size / 1e6:.1f} MB before, " if reader.size else ""
+    print(f"{before}{Path(args.out).stat().st_size / 1e6:.1f} MB after; {rounding}")
+    most_are_good(args.out, len(ids), len(ids) + len(failed), f"reasons in {parts.failed_csv}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ quantising ("semantic"), or whatever the model has for an item, such as a joint 
 modality ranks all items of the other by cosine. Right is the item of the same clip. R@1, R@5, R@10, R@50, the median
 and the mean rank, in every direction, and between words and what is seen and heard as one (`video+audio`: the mean of
 the two vectors, each of length 1, or the one that there is). Texts may come from a file of their own, with several
-captions a clip (`--text-data`; ids as `cmg.data.captions` writes them). `--captions`, the CSV they were extracted from,
-lists the captions that there should be: one without features counts as wrong instead of being dropped.
+captions a clip (`--text-data`; ids as `cmg.data.captions` writes them): each is a query and an item of its own. Right
+for a caption is its clip, right for a clip is any of its captions, of which the nearest counts; `chance` knows how many
+there are. `--captions`, the CSV they were extracted from, lists the captions that there should be: one without features
+counts as wrong instead of being dropped.
 
 Published figures of MSR-VTT and YouCook2 are divided by 1000 and 3350 queries, of which 968 and some 3339 have
 features: `--expected 1000` adds R@k that count the lacking ones as wrong, beside those of the queries there are. With

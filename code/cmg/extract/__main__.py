@@ -14,7 +14,6 @@ file: `--audio-backbone path/to/mine.py` (cmg/extract/backbones.py says what is 
 """
 
 import contextlib
-import csv
 import fnmatch
 import os
 import sys
@@ -23,6 +22,8 @@ from pathlib import Path
 
 from cmg import modalities
 from cmg.cli import Parser, command, most_are_good, whole
+from cmg.data.progress import Progress
+from cmg.data.shards import Bad, require_free
 from cmg.data.videos import clip_of
 from cmg.distributed import choose_device
 from cmg.errors import UserError
@@ -31,10 +32,9 @@ from cmg.extract.captions import of_each, read_captions, unique
 from cmg.extract.clips import Media, find_media
 from cmg.extract.hashed import UNSPACED, words_of
 from cmg.extract.media import FRAMES_PER_SECOND
-from cmg.extract.progress import Progress
-from cmg.extract.shards import Parts
+from cmg.extract.shards import parts_of
 from cmg.extract.workers import Job, Outcome, Recipe, extract_all
-from cmg.files import gone, replacing, write_atomically
+from cmg.files import gone, write_atomically
 
 WORDS, PIECES, VOCABULARY = 10, 32, 4000
 
@@ -151,27 +151,10 @@ def learnt_vocabulary(args, jobs):
     return str(path)
 
 
-def write_failed(path, failed):
-    """List the bad clips (id, path, reason), or remove the list of an earlier run if there are none."""
-    if not failed:
-        path.unlink(missing_ok=True)
-        return
-    with (replacing(path) as unfinished,
-          open(unfinished, "w", newline="", encoding="utf-8", errors="backslashreplace") as file):
-        table = csv.writer(file)
-        table.writerow(["id", "path", "reason"])
-        table.writerows(sorted((outcome.job.id, " and ".join(filter(None, (outcome.job.path, outcome.job.sound))),
-                                outcome.reason) for outcome in failed))
-
-
 @command
 def main(argv=None):
     args = parse(argv)
-    out = Path(args.out)
-    if out.is_dir():
-        raise UserError(f"--out {out}: is a folder, expected the name of a file (.h5)")
-    if out.exists() and not args.overwrite:
-        raise UserError(f"--out {out}: exists already; pass --overwrite to replace it")
+    require_free(args.out, args.overwrite)
     for device in args.device:
         choose_device(device)  # or a worker would say it
     jobs, notes = list_jobs(args)
@@ -187,54 +170,27 @@ def main(argv=None):
     texts = (args.captions, args.prompts) if args.captioned else ()
     source = " ".join(str(path) for path in (*(args.videos or ()), *texts) if path)
     source = source.encode(errors="backslashreplace").decode()  # names need not be UTF-8
-    failed_csv = out.with_name(out.name + ".failed.csv")
-    with contextlib.closing(Parts(out, recipe, {"source": source}, args.overwrite)) as parts:
+    with contextlib.closing(parts_of(args.out, recipe, {"source": source}, args.overwrite)) as parts:
         for line in notes:
             print(f"extract: {line}", file=sys.stderr)
-        good, failed, progress = extract(jobs, recipe, parts, args, failed_csv)
-    shapes = ", ".join(f"{m} {'x'.join(map(str, shape))}" for m, shape in parts.shapes.items())
-    bad = f"{len(failed)} bad (listed in {failed_csv})" if failed else "0 bad"
-    print(f"{out}: {len(good)} clips ({shapes}), {bad}, {progress.seconds():.0f} s")
-    print(progress)
-    most_are_good(out, len(good), len(jobs), f"reasons in {failed_csv}")
+        done = parts.ids()
+        pending = [job for job in jobs if job.id not in done]
+        progress = Progress(len(jobs), len(jobs) - len(pending), args.workers)
+        failed = parts.collect(extracted(pending, recipe, args), progress)
+        good = sorted({job.id for job in jobs} - {one.id for one in failed})
+        parts.finish(good, failed, progress)
+    most_are_good(args.out, len(good), len(jobs), f"reasons in {parts.failed_csv}")
 
 
-def extract(jobs, recipe, parts, args, failed_csv):
-    """Make what is missing, then the feature file -> (ids of the good clips, outcomes of the bad ones, Progress)."""
-    done, failed = parts.ids(), []
-    pending = [job for job in jobs if job.id not in done]
-    absent = [Outcome(job, {}, {}, reason) for job in pending if (reason := absent_from(job, args.played))]
-    without = {outcome.job.id for outcome in absent}  # of what is there now, the end is no fault of the clip's
-    if len(pending) < len(jobs):
-        print(f"resuming: {len(jobs) - len(pending)} of {len(jobs)} clips are done", file=sys.stderr)
-    progress = Progress(len(jobs), len(jobs) - len(pending), args.workers)
-    try:
-        there = [job for job in pending if job.id not in without]
-        for outcome in chain(absent, extract_all(there, recipe, args.workers, args.device)):
-            if outcome.reason:
-                failed.append(outcome)
-                progress.say(f"bad clip {outcome.job.id}: {outcome.reason}")
-            else:
-                with progress.writes():
-                    parts.add(outcome)
-            progress.finished(outcome)
-    except UserError as error:
-        parts.flush()
-        kept = f"; the same command goes on, {parts.folder} keeps {len(parts.ids())} clips" if parts.files else ""
-        raise UserError(f"{error}{kept}") from None
-    finally:
-        progress.close()
-        with progress.writes():
-            parts.flush()
-
-    write_failed(failed_csv, failed)
-    good = {job.id for job in jobs} - {outcome.job.id for outcome in failed}
-    if not good:
-        parts.discard()
-        raise UserError(f"none of the {len(jobs)} clips could be read; reasons in {failed_csv}")
-    with progress.writes():
-        parts.merge(good)
-    return good, failed, progress
+def extracted(jobs, recipe, args):
+    """The outcome of every job as `Parts.collect` takes it, those without a file first."""
+    absent = [Outcome(job, {}, {}, reason) for job in jobs if (reason := absent_from(job, args.played))]
+    without = {outcome.id for outcome in absent}  # of what is there now, the end is no fault of the clip's
+    there = [job for job in jobs if job.id not in without]
+    for outcome in chain(absent, extract_all(there, recipe, args.workers, args.device)):
+        where = " and ".join(filter(None, (outcome.job.path, outcome.job.sound)))
+        bad = [Bad(outcome.id, where, outcome.reason)] if outcome.reason else []
+        yield [] if bad else [outcome], bad, outcome.spent._asdict()
 
 
 if __name__ == "__main__":

@@ -74,6 +74,10 @@ class Outcome(NamedTuple):
     reason: str  # "" when the clip is good
     spent: Spent = Spent()
 
+    @property
+    def id(self):
+        return self.job.id
+
 
 class Extractor:
     """Turn one clip into features; every worker process has its own. The backbones are loaded with the first clip."""

@@ -10,7 +10,7 @@ import h5py
 from cmg.data.ave import SECONDS, read_rows, segment_labels
 from cmg.data.hdf5 import opened
 from cmg.data.readers import contract
-from cmg.data.readers.contract import bad, clip
+from cmg.data.readers.contract import clip, once
 from cmg.errors import UserError
 
 BLOCK = 32  # rows that are read together
@@ -29,27 +29,23 @@ class Reader(contract.Reader):
 
     def __init__(self, flags):
         folder, self.source = Path(flags.features), flags.features
-        self.rows = [row for _, row in read_rows(Path(flags.annotations) / "Annotations.txt")]
-        self.sets = {m: features_of(folder / name, len(self.rows), (3, 5) if m == "video" else (3,))
+        rows = [row for _, row in read_rows(Path(flags.annotations) / "Annotations.txt")]
+        self.jobs, self.bad = once(((row.id, number) for number, row in enumerate(rows)),
+                                   "the same video again, its first row is kept")
+        self.sets = {m: features_of(folder / name, len(rows), (3, 5) if m == "video" else (3,))
                      for m, name in FILES.items()}
-        compare_labels(folder / "labels.h5", self.rows)
+        compare_labels(folder / "labels.h5", rows)
         self.size = sum((folder / name).stat().st_size for name in FILES.values())
 
-    def __len__(self):
-        return len(self.rows)
+    def read(self, jobs):
+        start, block = None, {}
+        for name, row in jobs.items():
+            if start != row - row % BLOCK:
+                start = row - row % BLOCK
+                block = {m: self.block(m, start) for m in self.sets}
+            yield [clip(name, {m: x[row - start] for m, x in block.items()}, SECONDS)]
 
-    def __iter__(self):
-        seen, block = set(), {}
-        for number, row in enumerate(self.rows):
-            if number % BLOCK == 0:
-                block = {m: self.read(m, number) for m in self.sets}
-            if row.id in seen:
-                yield bad(row.id, f"row {number} of Annotations.txt: the same video again, its first row is kept")
-            else:
-                seen.add(row.id)
-                yield clip(row.id, {m: x[number % BLOCK] for m, x in block.items()}, SECONDS)
-
-    def read(self, m, start):
+    def block(self, m, start):
         """The block of rows from `start` on."""
         found = self.sets[m]
         try:

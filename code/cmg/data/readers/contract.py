@@ -12,14 +12,11 @@ A layout of one's own is one file with a subclass of `Reader`:
             parser.add_argument("--folder", required=True, help="folder of <id>.npy")
 
         def __init__(self, flags):
-            self.source, self.paths = flags.folder, sorted(Path(flags.folder).glob("*.npy"))
+            self.source, self.jobs = flags.folder, {path.stem: path for path in Path(flags.folder).glob("*.npy")}
 
-        def __len__(self):
-            return len(self.paths)
-
-        def __iter__(self):
-            for path in self.paths:
-                yield clip(path.stem, {"audio": np.load(path)}, steps=10)
+        def read(self, jobs):
+            for name, path in jobs.items():
+                yield [clip(name, {"audio": np.load(path)}, steps=10)]
 """
 
 from abc import ABC, abstractmethod
@@ -30,11 +27,13 @@ import numpy as np
 
 from cmg.processes import Died, each
 
+AGAIN = "the same id again, its first clip is kept"
+
 
 class Reader(ABC):
-    """Clips in the order in which they are written; `len` is their number, bad ones included.
+    """What there is to read, and how.
 
-    The first line of the docstring is the layout's help. Iterating yields what `clip` and `bad` give.
+    The first line of the docstring is the layout's help.
 
     Parameters
     ----------
@@ -42,13 +41,18 @@ class Reader(ABC):
 
     Attributes
     ----------
+    jobs : dict name -> what `read` needs: the clips, or what several clips are cut from, in the order of the file
+    bad : list[Clip] of what is known to be bad before anything is read, of names that are not in `jobs`
+    unit : what a job is called
+    workers : processes that read; 0 is this one
     backbones : dict modality -> name of the encoder to note in the file, unless told otherwise: what it may hold
     seconds_per_step : of media
     source : text to note in the file
-    size : bytes that are read
+    size : bytes of all that is read, 0 where that is not known
     sha256 : dict modality -> sha256 of the weights that the reader itself applies, such as word vectors
     """
 
+    jobs, bad, unit, workers = {}, (), "clip", 0
     backbones, seconds_per_step = {}, 1.0
     source, size, sha256 = "", 0, {}
 
@@ -62,12 +66,23 @@ class Reader(ABC):
         """Look at what there is to read."""
 
     @abstractmethod
-    def __len__(self):
-        """How many clips."""
+    def read(self, jobs):
+        """Yield for some of the jobs, one after the other, a list of what `clip` and `bad` give."""
 
-    @abstractmethod
-    def __iter__(self):
-        """The clips."""
+    def place(self, name) -> str:
+        """Where a job is read from, for the list of bad clips."""
+        return self.source
+
+
+def once(jobs, again=AGAIN):
+    """The first job of every name, and a bad clip for each that comes again: pairs (name, job) -> dict, list."""
+    first, repeated = {}, []
+    for name, job in jobs:
+        if name in first:
+            repeated.append(bad(name, again))
+        else:
+            first[name] = job
+    return first, repeated
 
 
 class Clip(NamedTuple):
@@ -79,6 +94,7 @@ class Clip(NamedTuple):
     rows: dict  # modality -> number of rows as released, before they were cut or padded
     errors: dict  # modality -> (largest, sum, count) of the absolute errors of rounding
     reason: str  # "" when the clip is good
+    job: tuple = ()  # the name of its job, and how many clips that has; `cmg.data.convert` notes it
 
 
 def bad(name, reason) -> Clip:

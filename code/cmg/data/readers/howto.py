@@ -18,11 +18,11 @@ Where this differs from the released code:
   --text-order added;
 * sound is that of the same seconds. The release takes the 8 seconds that begin 4 seconds after a clip with speech
   begins, always forward, and shifts no clip without: --audio-shift 4;
-* a damaged or missing file leaves out the video, with its reason, instead of making zeros of it.
+* a damaged or missing file leaves out the video, with its reason, instead of making zeros of it; and so does a video
+  in which nobody speaks, where the file has text: --keep-silent.
 """
 
 import os
-import sys
 import zlib
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from cmg.data import howto
 from cmg.data.howto import SECONDS, STEPS, Speech
 from cmg.data.pickles import BadPickle, array_in_npz, value_in
 from cmg.data.readers import contract
-from cmg.data.readers.contract import bad, clip, in_processes
+from cmg.data.readers.contract import bad, clip, in_processes, once
 from cmg.data.word_vectors import WordVectors
 from cmg.errors import UserError
 from cmg.files import read_columns
@@ -53,7 +53,7 @@ def add_vector_flags(parser):
 class Reader(contract.Reader):
     """HowTo100M: folders of <id>_2d.npz, _3d.npz and _spec.npz, and caption.pickle; several clips a video."""
 
-    backbones = {"video": "resnet152+resnext101", "audio": "logmel40", "text": "word2vec"}
+    backbones, unit = {"video": "resnet152+resnext101", "audio": "logmel40", "text": "word2vec"}, "video"
     seconds_per_step = SECONDS / STEPS
 
     @staticmethod
@@ -69,51 +69,49 @@ class Reader(contract.Reader):
                             help="take the sound of clips with speech so much later; the released code: 4")
         parser.add_argument("--text-order", choices=("time", "added"), default="time",
                             help="of neighbouring segments; the released code: added")
+        parser.add_argument("--keep-silent", action="store_true", help="keep videos without any speech, their clips "
+                            "without words, as the released code does")
         parser.add_argument("--workers", type=whole(), default=os.cpu_count(), help="processes; 0: work in this one")
 
     def __init__(self, flags):
         if flags.vectors and not flags.captions:
             raise UserError("--vectors: goes with --captions, whose words they are of")
-        self.flags, self.source = flags, flags.features
-        self.paths = [path for path, in read_columns(flags.csv, "path") if path]
-        if not self.paths:
+        self.flags, self.source, self.workers = flags, flags.features, flags.workers
+        self.jobs, self.bad = once(((Path(path).name, path) for path, in read_columns(flags.csv, "path") if path),
+                                   "the same video again, the first is kept")
+        if not self.jobs:
             raise UserError(f"--csv {flags.csv}: lists no videos")
         self.speech = speech_in(flags.captions) if flags.captions else {}
-        if flags.captions and not any(Path(path).name in self.speech for path in self.paths):
+        if flags.captions and not any(name in self.speech for name in self.jobs):
             raise UserError(f"--captions {flags.captions}: none of its {len(self.speech)} ids is a video of --csv; it "
-                            f"has '{next(iter(self.speech), '')}', --csv '{Path(self.paths[0]).name}'")
+                            f"has '{next(iter(self.speech), '')}', --csv '{next(iter(self.jobs))}'")
         self.vectors = WordVectors(flags.vectors) if flags.vectors else None
         self.sha256 = {"text": self.vectors.sha256} if self.vectors else {}
 
-    def __len__(self):
-        return len(self.paths) * self.flags.windows
-
-    def __iter__(self):
-        jobs, silent = {}, 0
-        for path in self.paths:
-            name = Path(path).name
-            if name in jobs:
-                yield bad(name, f"{path}: the same video again, the first is kept")
-                continue
+    def read(self, jobs):
+        said, wrong = {}, {}
+        for name in jobs:
             try:
-                jobs[name] = name, path, of_pickle(self.speech[name]) if name in self.speech else SILENT
-                silent += not jobs[name][2].text
+                said[name] = of_pickle(self.speech[name]) if name in self.speech else SILENT
             except BadPickle as problem:
-                jobs[name] = None
-                yield bad(name, f"speech: {problem}")
-        if silent and self.speech:
-            print(f"note: {silent} of {len(jobs)} videos have no speech; their clips have no words", file=sys.stderr)
-        jobs = [job for job in jobs.values() if job]
-        for found, size in in_processes(partial(clips_of, flags=self.flags), jobs, self.flags.workers, lost):
-            self.size += size
-            for one, text in found:
-                yield one if one.reason or self.vectors is None else with_words(one, text, self.vectors,
-                                                                                self.flags.words)
+                wrong[name] = f"speech: {problem}"
+                continue
+            if self.vectors and not said[name].text and not self.flags.keep_silent:
+                wrong[name] = "text: no speech; --keep-silent keeps it, without words"
+        there = [(name, path, said[name]) for name, path in jobs.items() if name not in wrong]
+        found = in_processes(partial(clips_of, flags=self.flags), there, self.workers, lost)
+        for name in jobs:
+            yield [bad(name, wrong[name])] if name in wrong else [
+                one if one.reason or self.vectors is None else with_words(one, text, self.vectors, self.flags.words)
+                for one, text in next(found)]
+
+    def place(self, name):
+        return str(Path(self.flags.features) / self.jobs[name])
 
 
 def lost(job, how):
     """In the place of the clips of a video whose reading took its process down."""
-    return [(bad(job[0], f"the process that read it died ({how})"), "")], 0
+    return [(bad(job[0], f"the process that read it died ({how})"), "")]
 
 
 def with_words(one, text, vectors, most):
@@ -150,7 +148,7 @@ def of_pickle(entry) -> Speech:
 
 
 def clips_of(job, flags):
-    """All clips of a video with their words: [(Clip, text)], or the reason that there are none; and the bytes read.
+    """All clips of a video with their words: [(Clip, text)], or the reason that there are none.
 
     job : (id, path, Speech)
     """
@@ -167,19 +165,18 @@ def clips_of(job, flags):
         try:
             arrays[what] = array_in_npz(file, "arr_0" if what == "sound" else "features")
         except BadPickle as problem:
-            return [(bad(name, f"{file}: {problem}"), "")], 0
+            return [(bad(name, f"{file}: {problem}"), "")]
         if arrays[what].ndim != 2 or 0 in arrays[what].shape:
-            return [(bad(name, f"{file}: shape {arrays[what].shape}, expected rows of features"), "")], 0
+            return [(bad(name, f"{file}: shape {arrays[what].shape}, expected rows of features"), "")]
     flat, deep, mel = arrays.values()
     lengths = {"2-D": len(flat) / howto.FPS_2D, "3-D": len(deep) / howto.FPS_3D,
                "sound": howto.seconds_of(mel.shape[1])}
     length = min(lengths.values())
     if max(lengths.values()) - length > APART:
         told = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in lengths.items())
-        return [(bad(name, f"unequal lengths: {told}"), "")], 0
-    found = [one_clip(name, window, flat, deep, mel, speech, flags) for window in
-             howto.windows(flags.windows, length, speech, SECONDS, (flags.seed, zlib.crc32(name.encode())))]
-    return found, sum(file.stat().st_size for file in files.values())
+        return [(bad(name, f"unequal lengths: {told}"), "")]
+    return [one_clip(name, window, flat, deep, mel, speech, flags) for window in
+            howto.windows(flags.windows, length, speech, SECONDS, (flags.seed, zlib.crc32(name.encode())))]
 
 
 def beside(base, ending) -> Path:

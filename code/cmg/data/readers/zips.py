@@ -48,42 +48,42 @@ class Reader(contract.Reader):
                 found[path.stem][m] = path
         if not found:
             raise UserError(f"--{' --'.join(folders)}: no .zip or .npy files there")
-        self.whole = [(name, paths) for name, paths in sorted(found.items()) if len(paths) == len(folders)]
-        if not self.whole:
+        self.found = found
+        self.jobs = {name: paths for name, paths in sorted(found.items()) if len(paths) == len(folders)}
+        if not self.jobs:
             raise UserError(f"--{' --'.join(folders)}: no id is in every folder")
-        self.nowhere = {name: reasons for name, paths in self.whole if (reasons := [f"{m}: {reason}" for m, path in
-                        paths.items() if (reason := gone(path))])}
-        self.whole = [(name, paths) for name, paths in self.whole if name not in self.nowhere]
-        self.lacking = {name: [m for m in folders if m not in paths] for name, paths in sorted(found.items())
-                        if len(paths) < len(folders)}
+        self.bad = [bad(name, f"no {' or '.join(m for m in folders if m not in paths)} file")
+                    for name, paths in sorted(found.items()) if name not in self.jobs]
         self.source, self.seconds, self.workers = " ".join(folders.values()), flags.seconds, flags.workers
-        self.size = sum(path.stat().st_size for _, paths in self.whole for path in paths.values())
+        self.size = sum(path.stat().st_size for paths in self.jobs.values() for path in paths.values() if path.exists())
 
-    def __len__(self):
-        return len(self.whole) + len(self.lacking) + len(self.nowhere)
+    def read(self, jobs):
+        # of what is there now, the end is no fault of the clip's
+        absent = {name: "; ".join(reasons) for name, paths in jobs.items()
+                  if (reasons := [f"{m}: {reason}" for m, path in paths.items() if (reason := gone(path))])}
+        there = [job for job in jobs.items() if job[0] not in absent]
+        found = in_processes(partial(read_clip, seconds=self.seconds), there, self.workers, lost)
+        for name in jobs:
+            yield [bad(name, absent[name])] if name in absent else next(found)
 
-    def __iter__(self):
-        for name, lacking in self.lacking.items():
-            yield bad(name, f"no {' or '.join(lacking)} file")
-        for name, reasons in self.nowhere.items():
-            yield bad(name, "; ".join(reasons))
-        yield from in_processes(partial(read_clip, seconds=self.seconds), self.whole, self.workers, lost)
+    def place(self, name):
+        return " and ".join(map(str, self.found[name].values()))
 
 
-def lost(job, how) -> contract.Clip:
+def lost(job, how) -> list[contract.Clip]:
     """In the place of a clip whose reading took its process down."""
-    return bad(job[0], f"the process that read it died ({how})")
+    return [bad(job[0], f"the process that read it died ({how})")]
 
 
 def read_clip(job, seconds):
-    """One clip: job = (id, dict modality -> path)."""
+    """The clip of a job, (id, dict modality -> path)."""
     name, paths = job
     arrays = {}
     for m, path in paths.items():
         try:
             arrays[m] = ARRAYS[path.suffix](path)
         except BadPickle as problem:
-            return bad(name, f"{m}: {problem}")
+            return [bad(name, f"{m}: {problem}")]
         if arrays[m].ndim not in ((2, 4) if m == "video" else (2,)):
-            return bad(name, f"{m}: shape {arrays[m].shape}, expected one row a second")
-    return clip(name, arrays, seconds)
+            return [bad(name, f"{m}: shape {arrays[m].shape}, expected one row a second")]
+    return [clip(name, arrays, seconds)]

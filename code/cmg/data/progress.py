@@ -1,4 +1,4 @@
-"""How far an extraction is, how fast it goes, and where its time went."""
+"""How far the making of a feature file is, how fast it goes, and where its time went."""
 
 import contextlib
 import sys
@@ -16,26 +16,29 @@ class Progress:
     ----------
     total, done : clips of the run; those that an earlier run has finished.
     workers : number of processes; 0 is this one.
+    unit : what is counted, where it is something else, as the videos that clips are cut from.
     """
 
-    def __init__(self, total, done, workers):
-        self.total, self.done, self.skipped, self.workers = total, done, done, workers
-        self.decode = self.forward = self.write = 0.0
+    def __init__(self, total, done, workers, unit="clip"):
+        self.total, self.done, self.skipped, self.workers, self.unit = total, done, done, workers, unit
+        self.spent, self.write = {}, 0.0
         self.start = self.said = time.perf_counter()
-        self.bar = tqdm(total=total, initial=done, unit="clip", disable=None)
+        if done:
+            print(f"resuming: {done} of {total} {unit}s are done", file=sys.stderr)
+        self.bar = tqdm(total=total, initial=done, unit=unit, disable=None)
 
-    def finished(self, outcome):
-        """Count a clip, good or bad."""
+    def finished(self, **spent):
+        """Count a clip, good or bad, and the seconds that went into it, by what they were spent on."""
         self.done += 1
-        self.decode += outcome.spent.decode
-        self.forward += outcome.spent.forward
+        for name, seconds in spent.items():
+            self.spent[name] = self.spent.get(name, 0.0) + seconds
         self.bar.update()
         now = time.perf_counter()
         if self.bar.disable and now - self.said >= EVERY:
             self.said = now
             left = (self.total - self.done) / self.rate()
-            print(f"{self.done} of {self.total} clips, {self.rate():.2f} clips/s, {left / 60:.0f} min left",
-                  file=sys.stderr, flush=True)
+            print(f"{self.done} of {self.total} {self.unit}s, {self.rate():.2f} {self.unit}s/s, {left / 60:.0f} min "
+                  "left", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def writes(self):
@@ -61,7 +64,6 @@ class Progress:
         self.bar.close()
 
     def __str__(self):
-        busy = (("decode", self.decode), ("forward", self.forward), ("write", self.write))
-        parts = ", ".join(f"{name} {spent:.1f} s" for name, spent in busy)
+        parts = ", ".join(f"{name} {spent:.1f} s" for name, spent in (self.spent | {"write": self.write}).items())
         clock = f"{max(self.workers, 1)} process{'es' * (self.workers > 1)} in {self.seconds():.1f} s"
-        return f"{self.rate():.2f} clips/s, {clock}: {parts}; write is the parent's"
+        return f"{self.rate():.2f} {self.unit}s/s, {clock}: {parts}; write is the parent's"
