@@ -1,5 +1,6 @@
 """Neighbourhood preservation of a checkpoint: rows of results.json against the metric by hand, any model, refusals."""
 
+import csv
 import json
 
 import pytest
@@ -9,7 +10,11 @@ from cmg.data.features import FeatureSet
 from cmg.data.synthetic import SyntheticFiles
 from cmg.downstream import neighbourhood, retrieval
 from cmg.downstream.neighbourhood import main
+from cmg.figures import lines
+from cmg.methods.multisk.method import MultiSK
 from cmg.metrics.neighbourhood import knn_overlap, similarity_correlation
+from cmg.pretrain import main as pretrain
+from cmg.training.state import load_whole
 from support import SHAPES, untrained, write_clips
 
 MULTISK = {"width": 16, "joint_dim": 12, "heads": 2}
@@ -49,6 +54,38 @@ def test_a_model_with_a_codebook_has_its_features_alone(clips, tmp_path):
     rows = main(arguments(clips, tmp_path, "--modalities", "video"))
     assert [(row["source"], row["metric"]) for row in rows] == [
         ("video", "features_overlap"), ("video", "features_correlation")]
+
+
+def test_a_run_s_use_of_its_anchors(clips, tmp_path, monkeypatch, capsys):
+    """Shares of clips by hand, each panel beside r / K, and the course of training; a run without anchors has none."""
+    drawn, draw, run = [], lines.draw, tmp_path / "run"
+    monkeypatch.setattr(lines, "draw", lambda *given: drawn.append(given) or draw(*given))
+    flags = ["--data", clips, "--method", "multisk", "--width", "16", "--joint-dim", "12", "--heads", "2", "--anchors",
+             "6", "--queue", "8", "--batch-size", "8", "--epochs", "1", "--log-every", "1", "--device", "cpu"]
+    pretrain([*flags, "--out", str(run)])
+    main(["--checkpoint", str(run), "--data", clips, "--device", "cpu"])
+    method, _ = load_whole(run, MultiSK)
+    batch = FeatureSet(clips).__getitems__(range(40))
+    with torch.no_grad():
+        embedded = method.model.embed("text", batch["text"], batch["valid/text"])
+    anchors = method.structure.anchors["joint"][list(SHAPES).index("text")]
+    near = (embedded.joint @ anchors.T / anchors.norm(dim=1)).argsort(1, descending=True)[:, :3]
+    by_hand = [(near == k).any(1).float().mean().item() for k in range(6)]
+    with open(run / "anchors.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["joint_text"]) for row in table] == pytest.approx(by_hand, abs=1e-4)
+    assert sum(by_hand) == pytest.approx(3) and len(table[0]) == 1 + 2 * 3
+    (shares, _), (course, xlabel) = drawn
+    assert [panel.title for panel in shares] == ["input space", "joint space"]
+    assert [(k, pytest.approx(100 * share)) for k, share in enumerate(sorted(by_hand, reverse=True), 1)] == [
+        point[:2] for point in shares[1].lines["T"]] and shares[1].chance == [50]
+    assert xlabel == "step" and [panel.ylabel for panel in course] == [
+        "even use of anchors, input space, %", "even use of anchors, joint space, %"]
+    assert {*course[0].lines} == {"V", "A", "T"} and len(course[0].lines["V"]) == 5
+    assert all((run / f"{name}.png").exists() for name in ("anchors", "anchors_training"))
+    pretrain([*flags, "--assignment", "off", "--out", str(tmp_path / "off")])
+    main(["--checkpoint", str(tmp_path / "off"), "--data", clips, "--device", "cpu"])
+    assert len(drawn) == 2 and not list((tmp_path / "off").glob("anchors*"))
 
 
 def test_refusals_are_one_line(clips, tmp_path, capsys):

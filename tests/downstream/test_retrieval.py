@@ -407,6 +407,7 @@ def test_captions_of_their_own(tmp_path):
     # Clips 3 to 7 have no caption. c1 shares code 1 with the caption of c9: first by chance.
     assert to_text["codes_r1"]["value"] == 31.25 and to_text["codes_r5"]["value"] == 37.5
     assert to_text["codes_median_rank"]["value"] is None
+    assert to_text["codes_r1"]["chance"] == pytest.approx(100 * (2 + 1 + 1) / 5 / 8)  # any of two captions is right
 
 
 def test_captions_of_clips_whose_names_end_in_a_number(tmp_path):

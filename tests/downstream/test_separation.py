@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from cmg.data.features import FeatureSet, FeatureWriter
-from cmg.downstream.separation import errors, load_whole, main, measured, pictures_of
+from cmg.downstream.separation import errors, main, measured, pictures_of
+from cmg.methods.cmmixer.method import CMMixer
 from cmg.pretrain import main as pretrain
 from cmg.training import checkpoint
+from cmg.training.state import load_whole
 
 FLAGS = ["--method", "cmmixer", "--side", "16", "--patch", "4", "--positions", "2", "--dim", "16", "--layers", "1",
          "--heads", "2", "--decoder-dim", "16", "--decoder-layers", "1", "--decoder-heads", "2", "--batch-size", "8",
@@ -50,7 +52,7 @@ def test_an_oracle_gains_from_its_own_clip_and_noise_from_none(made):
     """A network that answers with what it sees of the first modality: rebuilding it is perfect where every pixel is of
     its own clip, and as bad as another clip where it is not; of the second modality it says nothing of use."""
     run, data = made
-    method, _ = load_whole(run, torch.device("cpu"))
+    method, _ = load_whole(run, CMMixer)
     features = FeatureSet(data)
     pictures = pictures_of(method, features, range(4, 12), torch.device("cpu"))
     assert {m: tuple(x.shape) for m, x in pictures.items()} == {m: (8, 2, 3, 16, 16) for m in ("video", "audio")}
@@ -73,7 +75,7 @@ def test_an_oracle_gains_from_its_own_clip_and_noise_from_none(made):
 
 def test_gains_are_means_over_clips(made):
     run, data = made
-    method, _ = load_whole(run, torch.device("cpu"))
+    method, _ = load_whole(run, CMMixer)
     rows = list(range(4, 12))
     table = measured(method, FeatureSet(data), rows, 3, torch.device("cpu"))
     found = errors(method, pictures_of(method, FeatureSet(data), rows, torch.device("cpu")), "image", 3)
@@ -100,7 +102,7 @@ def test_what_is_refused(made, tmp_path, capsys):
         h5["valid/audio"][:2] = False
     assert "1 clips that the checkpoint was not pretrained on, and that have both" in line(
         "--checkpoint", run, "--data", silent)
-    assert "holds no decoder; expected a run folder, or its latest.pt" in line(
+    assert "holds what tasks need alone; expected a run folder, or its latest.pt" in line(
         "--checkpoint", run / "epoch_000.pt", "--data", data)
     assert "no such checkpoint file" in line("--checkpoint", tmp_path / "gone", "--data", data)
     whole = checkpoint.load(run / "latest.pt")

@@ -6,13 +6,15 @@ The vectors by which clips are retrieved (of several kinds the last, which is co
 were made of: the means of the features over steps and cells ("features"), and of a model that has one, the input-space
 embedding ("input"). For both, per modality: the share of the 10 nearest other clips that are the same (`overlap`), and
 Spearman's ρ between the similarities of all pairs of clips, in % (`correlation`). `chance` is the figure of spaces that
-have nothing to do with each other.
+have nothing to do with each other. Of a run folder of MultiSK it is drawn as well how anchors are used (`anchors.png`,
+see `cmg.downstream.anchors`).
 """
 
 import torch
 
 from cmg.cli import Parser, command, whole
 from cmg.data.joining import held
+from cmg.downstream import anchors
 from cmg.downstream.results import markdown_table, result
 from cmg.downstream.task import DATA, add_place_flags, open_run, task_parser
 from cmg.downstream.tokens import item_vectors
@@ -78,7 +80,10 @@ def main(argv=None):
                         "a modality in common")
     features = run.features(data, [wanted])
     rows = preservation(run.model, features, run.settings, args.neighbours, run.device)
-    return run.write("Neighbourhoods", rows, table)
+    rows = run.write("Neighbourhoods", rows, table)
+    for path in anchors.draw(run, features):
+        print(path)
+    return rows
 
 
 def table(rows: list[dict]) -> str:

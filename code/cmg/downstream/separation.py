@@ -34,32 +34,9 @@ from cmg.methods.cmmixer.grid import fold, patchify, unfold, unpatchify
 from cmg.methods.cmmixer.method import CMMixer
 from cmg.methods.cmmixer.mixing import mix
 from cmg.methods.cmmixer.model import picture_kind
-from cmg.training import checkpoint
-from cmg.training.held import Bounded
-from cmg.training.state import kept_prefix
+from cmg.training.state import load_whole
 
 AT_ONCE = 100  # clips
-
-
-def load_whole(path, device, named=None):
-    """The method of a latest.pt, decoder and all, in eval mode, and the checkpoint's content."""
-    path = Path(path) / "latest.pt" if Path(path).is_dir() else Path(path)
-    content = checkpoint.read(path)
-    cls, config = checkpoint.method_of(content, path, named)
-    if not issubclass(cls, CMMixer):
-        raise UserError(f"--checkpoint {path}: trained with --method {checkpoint.origin_of(content)['name']}; expected "
-                        "cmmixer")
-    if "method" not in content:
-        raise UserError(f"--checkpoint {path}: holds no decoder; expected a run folder, or its latest.pt")
-    try:
-        with Bounded(content["model"] | content["method"]):
-            method = cls({m: tuple(shape) for m, shape in content["shapes"].items()}, config)
-        prefix = kept_prefix(method)
-        method.load_state_dict({prefix + k: v for k, v in content["model"].items()} | content["method"])
-    except checkpoint.UNBUILT as error:
-        raise UserError(f"--checkpoint {path}: its weights do not fit its flags ({checkpoint.brief(error)})") from None
-    method.model.features = checkpoint.provenance.of_checkpoint(content)
-    return method.to(device).eval(), content
 
 
 def held_out(features, content, where):
@@ -203,7 +180,7 @@ def main(argv=None):
     if args.out:
         require_folder(args.out)
     device = choose_device(args.device)
-    method, content = load_whole(args.checkpoint, device, args.method)
+    method, content = load_whole(args.checkpoint, CMMixer, device, args.method)
     files = synthetic_of(args.data, content, args.checkpoint, args.method)
     features = FeatureSet([files.ave] if files else args.data, method.model.modalities, "disk")
     method.model.check(features)

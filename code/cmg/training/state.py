@@ -3,11 +3,14 @@
 `trainer` is a `cmg.training.loop.Trainer`.
 """
 
+from pathlib import Path
+
 import torch
 
 from cmg.errors import UserError
 from cmg.training import checkpoint
 from cmg.training.graph import load_optimizer
+from cmg.training.held import Bounded
 
 
 def restore(trainer, content, path):
@@ -97,6 +100,30 @@ def load(trainer, content, path):
             torch.cuda.set_rng_state(streams["cuda"][trainer.rank].clone(), trainer.device)
     else:
         torch.manual_seed(trainer.config.seed + 1_000_003 * trainer.step + trainer.rank)
+
+
+def load_whole(path, kind, device="cpu", named=None):
+    """A method with all that it has learnt, not what is kept of it alone, in eval mode, and the checkpoint's content.
+
+    path : a latest.pt, or a run folder. kind : the class that it must be of. named : as --method of a task.
+    """
+    path = Path(path) / "latest.pt" if Path(path).is_dir() else Path(path)
+    content = checkpoint.read(path)
+    cls, config = checkpoint.method_of(content, path, named)
+    if not issubclass(cls, kind):
+        raise UserError(f"--checkpoint {path}: trained with --method {checkpoint.origin_of(content)['name']}; expected "
+                        f"{kind.name}")
+    if "method" not in content:
+        raise UserError(f"--checkpoint {path}: holds what tasks need alone; expected a run folder, or its latest.pt")
+    try:
+        with Bounded(content["model"] | content["method"]):
+            method = cls({m: tuple(shape) for m, shape in content["shapes"].items()}, config)
+        prefix = kept_prefix(method)
+        method.load_state_dict({prefix + k: v for k, v in content["model"].items()} | content["method"])
+    except checkpoint.UNBUILT as error:
+        raise UserError(f"--checkpoint {path}: its weights do not fit its flags ({checkpoint.brief(error)})") from None
+    method.kept().features = checkpoint.provenance.of_checkpoint(content)
+    return method.to(device).eval(), content
 
 
 def kept_prefix(method):
