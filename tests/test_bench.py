@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from cmg import gpu_check
-from cmg.bench import OperatorCounter, draw, main
+from cmg.bench import OperatorCounter, main
 from cmg.bench_loading import main as loading
 from cmg.bench_loading import read_released, write_released
+from cmg.bench_report import comparison, draw
 from cmg.data.feature_file import FeatureWriter
 from cmg.data.features import FeatureSet
 from cmg.data.pickles import array_in_zip
@@ -53,13 +54,27 @@ def test_settings_of_another_method(capsys):
     """What SSPC costs beside the contrastive loss alone: a record with it and one without."""
     flags = ["--method", "multisk", *TINY[:2], "--preset", "small", "--device", "cpu", "--steps", "1", "--warmup", "0",
              "--batch-size", "4", "--set", "width=8", "joint-dim=8", "queue=40", "anchors=4"]
-    (whole,), (plain,) = main(flags), main([*flags, "assignment=off"])
+    (whole,) = main([*flags, "--against", "assignment=off"])
+    plain, printed = whole["against"], capsys.readouterr().out
+    assert 0 < whole["part_ms"]["assignments to anchors"] < whole["phase_ms"]["encode (Φ, Ψ, codes)"]
+    assert plain["part_ms"] == {} and plain["set"] == ["assignment=off"]
+    assert "of these: assignments to anchors" in printed and "| as asked for | assignment=off |" in printed
     assert whole["parameters"] - plain["parameters"] == 3 * 4 * (8 + 8) + 2 * 3  # anchors and their biases
     assert whole["operators_per_step"] > plain["operators_per_step"]
     for wrong, told in (("queue", "'queue' is not a pair NAME=VALUE"), ("dim=3", "dim: no setting of MultiSKConfig")):
         with pytest.raises(SystemExit):
             main([*flags, wrong])
         assert told in capsys.readouterr().err
+
+
+def test_a_step_beside_another():
+    """The share of the difference: what the step would be spared."""
+    record = {"step_ms": 200.0, "peak_memory_mib": 400.0, "gflop_per_step": 10.0, "gbyte_per_step": 2.0,
+              "parameters": 4e6, "batch_size": 8}
+    record["against"] = record | {"step_ms": 150.0, "parameters": 3e6, "set": ["assignment=off"]}
+    lines = [" ".join(line.split()) for line in comparison(record).splitlines()]
+    assert lines[0] == "| batch 8 | as asked for | assignment=off | share of the difference |"
+    assert "| step, ms | 200.0 | 150.0 | 25.0 % |" in lines and "| peak memory, MiB | 400.0 | 400.0 | 0.0 % |" in lines
 
 
 def test_roofline_shows_every_record_beside_the_ceilings(tmp_path, monkeypatch):

@@ -2,17 +2,20 @@
 
     python -m cmg.bench                                              # Uni-Code AVT at the published sizes, batch 80
     python -m cmg.bench --modalities video audio --batch-size 80 256 --precision bf16 --compile
-    python -m cmg.bench --method multisk --preset released --shapes howto100m --batch-size 2160 --set assignment=off
+    python -m cmg.bench --method multisk --preset released --shapes howto100m --batch-size 2160 --against assignment=off
     python -m cmg.bench --epoch 40000 --device cuda                  # and a whole epoch over that many clips
 
 Random features of the published shapes, resident on the device in float16; the step and the feed are those of
 `cmg.pretrain`. The ceilings are the best matrix product in the same precision and the best copy, measured on the same
 device just before. torch's counter has no formula for LSTMs: their FLOPs are missing. Prints a table; `--out` adds
-JSON, and a roofline picture beside it, as .svg and .pdf.
+JSON, and a roofline picture beside it, as .svg and .pdf. What a method names as a part of its step (`Method.parts`) is
+timed by itself. `--against` measures the same step with other settings, each in a process of its own, so that their
+memory can be compared.
 """
 
 import argparse
 import json
+import multiprocessing
 import resource
 import statistics
 import sys
@@ -28,12 +31,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmg.bench_features import SHAPES, RandomFeatures
+from cmg.bench_report import comparison, draw, table
 from cmg.cli import Parser, command, git_commit, versions, whole
 from cmg.configs import with_values
 from cmg.distributed import choose_device
-from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
-from cmg.figures.names import together
 from cmg.files import write_atomically
 from cmg.methods import registry
 from cmg.modalities import BUILT_IN
@@ -95,6 +97,10 @@ def copy_ceiling(device):
 
 
 def make_trainer(args, device, batch_size, clips):
+    if args.precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    if device.type == "cpu":
+        keep_freed_memory()
     kind = registry.find(args.method)
     recipe = registry.recipe_of(kind, args.preset)
     asked = {name: getattr(args, name) for name in ("dim", "specific_dim", "specific_steps")}
@@ -111,7 +117,8 @@ def make_trainer(args, device, batch_size, clips):
 
 
 def by_phase(trainer, batch, device, steps):
-    """Median milliseconds of each phase of a step. Each is waited for, so their sum exceeds the time of a step."""
+    """Median milliseconds of each phase of a step, and of the parts that the method names, which lie within them. Each
+    is waited for, so their sum exceeds the time of a step."""
     spent, recorded = {}, trainer.optimise
     trainer.optimise = partial(Trainer.optimise, trainer)  # not as a graph, in which nothing can be timed
 
@@ -124,6 +131,8 @@ def by_phase(trainer, batch, device, steps):
     phases = {"encode (Φ, Ψ, codes)": (trainer, "encode"), "fit (the method's own steps)": (trainer.method, "fit"),
               "losses": (trainer, "losses"), "optimiser": (trainer.optimizer, "step"),
               "update (codebook)": (trainer, "update"), "step": (trainer, "train_step")}
+    parts = {} if trainer.config.compile else trainer.method.parts()  # a compiled phase has none
+    phases |= parts
     kept = {name: getattr(owner, call) for name, (owner, call) in phases.items()}
     for name, (owner, call) in phases.items():
         setattr(owner, call, watched(name, kept[name]))
@@ -133,8 +142,8 @@ def by_phase(trainer, batch, device, steps):
         setattr(owner, call, kept[name])
     trainer.optimise = recorded
     found = {name: 1e3 * statistics.median(times) for name, times in spent.items()}
-    whole = found.pop("step")
-    return found | {"backward and the rest": max(0.0, whole - sum(found.values()))}
+    whole, within = found.pop("step"), {name: found.pop(name) for name in parts if name in found}
+    return found | {"backward and the rest": max(0.0, whole - sum(found.values()))}, within
 
 
 @contextmanager
@@ -197,6 +206,7 @@ def measure(args, device, batch_size, ceilings):
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     flops, (matmul, copy) = counter.get_total_flops(), ceilings
+    phases, own = by_phase(trainer, batch, device, max(1, args.steps // 2))
     floor = max(flops / matmul, counted.bytes / copy) if not args.compile else flops / matmul
     return {
         "preset": args.preset, "modalities": list(args.modalities), "shapes": args.shapes, "batch_size": batch_size,
@@ -209,10 +219,16 @@ def measure(args, device, batch_size, ceilings):
         "ceiling_gflop_per_second": matmul / 1e9, "ceiling_gbyte_per_second": copy / 1e9,
         "share_of_ceiling": flops / step / matmul, "floor_ms": 1e3 * floor,
         "peak_memory_mib": peak / 2**20, "parameters": sum(p.numel() for p in trainer.method.parameters()),
-        "phase_ms": by_phase(trainer, batch, device, max(1, args.steps // 2)),
+        "phase_ms": phases, "part_ms": own, "set": [f"{name}={value}" for name, value in args.set],
         "forward_gflop": dict(sorted(parts.items(), key=lambda part: -part[1])),
         "commit": git_commit(), "versions": versions(),
     }
+
+
+def apart(args, *given):
+    """`measure` in a process of its own, whose memory nothing has used before."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (args, *given))
 
 
 def whole_epoch(args, device, batch_size):
@@ -234,47 +250,6 @@ def device_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
-
-
-def how(record):
-    """"bf16, compiled, CUDA graph": how a record's step was run."""
-    return ", ".join([record["precision"], *["compiled"] * record["compile"], *["CUDA graph"] * record["cuda_graph"]])
-
-
-def draw(records, path):
-    """The roofline; the ceilings are those of the first record."""
-    from cmg.figures import roofline  # late, so that a bench without --out does without
-    from cmg.figures.style import save
-
-    first = records[0]
-    points = [(f"{together(r['modalities'])} {r['batch_size']} {how(r)}", r["gflop_per_step"] / r["gbyte_per_step"],
-               r["gflop_per_second"]) for r in records]
-    return save(roofline.draw(first["device"], first["ceiling_gflop_per_second"], first["ceiling_gbyte_per_second"],
-                              points), path)
-
-
-def table(record):
-    rows = [
-        ["FLOPs a step", f"{record['gflop_per_step']:.1f} G"],
-        ["operators a step", f"{record['operators_per_step']}"],
-        ["bytes a step, nothing fused", f"{record['gbyte_per_step']:.2f} G"],
-        ["step, median (min to max)",
-         f"{record['step_ms']:.1f} ms ({record['step_ms_min']:.1f} to {record['step_ms_max']:.1f})"],
-        ["floor by the ceilings", f"{record['floor_ms']:.1f} ms"],
-        ["clips per second", f"{record['clips_per_second']:.1f}"],
-        ["achieved", f"{record['gflop_per_second']:.1f} GFLOP/s"],
-        ["matrix product ceiling", f"{record['ceiling_gflop_per_second']:.1f} GFLOP/s"],
-        ["copy ceiling", f"{record['ceiling_gbyte_per_second']:.1f} GB/s"],
-        ["share of the product ceiling", f"{100 * record['share_of_ceiling']:.1f} %"],
-        ["peak memory", f"{record['peak_memory_mib']:.0f} MiB"],
-        ["parameters", f"{record['parameters'] / 1e6:.1f} M"],
-    ]
-    if "epoch_s" in record:
-        rows.append([f"epoch of {record['epoch_clips']} clips", f"{record['epoch_s']:.1f} s"])
-    rows += [[f"time: {name}", f"{ms:.1f} ms"] for name, ms in record["phase_ms"].items()]
-    rows += [[f"forward: {name}", f"{gflop:.2f} GFLOP"] for name, gflop in list(record["forward_gflop"].items())[:6]]
-    head = f"{record['preset']}, {' '.join(record['modalities'])}, batch {record['batch_size']}, {how(record)}"
-    return markdown_table([head, record["device"]], rows)
 
 
 def name_and_value(text):
@@ -299,6 +274,8 @@ def main(argv=None):
     p.add_argument("--specific-steps", type=whole(), help="as in cmg.pretrain")
     p.add_argument("--set", nargs="+", type=name_and_value, default=[], metavar="NAME=VALUE",
                    help="other settings of the method, as assignment=off of multisk")
+    p.add_argument("--against", nargs="+", type=name_and_value, default=[], metavar="NAME=VALUE",
+                   help="settings of another step that is measured beside this one")
     p.add_argument("--steps", type=whole(1), default=5, help="timed steps")
     p.add_argument("--warmup", type=whole(), default=1, help="steps before those")
     p.add_argument("--epoch", type=whole(1), metavar="CLIPS", help="also time an epoch over that many clips")
@@ -314,19 +291,22 @@ def main(argv=None):
     device = choose_device(args.device)
     if args.cuda_graph and device.type != "cuda":
         raise UserError(f"--cuda-graph: on {device.type}; expected a card")
-    if args.precision == "tf32":
-        torch.set_float32_matmul_precision("high")
-    if device.type == "cpu":
-        keep_freed_memory()
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
     ceilings = matmul_ceiling(device, dtype), copy_ceiling(device)
     records = []
     for batch_size in args.batch_size:
-        record = measure(args, device, batch_size, ceilings)
+        if args.against:
+            other = argparse.Namespace(**vars(args) | {"set": [*args.set, *args.against]})
+            record, plain = (apart(one, device, batch_size, ceilings) for one in (args, other))
+            record["against"] = plain | {"set": [f"{name}={value}" for name, value in args.against]}
+        else:
+            record = measure(args, device, batch_size, ceilings)
         if args.epoch:
             record |= whole_epoch(args, device, batch_size)
         records.append(record)
         print(table(record), end="\n\n", flush=True)
+        if args.against:
+            print(comparison(record), end="\n\n", flush=True)
     if args.out:
         write_atomically(args.out, json.dumps(records, indent=1) + "\n")
         draw(records, Path(args.out).with_suffix(".svg"))

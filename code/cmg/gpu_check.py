@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from cmg.bench import device_name, how
+from cmg.bench import device_name
+from cmg.bench_report import how
 from cmg.cli import Parser, command, git_commit, require_folder, versions
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
 from cmg.distributed import choose_device

@@ -118,6 +118,10 @@ class Method(nn.Module, ABC):
         """(owner, name) of the functions inside `fit` that --compile compiles."""
         return []
 
+    def parts(self):
+        """dict name -> (owner, name of its function) of what `cmg.bench` times by itself within a step."""
+        return {}
+
     # -- what is kept -----------------------------------------------------------------------------------------------
 
     @abstractmethod

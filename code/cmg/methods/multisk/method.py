@@ -81,6 +81,9 @@ class MultiSK(Method):
         found = self.structure.metrics(Sides(**carried["targets"]))
         return {f"anchors/usage_{space}_{modality(m).key}": value for (space, m), value in found.items()}
 
+    def parts(self):
+        return {} if self.structure is None else {"assignments to anchors": (self.structure, "assign")}
+
     def kept(self):
         return self.model
 
