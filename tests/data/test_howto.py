@@ -23,6 +23,7 @@ from cmg.extract.backbones import Choice, load_backbone
 from cmg.extract.media import BadClip
 from cmg.files import sha256
 from support import FIXTURES, failures, killed_conversion
+from support_howto import OTHER, SAID, VIDEO, entry, write_bin, write_howto, write_video
 
 with np.load(FIXTURES / "multisk_features.npz") as file:
     RELEASED = dict(file)
@@ -144,13 +145,6 @@ def test_windows_go_by_the_seed_and_lie_in_the_video():
 WORDS = {"Don't": [1, 0, 0], "mix": [0, 1, 0], "naïve": [0, 0, 1], "Paris": [1, 1, 0], "2": [2, 0, 0]}
 
 
-def write_bin(path, words=WORDS, end=b""):
-    """As word2vec writes it; gensim leaves out the line's end after a row."""
-    rows = b"".join(word.encode() + b" " + np.array(x, "<f4").tobytes() + end for word, x in words.items())
-    path.write_bytes(f"{len(words)} 3\n".encode() + rows)
-    return path
-
-
 @pytest.fixture
 def gensim(monkeypatch):
     """Classes under gensim's names, so that pickles name them as gensim's do."""
@@ -184,7 +178,7 @@ def write_kv(path, module, beside=False, old=False, words=WORDS, more=None):
 @pytest.mark.parametrize("kind", ["bin", "bin with lines", "kv", "kv beside", "kv of gensim 3"])
 def test_words_have_the_vectors_of_the_file(tmp_path, gensim, kind):
     if kind.startswith("bin"):
-        path = write_bin(tmp_path / "w.bin", end=b"\n" if "lines" in kind else b"")
+        path = write_bin(tmp_path / "w.bin", WORDS, end=b"\n" if "lines" in kind else b"")
     else:
         path = write_kv(tmp_path / "w.kv", gensim, beside="beside" in kind, old="3" in kind)
     known = WordVectors(path)
@@ -209,7 +203,7 @@ class Attack:
 
 def test_word_vectors_that_are_refused(tmp_path, gensim):
     mark = tmp_path / "mark"
-    damaged = write_bin(tmp_path / "short.bin").read_bytes()[:-5]
+    damaged = write_bin(tmp_path / "short.bin", WORDS).read_bytes()[:-5]
     (tmp_path / "short.bin").write_bytes(damaged)
     (tmp_path / "other.bin").write_bytes(b"no header")
     write_kv(tmp_path / "code.kv", gensim, more=Attack(mark))
@@ -228,7 +222,7 @@ def test_word_vectors_that_are_refused(tmp_path, gensim):
 
 
 def test_word_vectors_are_a_text_backbone(tmp_path):
-    path = write_bin(tmp_path / "w.bin")
+    path = write_bin(tmp_path / "w.bin", WORDS)
     backbone = load_backbone(Choice("text", "word2vec", (str(path),)))
     assert (backbone.shape, backbone.sha256, backbone.modality) == ((3,), sha256(path), "text")
     assert backbone(["mix", "unheard", "paris"]).tolist() == [[0, 1, 0], [1, 1, 0]]  # as the file spells a name
@@ -237,34 +231,6 @@ def test_word_vectors_are_a_text_backbone(tmp_path):
 
 
 # HowTo100M's folders
-
-VIDEO, OTHER = "aB-cde_fghi", "zzzzzzzzzz0"
-
-
-def write_video(folder, path, seconds=60, seed=0, deep="_3d", **missing):
-    rng, base = np.random.default_rng(seed), folder / path
-    base.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {"_2d": ("features", rng.normal(size=(seconds, 4))),
-              deep: ("features", rng.normal(size=(seconds * 3 // 2, 5))),
-              "_spec": ("arr_0", rng.normal(size=(40, seconds * 100 - 2)))}
-    for ending, (name, x) in arrays.items():
-        np.savez(base.with_name(base.name + ending + ".npz"), **{name: x.astype(np.float32)})
-    return [arrays[key][1].astype(np.float32) for key in ("_2d", deep, "_spec")]
-
-
-def write_howto(folder, captions, paths=(f"food/{VIDEO}", f"cars/{OTHER}")):
-    """A folder of two videos, the list of them, speech, word vectors -> (flags, arrays of each video)."""
-    arrays = [write_video(folder / "in", path, seed=n, deep="_3d" if n else "") for n, path in enumerate(paths)]
-    (folder / "videos.csv").write_text("path\n" + "".join(f"{path}\n" for path in paths))
-    (folder / "caption.pickle").write_bytes(pickle.dumps(captions))
-    vectors = write_bin(folder / "w.bin", {f"word{n}": [n, 1, 0] for n in range(30)})
-    return ["howto", "--csv", str(folder / "videos.csv"), "--features", str(folder / "in"), "--captions",
-            str(folder / "caption.pickle"), "--vectors", str(vectors), "--keep-silent", "--out", str(folder / "out.h5"),
-            "--overwrite", "--workers", "0"], arrays
-
-
-SAID = {VIDEO: {"start": [20.0, 10.0], "end": [24.0, 19.0], "text": ["word3 unknown word4", "word1 word2"]}}
-
 
 def read(path, m, name):
     file = FeatureFile(path)
@@ -445,13 +411,6 @@ def test_speech_may_be_arrays_of_numpy_and_out_of_order():
 
 
 # The pickled lists
-
-
-def entry(name, seconds, seed=0, **more):
-    rng = np.random.default_rng(seed)
-    sizes = {"2d": (seconds, 4), "3d": (seconds * 3 // 2, 5), "audio": (40, seconds * 100)}
-    arrays = {key: rng.normal(size=size).astype(np.float32) for key, size in sizes.items()}
-    return {"id": name, **arrays, "caption": ["word1 word2", "word3"]} | more
 
 
 def convert_list(folder, entries, *more, vectors=True):
