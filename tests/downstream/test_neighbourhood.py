@@ -57,7 +57,7 @@ def test_a_model_with_a_codebook_has_its_features_alone(clips, tmp_path):
 
 
 def test_a_run_s_use_of_its_anchors(clips, tmp_path, monkeypatch, capsys):
-    """Shares of clips by hand, each panel beside r / K, and the course of training; a run without anchors has none."""
+    """Shares of clips by hand, each panel beside r / K; a run without anchors has none."""
     drawn, draw, run = [], lines.draw, tmp_path / "run"
     monkeypatch.setattr(lines, "draw", lambda *given: drawn.append(given) or draw(*given))
     flags = ["--data", clips, "--method", "multisk", "--width", "16", "--joint-dim", "12", "--heads", "2", "--anchors",
@@ -75,17 +75,15 @@ def test_a_run_s_use_of_its_anchors(clips, tmp_path, monkeypatch, capsys):
         table = list(csv.DictReader(file))
     assert [float(row["joint_text"]) for row in table] == pytest.approx(by_hand, abs=1e-4)
     assert sum(by_hand) == pytest.approx(3) and len(table[0]) == 1 + 2 * 3
-    (shares, _), (course, xlabel) = drawn
+    (shares, xlabel), = drawn
     assert [panel.title for panel in shares] == ["input space", "joint space"]
     assert [(k, pytest.approx(100 * share)) for k, share in enumerate(sorted(by_hand, reverse=True), 1)] == [
         point[:2] for point in shares[1].lines["T"]] and shares[1].chance == [50]
-    assert xlabel == "step" and [panel.ylabel for panel in course] == [
-        "even use of anchors, input space, %", "even use of anchors, joint space, %"]
-    assert {*course[0].lines} == {"V", "A", "T"} and len(course[0].lines["V"]) == 5
-    assert all((run / f"{name}.png").exists() for name in ("anchors", "anchors_training"))
+    assert xlabel == "6 anchors, those of most clips first" and {*shares[0].lines} == {"V", "A", "T"}
+    assert (run / "anchors.png").exists()
     pretrain([*flags, "--assignment", "off", "--out", str(tmp_path / "off")])
     main(["--checkpoint", str(tmp_path / "off"), "--data", clips, "--device", "cpu"])
-    assert len(drawn) == 2 and not list((tmp_path / "off").glob("anchors*"))
+    assert len(drawn) == 1 and not list((tmp_path / "off").glob("anchors*"))
 
 
 def test_refusals_are_one_line(clips, tmp_path, capsys):

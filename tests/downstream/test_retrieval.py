@@ -256,6 +256,16 @@ def test_captions_of_public_sets(tmp_path, text, expected, left_out):
     assert [clip_of(one.id) for one in found] == [one.clip for one in found]
 
 
+def test_public_captions_are_as_many_as_published_figures_count(annotations):
+    """1000 of MSR-VTT, in both variants of its csv, and 3350 of YouCook2, where one clip is told twice."""
+    tested, skipped = read_captions(annotations / "MSRVTT" / "msrvtt_test.csv")
+    other, _ = read_captions(annotations / "MSRVTT" / "semicolon_variant_excerpt.csv")
+    assert len({one.clip for one in tested}) == len(tested) == 1000 and not skipped
+    assert {one.id: one.text for one in other}.items() <= {one.id: one.text for one in tested}.items() and other
+    cooked, skipped = read_captions(annotations / "YouCook" / "validation_youcook.csv")
+    assert (len(cooked), len({one.clip for one in cooked}), skipped) == (3350, 3349, [])
+
+
 @pytest.mark.parametrize(("text", "said"), [
     ("a,b,c\n1,2,3\n", "its first line is 'a,b,c'"),
     (MSRVTT + "ret1;msr2;video2\n", "row 3: 3 fields; expected 4"),

@@ -1,10 +1,10 @@
 """How a run of MultiSK uses its anchors; `cmg.downstream.neighbourhood` draws it of a run folder.
 
 `anchors.png` shows for each anchor the share of clips that have it among the r nearest of their own, by features
-("input") and by joint embedding ("joint"), sorted by modality. Assignments are balanced by construction, nearness is
-not: equal shares of r / K say that the anchors divide the clips among them, a steep curve that few do all the work, and
-an anchor at 0 that nobody is near to it. `anchors.csv` holds the shares by the anchors' numbers. `anchors_training.png`
-is the course of `anchors/usage` in metrics.csv, how evenly training assigned its clips: the entropy over log K, in %.
+("input") and by joint embedding ("joint"), largest first. Assignments are balanced by construction, and
+`anchors/usage` in metrics.csv, the entropy of their mean, stays next to 1. Nearness is not: shares of r / K, which is
+marked as chance, say that the anchors divide the clips among them, a steep curve that few do all the work, and one at 0
+that no clip is near to the anchor. `anchors.csv` holds the shares by the anchors' numbers.
 """
 
 import csv
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from cmg.downstream.codebook import over_training
 from cmg.downstream.tokens import item_vectors
 from cmg.figures import lines
 from cmg.figures.names import letter
@@ -26,8 +25,6 @@ from cmg.training.checkpoint import method_of
 from cmg.training.state import load_whole
 
 SPACES = {"input": "input space", "joint": "joint space"}
-CURVES = {f"anchors/usage_{space}": (f"even use of anchors, {spoken}, %", 100, letter)
-          for space, spoken in SPACES.items()}
 
 
 class Embeddings:
@@ -55,7 +52,7 @@ def shares(method, features, device="cpu") -> dict[tuple[str, str], torch.Tensor
 
 @torch.no_grad()
 def draw(run, features) -> list[Path]:
-    """Pictures and table of a run folder; of another checkpoint, and of a method without anchors, none."""
+    """Table and picture of a run folder; of another checkpoint, and of a method without anchors, none."""
     latest = Path(run.args.checkpoint) / "latest.pt"
     if not latest.is_file() or not issubclass(method_of(run.content, run.path, run.args.method)[0], MultiSK):
         return []
@@ -72,8 +69,5 @@ def draw(run, features) -> list[Path]:
     writer.writerow(["anchor", *(f"{space}_{m}" for space, m in found)])
     writer.writerows([k, *(f"{own[k]:.4f}" for own in found.values())] for k in range(K))
     write_atomically(run.out / "anchors.csv", table.getvalue())
-    paths = [save(lines.draw(panels, f"{K} anchors, those of most clips first"), run.out / "anchors.png")]
-    metrics = Path(run.args.checkpoint) / "metrics.csv"
-    if metrics.is_file() and (curves := over_training(metrics, CURVES)):
-        paths.append(save(lines.draw(curves, "step"), run.out / "anchors_training.png"))
-    return [run.out / "anchors.csv", *paths]
+    picture = save(lines.draw(panels, f"{K} anchors, those of most clips first"), run.out / "anchors.png")
+    return [run.out / "anchors.csv", picture]

@@ -31,10 +31,10 @@ from cmg.files import write_atomically
 from cmg.metrics.codebook import overlap, perplexity
 from cmg.modalities import ordered
 
-CURVES = {  # columns of metrics.csv -> label of the axis, its unit in those of the column, names of the lines
-    "codebook/match": ("match rate, %", 1, pair),
-    "codebook/overlap": ("code overlap, %", 100, pair),
-    "codebook/perplexity": ("perplexity, codes", 1, letter),
+CURVES = {  # column of metrics.csv -> label of the axis, its unit in those of the column, names of the lines
+    "match": ("match rate, %", 1, pair),
+    "overlap": ("code overlap, %", 100, pair),
+    "perplexity": ("perplexity, codes", 1, letter),
 }
 SHARED = 0.2  # a code counts as shared if each of two modalities has more than this share of its use
 
@@ -66,9 +66,8 @@ def summary(counts) -> list[list[str]]:
     return lines
 
 
-def over_training(path, kinds=CURVES) -> list[lines.Panel]:
-    """Curves of a metrics.csv, a panel a kind: by default match rate and overlap of every pair in %, perplexity of
-    every modality in codes."""
+def over_training(path) -> list[lines.Panel]:
+    """Curves of a metrics.csv: match rate and overlap of every pair in %, perplexity of every modality in codes."""
     try:
         with open(path, newline="") as file:
             rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
@@ -76,9 +75,9 @@ def over_training(path, kinds=CURVES) -> list[lines.Panel]:
     except (TypeError, ValueError, csv.Error):
         raise UserError(f"{path}: not the metrics of a run; expected a table of numbers") from None
     panels = []
-    for kind, (label, scale, name_of) in kinds.items():
-        columns = sorted(name for name in (rows[0] if rows else ()) if name.startswith(f"{kind}_"))
-        curves = {name_of(column.removeprefix(f"{kind}_")):
+    for kind, (label, scale, name_of) in CURVES.items():
+        columns = sorted(name for name in (rows[0] if rows else ()) if name.startswith(f"codebook/{kind}_"))
+        curves = {name_of(column.removeprefix(f"codebook/{kind}_")):
                   [(int(row["step"]), scale * row[column], None) for row in rows] for column in columns}
         if curves:
             panels.append(lines.Panel("", label, curves))
