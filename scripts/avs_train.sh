@@ -13,16 +13,14 @@ source=audio target=text
 recipe=(--backbone pvt_v2_b5 --backbone-weights imagenet --size 224 --channels 256 --fusion 0 1 2 3
         --epochs 15 --batch-size 4 --lr 1e-4 --w-matching 0 --workers 4)
 
-given=("$@")
-for ((i = 0; i < $#; i++)); do
-  flag="${given[i]%%=*}"
-  if [[ "${given[i]}" == *=* ]]; then value="${given[i]#*=}"; else value="${given[i + 1]:-}"; fi
-  case "$flag" in
-    --source) source="$value"; [[ "$value" == text ]] && target=audio || target=text ;;
-    --query) [[ "$value" == codes ]] || target=audio ;;
+own_flag() {
+  case "$1" in
+    --source) source="$2"; [[ "$2" == text ]] && target=audio || target=text ;;
+    --query) [[ "$2" == codes ]] || target=audio ;;
     --preset) recipe=() ;;  # another preset brings its own
   esac
-done
+}
+read_flags "$@"
 
 exec "$python" -m cmg.downstream.avs --stage train --out "$root/checkpoint/avs_${source:0:1}2${target:0:1}" \
   --resume auto --source "$source" --target "$target" \
