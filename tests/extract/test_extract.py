@@ -19,7 +19,9 @@ from cmg.data.progress import Progress
 from cmg.extract import workers
 from cmg.extract.__main__ import main
 from cmg.extract.backbones import BACKBONES, Choice, load_backbone
+from cmg.extract.cepstra import Cepstra
 from cmg.extract.hashed import HashedWords
+from cmg.extract.hog import Hog
 from cmg.extract.logmel import BINS, CENTRE, FLOOR, MELS, SPREAD, LogMel
 from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.extract.pixels import Pixels, edges, region
@@ -161,7 +163,7 @@ def test_tracks_that_are_not_there_or_damaged(tmp_path, digit_media):
 # --- backbones ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("modality, name", [("video", "pixels"), ("audio", "logmel"), ("text", "hash")])
+@pytest.mark.parametrize("modality, name", [("video", "hog"), ("audio", "cepstra"), ("text", "hash")])
 def test_registry_is_what_it_says(modality, name):
     assert next(iter(BACKBONES[modality])) == name  # needs no weights, so it is the default
     backbone = load_backbone(Choice(modality, name))
@@ -344,11 +346,11 @@ def test_values_padding_and_bad_clips(clips, tmp_path, capsys):
     assert list(rows) == ["a", "b", "c", "d"]
     path = clips[0] / "deep" / "a.mkv"  # 2 s of 3
     video, real = rows["a"]["video"]
-    wanted = Pixels()(video_seconds(path, 3)).astype(np.float16)
+    wanted = Hog()(video_seconds(path, 3)).astype(np.float16)
     assert video.dtype == np.float16 and real.tolist() == [True, True, False]
     np.testing.assert_array_equal(video, wanted[[0, 1, 1]])
     audio, real = rows["a"]["audio"]
-    wanted = LogMel()(audio_seconds(path, 3)).astype(np.float16)
+    wanted = Cepstra()(audio_seconds(path, 3)).astype(np.float16)
     assert real.tolist() == [True, True, False]
     np.testing.assert_array_equal(audio, wanted[[0, 1, 1]])
     text, real = rows["a"]["text"]
@@ -359,8 +361,8 @@ def test_values_padding_and_bad_clips(clips, tmp_path, capsys):
     np.testing.assert_array_equal(text, HashedWords()(["one", "two", "three", "four"]).astype(np.float16))
     assert FeatureFile(out).attrs == {  # a word is no second, and backbones without weights have no precision
         "schema": 1, "source": f"{clips[0]} {clips[1]}",
-        "backbone/video": "pixels", "sha256/video": "", "seconds_per_step/video": 1.0, "frames_per_second/video": 16,
-        "backbone/audio": "logmel", "sha256/audio": "", "seconds_per_step/audio": 1.0,
+        "backbone/video": "hog", "sha256/video": "", "seconds_per_step/video": 1.0, "frames_per_second/video": 16,
+        "backbone/audio": "cepstra", "sha256/audio": "", "seconds_per_step/audio": 1.0,
         "backbone/text": "hash", "sha256/text": ""}
     assert failures(out) == {
         "e": (str(clips[0] / "deep" / "e.mkv"), "text: no caption"),
@@ -368,7 +370,7 @@ def test_values_padding_and_bad_clips(clips, tmp_path, capsys):
     }
     assert sorted(os.listdir(out.parent)) == ["set.h5", "set.h5.failed.csv"]  # no parts, no temporary files
     printed = capsys.readouterr()
-    assert "4 clips (video 3x7x7x244, audio 3x640, text 4x300), 2 bad" in printed.out
+    assert "4 clips (video 3x5x5x402, audio 3x260, text 4x300), 2 bad" in printed.out
     assert "bad clip f: video: no video track" in printed.err
 
 
@@ -549,7 +551,7 @@ def test_a_dying_decoder_costs_one_clip():
         (["--workers", "-1"], "--workers"),
         (["--video-backbone", "vgg"], r"--video-backbone vgg: expected one of .*mine.py\); did you mean vgg19\?"),
         (["--video-backbone", "vgg19"], "--video-weights: 0 given, vgg19 expects torchvision's"),
-        (["--audio-weights", "a.pth"], "--audio-weights: 1 given, logmel expects none: it has no weights"),
+        (["--audio-weights", "a.pth"], "--audio-weights: 1 given, cepstra expects none: it has no weights"),
         (["--video-backbone", "vgg19", "--video-weights", "gone.pth"], "gone.pth: no such"),
         (["--modalities", "audio", "--text-weights", "a"], "--text-weights: text is not in --modalities"),
         (["--modalities", "audio", "--prompts", "a.csv"], "--prompts: text is not in --modalities"),
@@ -621,7 +623,8 @@ def test_edge_view_beats_a_grey_view_of_its_length(digits):
     assert score["edges"] > score["grey"] + 0.02, score
 
 
-def test_small_digits_are_read_like_large_ones(digits):
+@pytest.mark.parametrize("backbone, shared", [(Pixels(), 48), (Hog(), 14)])
+def test_small_digits_are_read_like_large_ones(digits, backbone, shared):
     """The view's other claim: who learns from digits as large as the frame knows them in its quarters (chance 10 %)."""
     from sklearn.linear_model import LogisticRegression
 
@@ -634,7 +637,7 @@ def test_small_digits_are_read_like_large_ones(digits):
         else:
             y, x = 56 * (i // 2 % 2), 56 * (i % 2)
             frames[i, 0, y : y + 56, x : x + 56] = np.kron(picture, np.ones((2, 2)))[..., None]
-    x = Pixels()(list(frames))[:, 0, 0, 48:]
+    x = backbone(list(frames))[:, 0, 0, shared:]
     score = LogisticRegression(max_iter=500).fit(x[:1000], labels[:1000]).score(x[1000:], labels[1000:])
     assert score > 0.85, score
 

@@ -238,7 +238,7 @@ def test_the_run_goes_on_past_a_clip_without_sound(tmp_path, capsys):
     with open(f"{out}.failed.csv", newline="") as file:
         assert [(row["id"], row["reason"]) for row in csv.DictReader(file)] == [("mute", "audio: no audio track")]
     printed = capsys.readouterr().out
-    assert "1 clips (video 2x7x7x244, audio 2x640), 1 bad" in printed
+    assert "1 clips (video 2x5x5x402, audio 2x260), 1 bad" in printed
     assert "clips/s, 1 process in" in printed and "decode" in printed and "forward" in printed and "write" in printed
     main(["--videos", str(folder), "--seconds", "2", "--workers", "0", "--out", str(out), "--overwrite",
           "--modalities", "video"])

@@ -37,12 +37,14 @@ from cmg.errors import UserError
 
 BACKBONES = {
     "video": {
+        "hog": "cmg.extract.hog:Hog",
         "pixels": "cmg.extract.pixels:Pixels",
         "frames": "cmg.extract.frames:Frames",
         "vgg19": "cmg.extract.vgg19:VGG19",
         "hf": "cmg.extract.hf:ImageEncoder",
     },
     "audio": {
+        "cepstra": "cmg.extract.cepstra:Cepstra",
         "logmel": "cmg.extract.logmel:LogMel",
         "melimage": "cmg.extract.melimage:MelImage",
         "melimage-22k": "cmg.extract.melimage:MelImage22k",

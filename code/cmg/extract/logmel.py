@@ -15,6 +15,12 @@ FLOOR = 1e-3
 CENTRE, SPREAD = -5.2, 2.1
 
 
+def mel_spectrogram(hop):
+    """Energies of 64 mel bands: Tensor[N] -> [64, 1 + N // hop], centred on 0, hop, 2 hop, … samples."""
+    return torchaudio.transforms.MelSpectrogram(
+        SAMPLE_RATE, n_fft=512, win_length=WINDOW, hop_length=hop, f_min=60.0, f_max=7600.0, n_mels=MELS)
+
+
 class LogMel:
     """64 mel bands × 10 time bins of each second, as one vector of 640 values, time bin by time bin.
 
@@ -31,9 +37,7 @@ class LogMel:
     shape = (BINS * MELS,)
 
     def __init__(self):
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            SAMPLE_RATE, n_fft=512, win_length=WINDOW, hop_length=HOP, f_min=60.0, f_max=7600.0, n_mels=MELS
-        )
+        self.mel = mel_spectrogram(HOP)
 
     def __call__(self, steps):
         n = len(steps)

@@ -38,7 +38,7 @@ class Pixels:
     shape = (GRID, GRID, 3 * PATCH * PATCH + GRID * GRID * ORIENTATIONS)
 
     def __call__(self, steps):
-        fine = [torch.stack([_shrink(frame) for frame in frames]).mean(dim=0) for frames in steps]
+        fine = [torch.stack([shrink(frame) for frame in frames]).mean(dim=0) for frames in steps]
         x = torch.stack(fine) / 127.5 - 1  # (T, 3, 112, 112)
         t = len(x)
         patches = F.avg_pool2d(x, ZOOM).view(t, 3, GRID, PATCH, GRID, PATCH)
@@ -101,7 +101,7 @@ def edges(grey):
     return F.conv2d(energy, window, stride=PATCH, padding=PATCH // 2, groups=ORIENTATIONS).sqrt()
 
 
-def _shrink(frame):
+def shrink(frame):
     """uint8 ndarray [H, W, 3] -> Tensor[3, 112, 112], the mean of each area; frame by frame, as HD is large."""
     x = torch.from_numpy(frame).permute(2, 0, 1).contiguous().float()  # (3, H, W)
     return F.interpolate(x[None], size=(SIDE * ZOOM, SIDE * ZOOM), mode="area")[0]

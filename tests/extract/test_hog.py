@@ -1,0 +1,90 @@
+"""`hog`: directions, contrast, colours, and what is where."""
+
+import numpy as np
+import pytest
+import torch
+
+from cmg.extract.hog import BINS, Hog, gradients, histograms, opponent, palette
+
+OWN, FINE, COARSE, COLOUR = slice(0, 14), slice(14, 210), slice(210, 242), slice(242, 338)
+
+
+def frames(picture):
+    """A picture [H, W, 3] of 0 to 1 as one second of one frame."""
+    return [np.round(255 * np.asarray(picture, float))[None].astype(np.uint8)]
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """A bright cross at the left of a dark frame, and a red square at the right."""
+    found = np.full((112, 112, 3), 0.2)
+    found[40:72, 20:28] = found[52:60, 8:40] = 0.6
+    found[60:100, 70:100] = [0.6, 0.1, 0.1]
+    return found
+
+
+def test_a_gradient_counts_for_its_direction():
+    ramp = torch.arange(28.0).expand(1, 28, 28) / 28
+    inner = gradients(ramp, 8)[0, :, 5:-5, 5:-5].mean((1, 2))  # brighter to the right: direction 0
+    assert inner.argmax() == 0 and inner[4] == 0
+    torch.testing.assert_close(inner[1] / inner[0], torch.tensor(0.25))  # cos⁴ 45°
+    down = gradients(ramp.transpose(1, 2), 8)[0, :, 5:-5, 5:-5].mean((1, 2))
+    torch.testing.assert_close(down.roll(-2), inner)
+
+
+@pytest.mark.parametrize("directions, places", [(4, 7), (8, 2)])
+def test_histograms_against_a_loop(directions, places):
+    grey = torch.from_numpy(np.random.default_rng(0).random((1, 28, 28))).float()
+    energy, step = gradients(grey, directions)[0].double().numpy(), 28 // places
+    plain = np.zeros((directions, places, places))
+    for row in range(28):
+        for column in range(28):
+            for i in range(places):
+                for j in range(places):
+                    near = [1 - abs(x - (step * k + step / 2 - 0.5)) / step for x, k in ((row, i), (column, j))]
+                    if min(near) > 0:
+                        plain[:, i, j] += energy[:, row, column] * near[0] * near[1] / step**2
+    square = np.pad((plain**2).sum(0), 1, mode="edge")
+    local = np.array([[square[i : i + 3, j : j + 3].mean() for j in range(places)] for i in range(places)])
+    np.testing.assert_allclose(histograms(grey, directions, places)[0], np.sqrt(plain / (np.sqrt(local) + 0.02)),
+                               rtol=1e-4, atol=1e-5)
+
+
+def test_contrast_does_not_matter_and_colour_does(picture):
+    plain, faint = (Hog()(frames(x))[0] for x in (picture, 0.5 + 0.5 * (picture - 0.5)))
+    edges, there = plain[0, 0, FINE], plain[0, 0, FINE] > 0.3
+    assert there.sum() > 20 and np.abs(faint[0, 0, FINE] - edges)[there].max() < 0.12
+    grey = Hog()(frames(picture.mean(2, keepdims=True).repeat(3, 2)))[0]
+    assert np.abs(grey[0, 0, COLOUR] - plain[0, 0, COLOUR]).max() > 0.2
+
+
+def test_cells_tell_what_is_at_them_and_all_tell_the_frame(picture):
+    x = Hog()(frames(picture))[0]
+    assert x.shape == Hog.shape and np.ptp(x[..., 14:], axis=(0, 1)).max() == 0
+    red = x[..., 9]  # mean of red less green
+    assert red.argmax() in (3 * 5 + 3, 3 * 5 + 4, 4 * 5 + 3, 4 * 5 + 4) and red.max() > 0.5
+    assert np.abs(red[:, :3]).max() < 0.02
+    assert x[..., OWN][2, 1, :8].max() > 0.5 > 0.01 > x[..., OWN][0, 2, :8].max()  # the cross, and nothing
+
+
+def test_place_and_size_of_a_single_thing_do_not_matter():
+    def cross(top, left, size):
+        found = np.zeros((112, 112, 3))
+        arm = size // 4
+        found[top : top + size, left + size // 2 - arm // 2 : left + size // 2 + arm // 2] = 1
+        found[top + size // 2 - arm // 2 : top + size // 2 + arm // 2, left : left + size] = 1
+        return Hog()(frames(found))[0, 0, 0]
+
+    here, there, large = cross(8, 8, 40), cross(60, 56, 40), cross(16, 16, 80)
+    for part in (FINE, COARSE):
+        assert np.corrcoef(here[part], there[part])[0, 1] > 0.97 and np.corrcoef(here[part], large[part])[0, 1] > 0.9
+
+
+def test_palette_and_opponent_colours():
+    x = torch.full((1, 3, 4, 4), -1.0)
+    x[0, 0] = 1.0  # red
+    x[0, :, 0] = 1.0  # a quarter is white
+    shares = palette(x)[0] ** 2
+    assert shares[(BINS - 1) * BINS**2].item() == pytest.approx(0.75) and shares[-1].item() == pytest.approx(0.25)
+    torch.testing.assert_close(opponent(x)[0, :, 1, 1], torch.tensor([-1 / 3, 2.0, 1.0]))
+    torch.testing.assert_close(opponent(x)[0, :, 0, 1], torch.tensor([1.0, 0.0, 0.0]))
