@@ -46,7 +46,7 @@ export PYTHONDONTWRITEBYTECODE=1  # the folder of clips may be read-only
 # extract NAME FLAGS…: features of clips, once
 extract() {
   local out="$media/$1.h5"; shift
-  [[ -f "$out" ]] || run "$python" -m cmg.extract --video-backbone pixels --audio-backbone logmel --text-backbone hash \
+  [[ -f "$out" ]] || run "$python" -m cmg.extract --video-backbone hog --audio-backbone cepstra --text-backbone hash \
     "$@" --out "$out"
 }
 run "$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain ave avvp s4
