@@ -31,7 +31,7 @@ if "$help"; then exec "$python" -m cmg.pretrain --method uniq4cap "$@"; fi
 
 what=(--seed 0)
 if [[ "$data" == synthetic ]]; then
-  what+=(--data synthetic --synthetic-captions 4 --modalities video audio text --checkpoint-epochs 10)
+  what+=(--data synthetic --checkpoint-epochs 10)
 fi
 launcher
 

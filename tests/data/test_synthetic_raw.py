@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from cmg.data.feature_file import FeatureFile
 from cmg.data.synthetic import SyntheticSpec, sample_events, synthetic_files
-from cmg.data.synthetic_raw import files_for, raw_files
+from cmg.data.synthetic_raw import CAPTIONS, files_for, raw_files
 
 SPEC = SyntheticSpec(clips=60, ave_clips=(200, 10, 80), classes=5)
 
@@ -52,3 +52,5 @@ def test_a_method_gets_the_set_that_it_reads(tmp_path, monkeypatch):
     assert files_for(("vectors", "grids"), flags).pretrain.name == "pretrain.h5"
     raw = files_for(("frames", "maps"), flags)
     assert raw.pretrain.name == "raw1_pretrain.h5" and len(FeatureFile(raw.pretrain).ids) == 8
+    told = FeatureFile(files_for(("vectors", "grids", "tokens"), flags).pretrain)
+    assert told.kinds["text"] == "tokens" and told.shapes["text"][0] == CAPTIONS

@@ -117,7 +117,8 @@ class SyntheticConfig(Config):
     synthetic_classes : event classes
     synthetic_difficulty : factor on nuisance and noise
     synthetic_grids : further modalities of these names, depth say, that see what video sees
-    synthetic_captions : composed captions of a clip, which are then its text; 0: word vectors
+    synthetic_captions : composed captions of a clip, which are then its text; 0: word vectors, or four captions for a
+        method that reads them
     """
 
     synthetic_clips: int = setting(SyntheticSpec.clips, whole(1))

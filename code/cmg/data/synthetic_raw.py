@@ -31,6 +31,7 @@ from cmg.errors import UserError
 RECIPE = 1  # raise it when the same settings give other pictures
 CELLS, REPEAT = 8, 2  # pictures of 8×8 cells, a cell of 2×2 pixels
 WHITE = 8.0  # x of the brightest pixel
+CAPTIONS = 4  # of a clip, for a method that reads them, unless --synthetic-captions says otherwise
 SHAPES = {"video": (CELLS, CELLS, 3), "audio": (CELLS, CELLS)}
 
 
@@ -42,11 +43,13 @@ def asked_for(paths) -> bool:
 
 
 def files_for(kinds, flags) -> SyntheticFiles:
-    """The set as a method reads it: features, or raw clips where it reads no vectors.
+    """The set as a method reads it: features, or raw clips where it reads no vectors; captions where it reads tokens.
 
     kinds : of `cmg.modalities.KINDS`, what the method reads. flags : dict of settings, `synthetic_…` among them.
     """
     spec = synthetic_spec(flags)
+    if "tokens" in kinds and not spec.captions:
+        spec = replace(spec, captions=CAPTIONS)
     return synthetic_files(spec=spec) if "vectors" in kinds else raw_files(None, spec)
 
 
