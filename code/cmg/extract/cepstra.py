@@ -7,8 +7,8 @@ Mel cepstra (Davis and Mermelstein 1980), 20 a frame of 10 ms, told in three way
               Hermansky 1998), which do not say when in the second a sound begins
     course    means of four stretches of 150 ms around the middle of the second's energy: the order within a word
 
-Linear readers of one second chose it on validation material of two sets (segments of AVE-like clips, digits of voices
-heard and not heard in training, and natural sounds): 97.7, 73.1 and 86.0 % where `logmel` has 88.2, 49.0 and 67.0.
+Chosen by linear readers of single seconds on the validation splits of two sets (docs/front_end.md): a band's mean is
+what rain is, and in words it is the room and the speaker, so that what serves one set can ruin another.
 """
 
 import math

@@ -4,8 +4,7 @@ What is drawn or photographed is told by histograms of oriented gradients (HOG, 
 colours and of what its regions look like. As the receptive field of a convolutional network's last map is larger than
 the frame, every cell has all of this, and beside it what is at the cell.
 
-Linear readers chose it on validation material: on photos of ten classes 55 % where `pixels` has 48, on digits 97 and
-96. A linear reader of 3000 photos and one of 2000 digits, ten classes each.
+Chosen by linear readers on validation material, as `cepstra` was (docs/front_end.md).
 """
 
 import math
