@@ -8,7 +8,6 @@ largest mean probability over a clip's seconds. The regularisation is the best o
 backbones are chosen; the test split stays unread.
 """
 
-import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
