@@ -24,6 +24,7 @@ EXTRAS = {
         "pytest>=8.0", "ruff>=0.9", "vector-quantize-pytorch>=1.20", "av>=14.0", "pillow>=10.0",
         "timm>=1.0", "transformers>=5.0",
     ],
+    "browser": ["selenium>=4.20"],  # tests of the page of codes, beside a chromium of the system
 }
 
 setup(
@@ -33,7 +34,7 @@ setup(
     license="MIT",
     package_dir={"": "code"},
     packages=find_packages("code"),
-    package_data={"cmg.data": ["*.csv"]},
+    package_data={"cmg.data": ["*.csv"], "cmg.explore": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11",
     install_requires=REQUIRED,
     extras_require=EXTRAS,

@@ -9,7 +9,7 @@ What is where. A module imports only from its own line and from the lines above 
     released
     extract, figures
     downstream
-    pretrain, bench, gpu_check, tables
+    pretrain, bench, gpu_check, tables, explore
 
 Every package says in its docstring what it is for; figs/house.svg shows all rooms and the walk of a batch through them.
 """

@@ -10,6 +10,7 @@ import io
 import json
 import mmap
 import os
+import shutil
 from pathlib import Path
 
 from cmg.errors import MACHINE, UserError
@@ -50,6 +51,37 @@ def replacing(path):
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink()
+
+
+@contextlib.contextmanager
+def replacing_folder(path):
+    """Yield a new, empty folder beside `path`: it takes that name if the block ends well, in the place of a folder
+    that has it, and is removed if not. What a killed process has left is removed by the next one.
+
+    Raises `UserError` where the folder cannot be written, or another process is writing it.
+    """
+    path = Path(path).resolve()
+    unfinished, old = (path.with_name(f"{path.name}.tmp-{kind}") for kind in ("new", "old"))
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        with locked(unfinished):
+            try:
+                for left in unfinished.iterdir():
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                yield unfinished
+                if path.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                    os.rename(path, old)
+                os.rename(unfinished, path)
+            finally:
+                if old.exists() and not path.exists():  # interrupted between the two
+                    os.rename(old, path)
+                for rest in (unfinished, old):
+                    shutil.rmtree(rest, ignore_errors=True)
+    except OSError as error:
+        if error.filename is not None:  # it says itself which file, perhaps one that was read
+            raise
+        raise UserError(f"{path}: cannot write ({error.strerror or error})") from None
 
 
 def write_atomically(path, text: str):
