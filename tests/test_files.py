@@ -12,7 +12,16 @@ import torch
 
 from cmg.downstream.results import prepare_results, read_results, write_results
 from cmg.errors import UserError
-from cmg.files import in_turn, locked, parse_json, read_columns, read_text, replacing, write_atomically
+from cmg.files import (
+    in_turn,
+    locked,
+    parse_json,
+    read_columns,
+    read_text,
+    replacing,
+    replacing_folder,
+    write_atomically,
+)
 from cmg.training import checkpoint
 from support import SMALL, refused, rows, run, same_weights, write_clips
 
@@ -57,6 +66,48 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, stop):
         part.write_text("half")
         raise stop
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_when_the_block_ends_and_not_before(tmp_path):
+    path = tmp_path / "new" / "page"
+    for text in ("first", "second"):
+        with replacing_folder(path) as folder:
+            (folder / "part").mkdir()
+            (folder / "part" / text).write_text(text)
+            assert not path.exists() or [one.name for one in (path / "part").iterdir()] == ["first"]
+    assert [one.name for one in (path / "part").iterdir()] == ["second"] and [*path.parent.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("between", [False, True])
+def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch, stop, between):
+    path = tmp_path / "page"
+    with replacing_folder(path) as folder:
+        (folder / "old").touch()
+    (tmp_path / "page.tmp-new").mkdir()  # as a killed process leaves it
+    (tmp_path / "page.tmp-new" / "half").touch()
+    rename, calls = os.rename, []
+
+    def interrupted(*names):
+        calls.append(names)
+        if between and len(calls) == 2:  # the old one is away, the new one not there
+            raise stop
+        rename(*names)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(stop), replacing_folder(path) as folder:
+        assert [*folder.iterdir()] == []
+        if not between:
+            raise stop
+    assert [one.name for one in path.iterdir()] == ["old"] and [*tmp_path.iterdir()] == [path]
+
+
+def test_a_folder_is_written_by_one_process(tmp_path):
+    with replacing_folder(tmp_path / "page") as folder:
+        (folder / "mine").touch()
+        with pytest.raises(UserError, match="another process is at work there"), replacing_folder(tmp_path / "page"):
+            pass
+        assert (folder / "mine").exists()
 
 
 @pytest.mark.parametrize("name", ["file/a.txt", "folder"])

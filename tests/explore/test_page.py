@@ -50,7 +50,7 @@ def test_the_page_says_what_the_model_says(page, small):
     tokens = {m: encode_set(model, features, m) for m in SHAPES}
     counts = {m: t.codes[t.valid].bincount(minlength=CODES) for m, t in tokens.items()}
     share = shares(counts)
-    assert said["ids"] == small.ids and said["size"] == CODES and said["title"] == "best"
+    assert said["ids"] == small.ids and said["size"] == CODES and said["title"] == f"{small.at.name}/best"
     assert said["used"] == (share.sum(0) > 0).nonzero()[:, 0].tolist()
     assert said["shared"] == ((share > SHARED).sum(0) > 1).int()[said["used"]].tolist()
     assert [row["name"] for row in said["modalities"]] == [*SHAPES]

@@ -41,7 +41,7 @@ def test_typical_steps_are_those_of_a_loop():
     assert vocabulary.typical(steps(codes, valid, distances), 9, 5, np.arange(30)) == expected
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 60, 150])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 40, 110])
 def test_places_lie_in_the_square_and_apart(n):
     vectors = np.random.default_rng(0).normal(size=(n, 8))
     places = vocabulary.layout(vectors)
@@ -52,9 +52,9 @@ def test_places_lie_in_the_square_and_apart(n):
 
 def test_places_keep_groups_together():
     rng = np.random.default_rng(0)
-    group = np.arange(90) % 3
-    vectors = 20 * rng.normal(size=(3, 16))[group] + rng.normal(size=(90, 16))
-    apart = cdist(*[vocabulary.layout(vectors)] * 2) + np.where(np.eye(90), np.inf, 0)
+    group = np.arange(60) % 3
+    vectors = 20 * rng.normal(size=(3, 16))[group] + rng.normal(size=(60, 16))
+    apart = cdist(*[vocabulary.layout(vectors)] * 2) + np.where(np.eye(60), np.inf, 0)
     assert (group[apart.argmin(1)] == group).mean() > 0.95
 
 

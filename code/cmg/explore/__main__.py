@@ -19,6 +19,7 @@ import cmg
 from cmg import modalities
 from cmg.cli import Parser, command, whole
 from cmg.data.features import FeatureSet
+from cmg.data.joining import held
 from cmg.distributed import choose_device
 from cmg.downstream.codebook import SHARED, shares
 from cmg.downstream.task import require
@@ -74,16 +75,15 @@ def main(argv=None):
 
 def open_features(args, model) -> FeatureSet:
     """--data, of the modalities that are asked for, such as the checkpoint was pretrained on."""
+    present = held(args.data)
     for m in args.modalities or ():
         if m not in model.modalities:
             raise UserError(f"--modalities {m}: --checkpoint has only {', '.join(model.modalities)}")
-    features = FeatureSet(args.data, args.modalities, "disk")
-    shared = [m for m in features.modalities if m in model.modalities]
-    if not shared:
-        raise UserError(f"--data has {', '.join(features.modalities)} and --checkpoint {', '.join(model.modalities)}; "
-                        "expected a modality in common")
-    if len(shared) < len(features.modalities):
-        features = FeatureSet(args.data, shared, "disk")
+    wanted = modalities.ordered(args.modalities or {*present} & {*model.modalities})
+    if not wanted:
+        raise UserError(f"--data has {', '.join(present)} and --checkpoint {', '.join(model.modalities)}; expected a "
+                        "modality in common")
+    features = FeatureSet(args.data, wanted, "disk")
     model.check(features)
     return features
 
@@ -122,7 +122,7 @@ def read_words(path, features, steps):
 
 def describe(args, model, features, steps, captions, words, labels) -> dict:
     """All that the page says, see `cmg.explore.page`."""
-    size, ids = model.codebook.size, features.ids
+    size, ids, path = model.codebook.size, features.ids, Path(args.checkpoint).resolve()
     counts = {m: s.codes[s.valid].bincount(minlength=size) for m, s in steps.items()}
     share = shares(counts)
     used = (share.sum(0) > 0).nonzero()[:, 0].tolist()
@@ -143,8 +143,7 @@ def describe(args, model, features, steps, captions, words, labels) -> dict:
             "typical": [typical[k] for k in used]})
     frequent = vocabulary.frequent_words(steps["text"], size, words) if words else None
     return {
-        "title": Path(args.checkpoint).resolve().stem if Path(args.checkpoint).is_file() else
-                 Path(args.checkpoint).resolve().name,
+        "title": path.name if path.is_dir() else f"{path.parent.name}/{path.stem}",
         "method": model.method, "data": [Path(path).name for path in args.data], "version": cmg.__version__,
         "size": size, "bytes": np.min_scalar_type(size).itemsize, "used": used,
         "shared": ((share > SHARED).sum(0) > 1)[used].int().tolist(),
@@ -179,11 +178,12 @@ def wanted(content, media, most) -> list[Cut]:
 
 def cut_media(folder: Path, content, cuts: list[Cut], workers):
     """Write pictures and sounds, and say in `content` which there are."""
-    for name in page.FOLDERS:
+    for name in page.FOLDERS if cuts else ():
         (folder / name).mkdir()
     failed = []
     for one, found in tqdm(cut_all(cuts, workers) if cuts else (), total=len(cuts), unit="clip", disable=None):
-        failed += [f"'{content['ids'][one.clip]}': {reason}" for reason in found.reasons]
+        if found.reasons:
+            failed.append(f"'{content['ids'][one.clip]}': {'; '.join(found.reasons)}")
         if found.strip:
             (folder / "pictures" / f"{one.clip}.webp").write_bytes(found.strip)
             content["pictures"][one.clip] = [found.number, round(found.width, 3)]

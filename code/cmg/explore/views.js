@@ -80,7 +80,8 @@ const views = (() => {
         el("span", {class: "quiet"}, `${number(model.uses(code, use))}×`)),
       film.length ? el("span", {class: "film"}, ...film) : null,
       words ? el("span", {class: "words"}, words) : null,
-      label ? el("span", {class: "quiet label"}, `${label[0]} ${percent(label[1])}`) : null);
+      label ? el("span", {class: "quiet label", title: "of its use is in clips with this label"},
+        `${label[0]} ${percent(label[1])}`) : null);
   }
 
   function secondOf(source, step) {
@@ -233,12 +234,14 @@ const views = (() => {
           CMG.pictures[own] ? line("", film, "film-line") : null,
           ...rows.map((row, i) => line(model.timed[i].name, every.map((step) => cell(row, i, step)), "codes",
             model.timed[i].colour)),
-          heard.some((one) => one.tagName === "BUTTON") ? line("", heard, "heard") : null)) : null,
+          heard.some((one) => one.tagName === "BUTTON") ? line("sound", heard, "heard") : null)) : null,
       paired ? el("p", {}, together ? `The same code in ${together} of ${plural(paired, "second")}, which are filled.`
         : `No code is the same in any of ${plural(paired, "second")}.`) : null,
       text && said.length ? el("section", {}, el("h3", {}, el("i", {class: "key", style: {background: text.colour}}),
         "Words and their codes"), el("p", {class: "ruby"}, ...said.map((word, i) => el("a",
-        {href: codeLink(words[i]), class: elsewhere.has(words[i]) ? "same" : ""}, word, el("small", {}, words[i]))))) : null,
+        {href: codeLink(words[i]), class: elsewhere.has(words[i]) ? "same" : ""}, word, el("small", {}, words[i])))),
+        said.some((_, i) => elsewhere.has(words[i])) ? el("p", {class: "quiet"},
+          "Words that are filled have the code of one of these seconds.") : null) : null,
       Object.keys(CMG.pictures).length && !CMG.pictures[own] ? el("p", {class: "quiet"},
         "Of this clip no pictures were kept, or its file could not be read.") : null);
   }

@@ -110,7 +110,8 @@ def alike(vectors) -> list[list[int]]:
 
 
 def read_labels(path, ids) -> list[list[str]]:
-    """The labels of each clip, of a CSV with the columns id and label; of several rows of a clip each label once."""
+    """The labels of each clip, of a CSV with the columns id and label, such as `cmg.data.labels` reads; here clips may
+    lack one, and of several rows of a clip each label counts once."""
     found = {name: {} for name in ids}
     rows = read_columns(path, "id", "label")
     for name, label in rows:
