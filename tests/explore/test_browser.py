@@ -14,7 +14,7 @@ import cmg
 from cmg.explore.__main__ import main
 from cmg.training import checkpoint
 from support import untrained
-from support_explore import HOSTILE, caption, write_features
+from support_explore import HOSTILE, caption, write_features, write_table
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -163,6 +163,27 @@ def test_names_and_labels_are_text(opened):
     assert driver.execute_script("return typeof hurt") == "undefined"
     foreign = "main img, main b[onclick], main script"
     assert driver.execute_script("return document.querySelectorAll(arguments[0]).length", foreign) == 0
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_page_of_text_alone_says_what_it_knows(opened, tmp_path, told):
+    untrained(tmp_path / "best.pt", {"text": (5, 5)}, dim=8, codes=7)
+    write_features(tmp_path / "f.h5", ["a", "b", "c"], {"text": (5, 5)})
+    write_table(tmp_path / "c.csv", ["id", "caption"], [(name, caption(n)) for n, name in enumerate("abc")])
+    main(["--checkpoint", str(tmp_path / "best.pt"), "--data", str(tmp_path / "f.h5"), "--device", "cpu", "--out",
+          str(tmp_path / "page"), *(["--captions", str(tmp_path / "c.csv")] if told else [])])
+    driver = opened()
+    driver.get((tmp_path / "page" / "index.html").as_uri())
+    assert texts(driver, "#legend li") == ["text"] and len(texts(driver, ".card")) == driver.execute_script(
+        "return CMG.used.length")
+    driver.execute_script("location.hash = `code=${CMG.used[0]}`")
+    assert heading(driver) == f"Code {driver.execute_script('return CMG.used[0]')}"
+    driver.execute_script("location.hash = 'clip=b'")
+    assert heading(driver) == "b"
+    words = driver.execute_script("return [...document.querySelectorAll('.ruby a')].map((a) => a.firstChild.data)")
+    assert words == (["a", "small", "bell", "it", "rings"] if told else [f"word {n}" for n in range(1, 6)])
+    driver.execute_script("location.hash = 'clips'")
+    assert heading(driver) == "3 clips" and complaints(driver) == []
 
 
 @pytest.fixture
