@@ -105,7 +105,7 @@ def test_an_installed_package(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, "cmg_loudness", LOUDNESS + DEPTH.replace("depth", "video"), "cmg.backbones",
             {"mine": "Loudness"})
     assert load_backbone(Choice("audio", "mine")).shape == (2,)
-    with pytest.raises(UserError, match="--video-backbone mine: expected one of hog, pixels, frames, vgg19, hf, or a file"):
+    with pytest.raises(UserError, match="--video-backbone mine: expected one of hog, pixels, frames, vgg19, hf, or a"):
         load_backbone(Choice("video", "mine"))
 
 
