@@ -50,7 +50,7 @@ def make_world(spec):
 def render_audio(world, label, spans, spec, rng):
     """Audio features float32 [n, T, A] of events `label` int [n, 2] with `spans` int [n, 2, 2]."""
     n, T = len(label), spec.seconds
-    h = SIGNAL["audio"] * _presence(label, spans, T) @ world.classes[label]  # [n, T, 2] @ [n, 2, LATENT]
+    h = SIGNAL["audio"] * presence(label, spans, T) @ world.classes[label]  # [n, T, 2] @ [n, 2, LATENT]
     h += _nuisance(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, T))
     return _features(world, h)
 
@@ -63,7 +63,7 @@ def render_grid(world, label, spans, spec, rng):
     cells = np.stack(np.meshgrid(np.arange(H), np.arange(W), indexing="ij"), axis=-1).reshape(-1, 2)  # [H·W, 2]
     far = ((cells - place[:, :, None]) ** 2).sum(axis=-1)  # [n, 2, H·W]
     shown = (np.exp(-far / 2)[..., None] * world.classes[label][:, :, None]).astype(np.float32)
-    on = _presence(label, spans, T)  # [n, T, 2]
+    on = presence(label, spans, T)  # [n, T, 2]
     h = SIGNAL["video"] * on @ shown.reshape(n, 2, H * W * LATENT)
     h = h.reshape(n, T, H * W, LATENT)
     h += _nuisance(world, spec, rng, (n, 1, 1)) / np.sqrt(2)  # the scene
@@ -90,7 +90,7 @@ def render_text(world, label, spec, rng):
     return _features(world, h) * valid[..., None], valid
 
 
-def _presence(label, spans, T):
+def presence(label, spans, T):
     """1 where an event is on: float32 [n, T, 2]."""
     t = np.arange(T)[None, :, None]
     return ((spans[:, None, :, 0] <= t) & (t < spans[:, None, :, 1]) & (label[:, None] >= 0)).astype(np.float32)
