@@ -55,12 +55,21 @@ def chosen(flag, wanted, named, path):
     return [name for name in named if not wanted or name in wanted]
 
 
+def with_origins(names, table):
+    """The rows, and those that they begin with, in the order of the table."""
+    wanted = set(names)
+    for name in reversed(table.rows):  # a row begins with one before it
+        if name in wanted:
+            wanted.add(table.begins.get(name))
+    return [name for name in table.rows if name in wanted]
+
+
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
     require_folder(args.out)
     table = read_table(args.table)
-    names = chosen("--rows", args.rows, list(table.rows), args.table)
+    names = with_origins(chosen("--rows", args.rows, list(table.rows), args.table), table)
     tasks = chosen("--tasks", args.tasks, [one.name for one in table.evaluations], args.table)
     evaluations = [one for one in table.evaluations if one.name in tasks]
     published = read_published(args.table)
@@ -68,8 +77,12 @@ def main(argv=None):
     for one in evaluations:  # what --set lacks is told before the trials, not after
         fill(one.arguments, settings, f"evaluation {one.name!r}")
     rows, sweep, failed = tune(table, names, args)
-    cells = {(name, seed): Cell(name, flags, seed, evaluations, args) for name, flags in rows.items()
-             for seed in dict.fromkeys(args.seeds)}
+    cells = {}
+    for name, flags in rows.items():
+        for seed in dict.fromkeys(args.seeds):
+            begins = cells.get((table.begins.get(name), seed))
+            own = [one for one in evaluations if one.name in table.evaluated[name]]
+            cells[name, seed] = Cell(name, flags, seed, own, args, begins=begins)
     # Seed by seed, so that a table that is stopped early has all of its rows.
     missing = [cell for cell in cells.values() if not cell.finished]
     missing.sort(key=lambda cell: args.seeds.index(cell.seed))

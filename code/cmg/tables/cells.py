@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from cmg.downstream.clip_scores import read_clip_scores
@@ -27,21 +27,24 @@ FIGURES = {"value", "chance", "n_test", "source_value", "target_value", "test_er
 
 
 class Cell:
-    """One run of a row: its folder, in --out or the folder given, and the commands that fill it.
+    """One run of a row: its folder, in --out or the folder given, and the commands that fill it; `begins` is the cell
+    whose weights it begins with, if any.
 
     `cell.json` is written after every step, so it tells what is done: the flags that were pretrained with, and the
     arguments and minutes of every evaluation.
     """
 
-    def __init__(self, name, flags, seed, evaluations, args, out=None):
-        self.name, self.seed, self.args = name, seed, args
+    def __init__(self, name, flags, seed, evaluations, args, out=None, begins=None):
+        self.name, self.seed, self.args, self.begins = name, seed, args, begins
         self.folder = Path(out or args.out) / f"{slug(name)}-seed{seed}"
         settings = read_settings(args.set) | {"run": [str(self.folder)]}
         self.flags = fill(flags, settings, f"row {name!r}")
         self.evaluations = evaluations
         self.calls = {one.name: fill(one.arguments, settings, f"evaluation {one.name!r}") for one in evaluations}
         self.record = read_record(self.folder / "cell.json")
-        if self.record and names_only(self.record["flags"]) != names_only(self.flags):
+        self.origin = {"begins": begins.name} if begins else {}
+        if self.record and (names_only(self.record["flags"]), self.record.get("begins")) != (
+                names_only(self.flags), self.origin.get("begins")):
             raise UserError(f"row {name!r}: {self.folder} was pretrained with other flags; expected the same, or "
                             "another name or --out")
 
@@ -74,10 +77,7 @@ class Cell:
                 raise UserError(f"row {self.name!r}, seed {self.seed}: another process is at work in {self.folder}") \
                     from None
             if not self.pretrained:
-                self.call(workers, log, "cmg.pretrain", "--data", *self.args.data, *self.flags,
-                          "--seed", str(self.seed), "--out", str(self.folder), "--resume", "auto",
-                          "--device", self.args.device)
-                self.note({"name": self.name, "seed": self.seed, "flags": self.flags, "evaluations": {}})
+                self.pretrain(workers, log)
             failures = {}
             while waiting := [one for one in self.missing() if one.name not in failures]:
                 try:
@@ -88,6 +88,16 @@ class Cell:
                         break
             for error in failures.values():
                 raise error
+
+    def pretrain(self, workers, log):
+        before = []
+        if self.begins:
+            if not self.begins.pretrained:
+                raise UserError(f"row {self.name!r}, seed {self.seed}: begins with {self.begins.name!r}, which failed")
+            before = ["--init-from", str(self.begins.folder / "latest.pt")]
+        self.call(workers, log, "cmg.pretrain", "--data", *self.args.data, *self.flags, *before, "--seed",
+                  str(self.seed), "--out", str(self.folder), "--resume", "auto", "--device", self.args.device)
+        self.note({"name": self.name, "seed": self.seed, "flags": self.flags, **self.origin, "evaluations": {}})
 
     def evaluate(self, one, workers, log):
         start = time.monotonic()
@@ -255,16 +265,18 @@ class Workers:
 
 def fill_in(cells, jobs):
     """Run what the cells lack -> one line for every cell that failed. An interrupt ends the processes."""
-    workers, failures = Workers(jobs), []
+    workers, failures, futures = Workers(jobs), [], {}
 
     def run(cell):
+        wait([futures[cell.begins]] if cell.begins in futures else [])  # which was begun before
         cell.run(workers)
         print(f"done: {cell.name}, seed {cell.seed}", file=sys.stderr)
 
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run, cell) for cell in cells]
+        for cell in cells:
+            futures[cell] = pool.submit(run, cell)
         try:
-            for future in futures:
+            for future in futures.values():
                 try:
                     future.result()
                 except UserError as error:  # the other cells go on

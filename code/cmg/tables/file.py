@@ -31,8 +31,17 @@ AVE under `strict` chooses this checkpoint, so it comes before all others, whate
 Rows that have more in common stand in `[[groups]]`, each with `defaults` and `rows` of its own: flags of the file come
 first, then those of the group, then those of the row; the last of equal flags counts. Rows outside of groups lead.
 
+A group may name the `evaluations` that its rows get, where not all suit them.
+
 Rows are compared with the first of all, or with the row that the file names by `reference = "full"`; those of a group
 with the row that the group names.
+
+A row may begin with what another row before it has learnt, from the last step of the same seed:
+
+    [[rows]]
+    name = "pairs after mixing"
+    flags = "--method cmmixer-pair"
+    begins = "mixing"
 
 Rows may be tuned. The first trial of a row is the row as it stands; each entry of its `trials` is one more, with these
 flags after the row's own. What all trials have and rows do not, for example fewer epochs, are the file's `trial_flags`:
@@ -80,13 +89,16 @@ class Evaluation(NamedTuple):
 class Table(NamedTuple):
     """rows : dict name -> list of flags; evaluations : list of Evaluation, the one that chooses first; trials : dict
     name -> what each trial adds to the row's flags, nothing for the first; trial_flags : what all trials share;
-    references : dict name -> the row that it is compared with."""
+    references : dict name -> the row that it is compared with; begins : dict name -> the row that it begins with;
+    evaluated : dict name -> names of its evaluations."""
 
     rows: dict[str, list[str]]
     evaluations: list[Evaluation]
     trials: dict[str, list[list[str]]]
     trial_flags: list[str]
     references: dict[str, str]
+    begins: dict[str, str]
+    evaluated: dict[str, list[str]]
 
 
 def read_table(path) -> Table:
@@ -104,14 +116,14 @@ def read_table(path) -> Table:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}; expected TOML") from None
     file = _entry(content, FILE, str(path))
-    rows, trials, references = _rows(file, path)
     evaluations = _evaluations(file, path)
+    rows, trials, references, begins, evaluated = _rows(file, path, [one.name for one in evaluations])
     if not rows:
         raise UserError(f"{path}: no rows; expected [[rows]] with a name and flags")
     if not evaluations:
         raise UserError(f"{path}: no evaluations; expected [evaluations.ave] with a task and flags")
     table = Table(rows, sorted(evaluations, key=lambda one: not one.chooses), trials, file["trial_flags"],
-                  references)
+                  references, begins, evaluated)
     _check_trials(table, path)
     return table
 
@@ -129,18 +141,29 @@ def _evaluations(file: dict, path) -> list[Evaluation]:
     return list(found.values())
 
 
-def _rows(file: dict, path) -> tuple[dict, dict, dict]:
-    """All rows with all of their flags, their trials, none where no row has more than its first, and their references.
+def _rows(file: dict, path, evaluations) -> tuple[dict, dict, dict, dict, dict]:
+    """All rows with all of their flags, their trials, none where no row has more than its first, their references, what
+    they begin with, and which of the evaluations they get.
     """
-    groups = [{"defaults": [], "rows": file["rows"], "reference": ""}]
+    groups = [{"defaults": [], "rows": file["rows"], "reference": "", "evaluations": []}]
     groups += [_entry(group, GROUP, f"{path}: group {n}") for n, group in enumerate(file["groups"], 1)]
-    rows, trials, references = {}, {}, {}
+    rows, trials, references, begins, evaluated = {}, {}, {}, {}, {}
+    for n, group in enumerate(groups):
+        for name in group["evaluations"]:
+            if name not in evaluations:
+                raise UserError(f"{path}: group {n}: evaluations: there is no {name!r}; {_nearest(name, evaluations)}")
     for group, entry in [(own, entry) for own in groups for entry in own["rows"]]:
         place = f"{path}: row {entry.get('name', len(rows) + 1)!r}"
         entry = _entry(entry, ROW, place)
         name = entry["name"]
         _check_name(name, rows, place)
+        if entry["begins"]:
+            if entry["begins"] not in rows:
+                raise UserError(f"{place}: begins: there is no row {entry['begins']!r} before it; "
+                                f"{_nearest(entry['begins'], rows)}")
+            begins[name] = entry["begins"]
         rows[name] = file["defaults"] + group["defaults"] + entry["flags"]
+        evaluated[name] = group["evaluations"] or evaluations
         references[name] = group["reference"] or file["reference"] or next(iter(rows))
         trials[name] = [[]]
         for flags in entry["trials"]:
@@ -150,7 +173,7 @@ def _rows(file: dict, path) -> tuple[dict, dict, dict]:
     for reference in references.values():
         if reference not in rows:
             raise UserError(f"{path}: reference: there is no row {reference!r}; {_nearest(reference, rows)}")
-    return rows, trials if any(len(own) > 1 for own in trials.values()) else {}, references
+    return rows, trials if any(len(own) > 1 for own in trials.values()) else {}, references, begins, evaluated
 
 
 def _check_trials(table: Table, path: Path):
@@ -164,7 +187,11 @@ def _check_trials(table: Table, path: Path):
         if len(own) < len(table.trials[most]):
             raise UserError(f"{path}: row {name!r}: {len(own)} of {len(table.trials[most])} trials; expected as many "
                             f"as {most!r} has")
-    if not table.evaluations[0].chooses:
+    if table.begins:
+        raise UserError(f"{path}: row {next(iter(table.begins))!r}: begins, and rows have trials; expected one of the "
+                        "two")
+    if not table.evaluations[0].chooses or any(table.evaluations[0].name not in own
+                                               for own in table.evaluated.values()):
         raise UserError(f"{path}: trials and nothing to judge them by; expected an evaluation by ave, strict")
 
 
@@ -204,8 +231,9 @@ def _list(read):
 FILE = {"about": (_text, ""), "defaults": (_flags, ""), "trial_flags": (_flags, ""), "evaluations": (_table, {}),
         "rows": (_list(_table), []), "groups": (_list(_table), []), "reference": (_text, "")}
 EVALUATION = {"task": (_text, ""), "metrics": (_list(_text), []), "flags": (_flags, "")}
-GROUP = {"defaults": (_flags, ""), "rows": (_list(_table), []), "reference": (_text, "")}
-ROW = {"name": (_text, ""), "flags": (_flags, ""), "trials": (_list(_flags), [])}
+GROUP = {"defaults": (_flags, ""), "rows": (_list(_table), []), "reference": (_text, ""),
+         "evaluations": (_list(_text), [])}
+ROW = {"name": (_text, ""), "flags": (_flags, ""), "trials": (_list(_flags), []), "begins": (_text, "")}
 
 
 def _entry(entry: dict, known: dict, place: str) -> dict:
