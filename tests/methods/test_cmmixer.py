@@ -18,8 +18,7 @@ from cmg.methods import registry
 from cmg.methods.cmmixer.augment import crop_and_flip, erase
 from cmg.methods.cmmixer.draws import own_draws
 from cmg.methods.cmmixer.grid import unfold
-from cmg.methods.cmmixer.method import chosen_steps
-from cmg.methods.cmmixer.model import pictures_of
+from cmg.methods.cmmixer.model import chosen_steps, pictures_of
 from cmg.pretrain import main, parse
 from cmg.training.loop import Trainer
 from support import killed_and_resumed, refused, rows, same_weights, steps_of
@@ -188,6 +187,23 @@ def test_the_released_preset_sees_frames_alone(clips):
     assert not method.starts_from_data and method.model.mean.video.tolist() == pytest.approx([0.45] * 3)
 
 
+def test_apart_each_modality_is_rebuilt_from_itself_alone(clips):
+    method = built("--mix", "apart").eval()
+    batch = FeatureSet(clips).__getitems__(range(8))
+    predicted = []
+    for scale in (1, 3):
+        seed_shared(0, 0)
+        predicted.append(method.encode(batch | {"audio": scale * batch["audio"]}).predictions)
+    assert torch.equal(predicted[0]["video"], predicted[1]["video"])
+    assert not torch.allclose(predicted[0]["audio"], predicted[1]["audio"])
+    before, after = method.model.vits["video"].state_dict(), method.model.vits["audio"].state_dict()
+    assert not torch.equal(before["embed.weight"], after["embed.weight"])
+    pair = built(method="cmmixer-pair")  # each modality begins with its own encoder
+    pair.model.load_state_dict(pair.taken_over(method.model.state_dict(), "cmmixer"))
+    for m in SHAPES:
+        assert torch.equal(pair.model.vits[m].embed.weight, method.model.vits[m].embed.weight)
+
+
 def test_published_sizes():
     counts = {}
     for preset in ("base", "large", "huge", "official"):
@@ -242,6 +258,31 @@ def test_retrieval_evaluates_it(trained, clips, tmp_path):
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
+def test_from_mixing_to_retrieval_and_probes(trained, clips, tmp_path):
+    """All of it by the commands: fine-tuning begins with the mixed encoder, its clips are retrieved in both directions
+    by one vector each, that of the steps in the middle of their parts, and a probe reads its tokens."""
+    from cmg.downstream.retrieval import main as retrieval
+
+    out = run(clips, tmp_path / "pairs", "--init-from", str(trained), method="cmmixer-pair")
+    found = {(row["source"], row["target"], row["metric"]): row
+             for row in retrieval(["--checkpoint", str(out), "--data", write_raw(tmp_path / "other.h5", 24, seed=1),
+                                   "--protocol", "paper", "--device", "cpu"])}
+    names = [f"joint_{name}" for name in ("r1", "r5", "r10", "r25", "r50", "median_rank", "mean_rank")]
+    assert set(found) == {(*pair, name) for pair in (("video", "audio"), ("audio", "video")) for name in names}
+    row = found["video", "audio", "joint_r25"]
+    assert row["n_test"] == 24 and row["n_gallery"] == 23  # clip 5 has no sound
+    model = cmg.load_pretrained(out)
+    batch = FeatureSet(clips).__getitems__([0, 1, 2, 3])
+    for m in SHAPES:
+        joint = model.items(m, batch[m], batch[f"valid/{m}"])["joint"]
+        steps = chosen_steps(batch[f"valid/{m}"], 2, training=False)
+        assert steps[1].tolist() == ([0, 2] if m == "audio" else [1, 4])  # clip 1 is heard in its first half
+        shown = model.standard(m, model.raw(m, batch[m][torch.arange(4)[:, None], steps]))
+        wide = shown.permute(0, 2, 3, 4, 1).flatten(3)
+        torch.testing.assert_close(joint, model.vectors(m, wide))
+        assert model.encode(**{m: batch[m]}).vectors.shape == (4, 6, 12)
+
+
 def test_fine_tuning_starts_from_the_encoder_and_finds_pairs(trained, clips, tmp_path):
     """Clips of a kind are alike: a clip's own kind is found among the other modality's clips."""
     pretrained = cmg.load_pretrained(trained)
@@ -259,16 +300,18 @@ def test_fine_tuning_starts_from_the_encoder_and_finds_pairs(trained, clips, tmp
     trainer = Trainer(method, features, settings.run, settings.optimiser, tmp_path, torch.device("cpu"), settings.flags)
     losses = [losses["nt_xent"].item() for losses, *_ in steps_of(trainer)]
     assert np.mean(losses[-5:]) < 2 < np.log(2 * 8 - 1)  # the loss where all vectors are alike
-    tokens = {m: t.vectors.mean(1) for m, t in method.eval().model.encode(features).items()}
-    scores = torch.nn.functional.normalize(tokens["video"]) @ torch.nn.functional.normalize(tokens["audio"]).T
+    batch = features.__getitems__(range(40))
+    with torch.no_grad():
+        items = {m: method.eval().model.items(m, batch[m], batch[f"valid/{m}"])["joint"] for m in SHAPES}
+    scores = torch.nn.functional.normalize(items["video"]) @ torch.nn.functional.normalize(items["audio"]).T
     sound = [i for i in range(40) if i != 5]  # which has none
     best = np.array(sound)[scores[sound][:, sound].argmax(1)]
     assert (best % 4 == np.array(sound) % 4).mean() > 0.8
 
 
-@pytest.mark.parametrize("flags", [["--precision", "bf16"], ["--accumulate", "2"], ["--cache", "disk"],
-                                   ["--mix", "pixel", "--pixel-map", "bernoulli"], ["--mix", "soft"],
-                                   ["--mix", "video"], ["--targets", "patch"]], ids=lambda flags: flags[-1])
+@pytest.mark.parametrize("flags", [
+    ["--precision", "bf16"], ["--accumulate", "2"], ["--cache", "disk"], ["--mix", "pixel", "--pixel-map", "bernoulli"],
+    ["--mix", "soft"], ["--mix", "video"], ["--mix", "apart"], ["--targets", "patch"]], ids=lambda flags: flags[-1])
 def test_flags_run(clips, tmp_path, flags):
     table = rows(run(clips, tmp_path / "run", *flags))
     assert len(table) == 10 and all(0.3 < row["loss/total"] < 6 for row in table)
@@ -292,7 +335,8 @@ def test_kill_9_and_resume_are_bit_identical(clips, tmp_path):
 
 
 RUNS = {"image": ("cmmixer", ["--mix", "image"]), "pixel": ("cmmixer", ["--mix", "pixel"]),
-        "parts": ("cmmixer", ["--mix", "soft", "--accumulate", "2"]), "pair": ("cmmixer-pair", [])}
+        "parts": ("cmmixer", ["--mix", "soft", "--accumulate", "2"]), "apart": ("cmmixer", ["--mix", "apart"]),
+        "pair": ("cmmixer-pair", [])}
 
 
 def curve(clips, name, backend=None):

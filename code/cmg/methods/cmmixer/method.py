@@ -8,7 +8,8 @@ rebuilt where they are hidden:
 
 Pictures have mean 0 and variance 1 over the training clips (the statistics of the first batch), so that a predictor
 that knows nothing but them has a loss of about 1 in each modality. `--preset official` trains what the released script
-trains: frames alone are seen, and decibels are rebuilt as they are.
+trains: frames alone are seen, and decibels are rebuilt as they are. `--mix apart` mixes nothing: each modality has an
+encoder and a decoder of its own, which see and rebuild it alone.
 
 cmmixer-pair: an encoder for each modality, which begins with that of a cmmixer checkpoint (`--init-from`), a projector
 on it, and NT-Xent over both modalities of all clips.
@@ -17,6 +18,7 @@ on it, and NT-Xent over both modalities of all clips.
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from cmg.distributed import gather, total
 from cmg.errors import UserError
@@ -25,8 +27,8 @@ from cmg.losses.patches import normalised, patch_mse
 from cmg.methods.cmmixer.augment import crop_and_flip, erase
 from cmg.methods.cmmixer.draws import own_draws
 from cmg.methods.cmmixer.grid import fold, patchify
-from cmg.methods.cmmixer.mixing import mix
-from cmg.methods.cmmixer.model import MixerModel, PairModel, picture_kind
+from cmg.methods.cmmixer.mixing import Mixture, mix
+from cmg.methods.cmmixer.model import MixerModel, PairModel, chosen_steps, picture_kind
 from cmg.methods.cmmixer.network import Decoder, hide
 from cmg.methods.cmmixer.settings import RELEASED, SIZES, SMALL, MixerConfig, PairConfig
 from cmg.methods.contract import Method, Recipe, detached
@@ -47,19 +49,6 @@ class State:
     share: torch.Tensor = None  # Tensor[B]: of the first modality in the mixture
     mask: torch.Tensor = None  # BoolTensor[B, L], the hidden patches
     predictions: dict = field(default_factory=dict)  # Tensor[B, L, values of a patch]
-
-
-def chosen_steps(exists, positions, training):
-    """P of a clip's steps in order, one in each of P equal parts of the steps that exist: at random, or in its middle.
-
-    exists : BoolTensor[B, T]. Returns int64 Tensor[B, P]; of a clip with fewer steps some occur again.
-    """
-    B, T = exists.shape
-    draws = own_draws(B, positions, device=exists.device) if training else 0.5
-    part = (torch.arange(positions, device=exists.device) + draws) / positions  # (B, P), 0 to 1
-    count = exists.sum(1, keepdim=True)
-    place = (part * count).long().clamp(max=T - 1).expand(B, positions)
-    return (~exists).to(torch.uint8).argsort(dim=1, stable=True).gather(1, place)
 
 
 class PictureMethod(Method):
@@ -133,23 +122,40 @@ class CMMixer(PictureMethod):
     }
 
     def __init__(self, shapes, config):
-        super().__init__(shapes, MixerModel(shapes, config.pictures), config.augment)
-        c, self.config = config.pictures, config
-        self.decoder = Decoder(c.grid, self.model.modalities, 3 * c.patch**2, c.dim, config.decoder_dim,
-                               config.decoder_layers, config.decoder_heads, c.mlp_ratio, c.norm_eps)
+        super().__init__(shapes, self.rebuild(shapes, config), config.augment)
+        self.config = config
+        if config.mix == "apart":
+            self.decoders = nn.ModuleDict({m: self.new_decoder([m]) for m in self.model.modalities})
+        else:
+            self.decoder = self.new_decoder(self.model.modalities)
+
+    def new_decoder(self, heads_of):
+        config, c = self.config, self.config.pictures
+        return Decoder(c.grid, heads_of, 3 * c.patch**2, c.dim, config.decoder_dim, config.decoder_layers,
+                       config.decoder_heads, c.mlp_ratio, c.norm_eps)
 
     def encode(self, batch):
-        state, config = self.read(batch), self.config
-        mixed, state.share = mix(*state.pictures.values(), config.mix, config.pixel_rate,
-                                 config.pixel_map == "exact", config.alone)
-        state.mask, state.predictions = self.reconstruct(mixed)
+        state = self.read(batch)
+        seen, state.share = self.mixture(state.pictures, self.config.alone)
+        state.mask, state.predictions = self.reconstruct(seen)
         return state
 
-    def reconstruct(self, mixed):
-        """Hide and predict: pictures Tensor[B, P, 3, S, S] -> mask [B, L], dict modality -> Tensor[B, L, values]."""
+    def mixture(self, pictures, alone=0.0):
+        """What is seen of pictures, dict modality -> Tensor[B, P, 3, S, S] -> Mixture; apart, the dict itself."""
+        config, (first, second) = self.config, pictures.values()
+        if config.mix == "apart":
+            return Mixture(pictures, first.new_full(first.shape[:1], 0.5))
+        return mix(first, second, config.mix, config.pixel_rate, config.pixel_map == "exact", alone)
+
+    def reconstruct(self, seen):
+        """Hide and predict: a `Mixture`'s pictures -> mask [B, L], dict modality -> Tensor[B, L, values]."""
         rows, columns = self.model.config.grid
-        hidden = hide(own_draws(len(mixed), rows * columns, device=mixed.device), self.config.mask_ratio)
-        return hidden.mask, self.decoder(self.model.vit(fold(mixed), hidden.visible), hidden.restore)
+        some = next(iter(seen.values())) if self.config.mix == "apart" else seen
+        hidden = hide(own_draws(len(some), rows * columns, device=some.device), self.config.mask_ratio)
+        if self.config.mix == "apart":
+            return hidden.mask, {m: self.decoders[m](vit(fold(seen[m]), hidden.visible), hidden.restore)[m]
+                                 for m, vit in self.model.vits.items()}
+        return hidden.mask, self.decoder(self.model.vit(fold(seen), hidden.visible), hidden.restore)
 
     def targets(self, pictures):
         """What a patch should be predicted to be, Tensor[B, L, values]."""
@@ -174,7 +180,7 @@ class CMMixer(PictureMethod):
 
     @classmethod
     def rebuild(cls, shapes, config):
-        return MixerModel(shapes, config.pictures)
+        return MixerModel(shapes, config.pictures, config.mix == "apart")
 
 
 def fine_tuning(pictures, optimiser=PUBLISHED, epochs=100, **changed):
@@ -204,16 +210,16 @@ class CMMixerPair(PictureMethod):
 
     def taken_over(self, state, method):
         """The tensors that the kept module begins with, of a checkpoint's: of one of cmmixer its encoder, for every
-        modality, and its scale of pictures; projectors begin anew.
+        modality, or those that it has for each, and its scale of pictures; projectors begin anew.
 
         state : state dict of the checkpoint's kept module; method : its method's name.
         """
         if method != CMMixer.name:
             return state
         encoder = {name.removeprefix("vit."): x for name, x in state.items() if name.startswith("vit.")}
-        scale = {name: x for name, x in state.items() if name.startswith(("mean.", "spread."))}
         vits = {f"vits.{m}.{name}": x for m in self.model.modalities for name, x in encoder.items()}
-        return {name: x for name, x in self.model.state_dict().items() if name.startswith("projectors.")} | vits | scale
+        rest = {name: x for name, x in state.items() if not name.startswith("vit.")}
+        return {name: x for name, x in self.model.state_dict().items() if name.startswith("projectors.")} | vits | rest
 
     @classmethod
     def rebuild(cls, shapes, config):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cmg.methods.cmmixer.draws import own_draws
 from cmg.methods.cmmixer.grid import fold
 from cmg.methods.cmmixer.network import Encoder
 from cmg.models.pretrained import Pretrained, Tokens
@@ -30,6 +31,19 @@ def pictures_of(x, side, dtype):
     if x.shape[-2:] != (side, side):
         x = F.interpolate(x.flatten(0, 1), (side, side), mode="bilinear", antialias=True).unflatten(0, (B, T))
     return x.expand(B, T, 3, side, side)
+
+
+def chosen_steps(exists, positions, training):
+    """P of a clip's steps in order, one in each of P equal parts of the steps that exist: at random, or in its middle.
+
+    exists : BoolTensor[B, T]. Returns int64 Tensor[B, P]; of a clip with fewer steps some occur again.
+    """
+    B, T = exists.shape
+    draws = own_draws(B, positions, device=exists.device) if training else 0.5
+    part = (torch.arange(positions, device=exists.device) + draws) / positions  # (B, P), 0 to 1
+    count = exists.sum(1, keepdim=True)
+    place = (part * count).long().clamp(max=T - 1).expand(B, positions)
+    return (~exists).to(torch.uint8).argsort(dim=1, stable=True).gather(1, place)
 
 
 class PictureModel(Pretrained):
@@ -97,18 +111,26 @@ class PictureModel(Pretrained):
 
 
 class MixerModel(PictureModel):
-    """The encoder of the mixture, given one modality: the mean of its patches, after the last norm."""
+    """The encoder of the mixture, given one modality: the mean of its patches, after the last norm.
 
-    def __init__(self, shapes, config):
+    apart : an encoder for each modality, which has seen no other
+    """
+
+    def __init__(self, shapes, config, apart=False):
         super().__init__(shapes, config)
-        self.vit = self.encoder()
+        if apart:
+            self.vits = nn.ModuleDict({m: self.encoder() for m in self.shapes})
+        else:
+            self.vit = self.encoder()
 
     def vectors(self, modality, picture):
-        return self.vit(picture)[:, 1:].mean(1)
+        vit = self.vits[modality] if hasattr(self, "vits") else self.vit
+        return vit(picture)[:, 1:].mean(1)
 
 
 class PairModel(PictureModel):
-    """An encoder and a projector for each modality.
+    """An encoder and a projector for each modality. A clip is retrieved by the vector that fine-tuning compares, that
+    of P of its steps together ("joint").
 
     config : PairConfig
     """
@@ -124,3 +146,9 @@ class PairModel(PictureModel):
 
     def vectors(self, modality, picture):
         return self.projectors[modality](self.vits[modality].read(picture, self.read_out))
+
+    def items(self, modality, features, valid):
+        steps = chosen_steps(valid, self.config.positions, training=False)  # (B, P)
+        clips = torch.arange(len(steps), device=steps.device)[:, None]
+        pictures = self.standard(modality, self.raw(modality, features[clips, steps]))
+        return {"joint": torch.cat([self.vectors(modality, fold(part)) for part in pictures.split(AT_ONCE)])}

@@ -77,8 +77,8 @@ class MixerConfig(Config):
 
     Attributes
     ----------
-    mix : a box for every position of a clip, one for the clip, single pixels, a weighted sum; or none, what the
-        released program computes
+    mix : a box for every position of a clip, one for the clip, single pixels, a weighted sum; none, what the released
+        program computes; or apart, an autoencoder for each modality
     pixel_rate : share of the second modality's pixels with --mix pixel
     pixel_map : whether every clip has exactly this share, or every pixel this chance
     alone : share of the clips that show one modality only, so that the encoder has seen such clips
@@ -88,7 +88,7 @@ class MixerConfig(Config):
     decoder_heads : of the decoder's attention
     """
 
-    mix: str = setting("image", choices=MODES)
+    mix: str = setting("image", choices=(*MODES, "apart"))
     pixel_rate: float = setting(0.5, number(above=0, below=1))
     pixel_map: str = setting("exact", choices=("exact", "bernoulli"))
     alone: float = setting(0.1, number(least=0))
