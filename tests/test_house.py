@@ -285,6 +285,27 @@ def test_uniq4cap_script_has_two_stages_and_tells_videos(called):
          "--videos", "a b.mp4", "c.mp4", "--checkpoint", "x"]]
 
 
+def test_cmmixer_script_mixes_then_fine_tunes(called):
+    """Fine-tuning begins with the mixed encoder, and gets the flags that it knows."""
+    given = ["--out", "my run", "--device", "cpu", "--mix=pixel", "--no-flip", "--epochs", "7", "--dim", "64"]
+    mixed, pairs, separation, retrieval, ave, again, last = called("scripts/cmmixer.sh", *given, PAIRS="--epochs 9")
+    settings = [parse(call[2:]) for call in (mixed, pairs)]
+    assert [one.flags["method"] for one in settings] == ["cmmixer", "cmmixer-pair"]
+    assert [one.run.epochs for one in settings] == [7, 9] and settings[1].run.init_from == "my run/mixed/latest.pt"
+    assert settings[0].method.mix == "pixel"
+    for one, folder in zip(settings, ("mixed", "pairs")):
+        assert one.run.out == f"my run/{folder}" and one.method.pictures.dim == 64 and not one.method.augment.flip
+        assert one.flags["preset"] == "small" and one.run.device == "cpu" and one.run.data == ["synthetic"]
+    assert [call[1].rpartition(".")[2] for call in (separation, retrieval, ave, again, last)] == [
+        "separation", "retrieval", "ave", "retrieval", "ave"]
+    own, theirs = called("scripts/cmmixer.sh", "--data", "a.h5", "b.h5", "--preset", "base", NPROC="2")
+    for call, method in ((own, "cmmixer"), (theirs, "cmmixer-pair")):
+        assert call[:6] == ["-m", "cmg.launch", "2", "cmg.pretrain", "--method", method]
+        settings = parse(call[4:])
+        assert settings.run.data == ["a.h5", "b.h5"] and settings.method.augment.crop == 0.5
+    assert called("scripts/cmmixer.sh", "--help") == [["-m", "cmg.pretrain", "--method", "cmmixer", "--help"]]
+
+
 def test_thin_scripts_pass_flags_on(called):
     (ave,) = called("scripts/ave.sh", "--checkpoint", "x", "--protocol", "paper")
     assert ave[:2] == ["-m", "cmg.downstream.ave"] and ave[-4:] == ["--checkpoint", "x", "--protocol", "paper"]

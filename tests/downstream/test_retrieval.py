@@ -352,7 +352,8 @@ def test_a_model_without_a_codebook_ranks_its_vectors(tmp_path):
     rows = zero_shot(Vectors(), Collection(features), [("video", "audio")], FAST)
     # Its vectors are the other's code vectors: two clips share each.
     assert {row["metric"]: row["value"] for row in rows} == {
-        "semantic_r1": 50.0, "semantic_r5": 100.0, "semantic_r10": 100.0, "semantic_r50": 100.0,
+        "semantic_r1": 50.0, "semantic_r5": 100.0, "semantic_r10": 100.0, "semantic_r25": 100.0,
+        "semantic_r50": 100.0,
         "semantic_median_rank": 1.5, "semantic_mean_rank": 1.5}
     assert retrieval.draw(rows, tmp_path / "r.png").exists()
     assert "| video → audio | semantic | 50.0 | 100.0 | 100.0 |" in " ".join(retrieval.table(rows).split())
@@ -369,8 +370,8 @@ def test_a_model_says_by_what_its_clips_are_retrieved(tmp_path):
     features = FeatureSet(write_features(tmp_path / "a.h5", ids, ["video", "audio"], scale=0.05))
     rows = zero_shot(First(), Collection(features), [("video", "audio")], FAST)
     assert {row["metric"]: row["value"] for row in rows} == {
-        "first_r1": 50.0, "first_r5": 100.0, "first_r10": 100.0, "first_r50": 100.0, "first_median_rank": 1.5,
-        "first_mean_rank": 1.5}
+        "first_r1": 50.0, "first_r5": 100.0, "first_r10": 100.0, "first_r25": 100.0, "first_r50": 100.0,
+        "first_median_rank": 1.5, "first_mean_rank": 1.5}
     assert retrieval.draw(rows, tmp_path / "r.png").exists()
     whole, there = item_vectors(OneHotModel(), features, "audio")
     parts, _ = item_vectors(OneHotModel(), features, "audio", batch_size=3)

@@ -1,6 +1,7 @@
 """What a run separates: its figures by hand, clips that it was pretrained on, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -40,12 +41,14 @@ def made(tmp_path_factory):
 def test_it_writes_figures_of_other_clips_and_a_picture(made, tmp_path, capsys):
     run, data = made
     table = main(["--checkpoint", str(run), "--data", data, "--device", "cpu", "--out", str(tmp_path), "--clips", "3"])
-    assert json.loads((tmp_path / "separation.json").read_text()) == table
-    assert [(row["modality"], row["clips"]) for row in table] == [("video", 8), ("audio", 8)]
+    assert json.loads((tmp_path / "results.json").read_text()) == table
+    assert [(row["source"], row["target"], row["metric"], row["n_test"]) for row in table] == [
+        (source, target, kind + name, 8) for source, target in (("audio", "video"), ("video", "audio"))
+        for kind in ("", "alone_") for name in ("explained", "gain")]
     assert (tmp_path / "separation.png").stat().st_size > 5000 and (tmp_path / "separation.pdf").is_file()
-    assert "mean picture" in capsys.readouterr().out
+    assert "| video, beside audio |" in capsys.readouterr().out
     again = main(["--checkpoint", str(run / "latest.pt"), "--data", data, "--device", "cpu", "--out", str(tmp_path)])
-    assert again == table
+    assert [row["value"] for row in again] == [row["value"] for row in table]
 
 
 def test_an_oracle_gains_from_its_own_clip_and_noise_from_none(made):
@@ -64,12 +67,13 @@ def test_an_oracle_gains_from_its_own_clip_and_noise_from_none(made):
         return mask, {m: method.targets(mixed) for m in pictures}
 
     method.reconstruct = reconstruct
-    own, other, mean = errors(method, pictures, "alone", 0)["audio"]  # frames alone are seen
+    own, other, mean = errors(method, pictures, True, 0)["audio"]  # frames alone are seen
     wanted = (truth["video"] - truth["audio"])[:, ::2].square().mean((1, 2))
     torch.testing.assert_close(own, wanted)
     torch.testing.assert_close(other, (truth["video"].roll(1, 0) - truth["audio"])[:, ::2].square().mean((1, 2)))
     torch.testing.assert_close(mean, (truth["audio"].mean(0) - truth["audio"])[:, ::2].square().mean((1, 2)))
-    own, other, _ = errors(method, pictures, "none", 0)["video"]  # itself is seen, whoever the other clip is
+    method.config = replace(method.config, mix="none")
+    own, other, _ = errors(method, pictures, False, 0)["video"]  # itself is seen, whoever the other clip is
     assert (own == 0).all() and (other == 0).all()
 
 
@@ -78,12 +82,22 @@ def test_gains_are_means_over_clips(made):
     method, _ = load_whole(run, CMMixer)
     rows = list(range(4, 12))
     table = measured(method, FeatureSet(data), rows, 3, torch.device("cpu"))
-    found = errors(method, pictures_of(method, FeatureSet(data), rows, torch.device("cpu")), "image", 3)
+    pictures = pictures_of(method, FeatureSet(data), rows, torch.device("cpu"))
     for row in table:
-        own, other, mean = (values.double() for values in found[row["modality"]])
-        assert row["mixed_gain"] == pytest.approx((other - own).mean().item(), abs=1e-6)
-        assert row["mixed_gain_error"] == pytest.approx((other - own).std().item() / 8**0.5, rel=1e-4)
-        assert row["over_mean"] == pytest.approx((mean - own).mean().item(), abs=1e-6)
+        found = errors(method, pictures, row["metric"].startswith("alone"), 3)
+        own, other, mean = (values.double() for values in found[row["target"]])
+        gained = 100 * ((other if row["metric"].endswith("gain") else mean) - own) / mean.mean()
+        assert row["value"] == pytest.approx(gained.mean().item(), abs=1e-3) and row["chance"] == 0
+        assert row["test_error"] == pytest.approx(gained.std().item() / 8**0.5, abs=1e-3)
+
+
+def test_apart_nothing_is_read_out_of_the_other_modality(made, tmp_path):
+    folder, data = made
+    trained = write(tmp_path / "train.h5", [f"c{i}" for i in range(16)], 0)
+    pretrain(["--data", trained, "--out", str(tmp_path / "run"), *FLAGS, "--mix", "apart"])
+    table = main(["--checkpoint", str(tmp_path / "run"), "--data", data, "--device", "cpu"])
+    assert [row["metric"] for row in table] == ["explained", "gain"] * 2
+    assert [row["value"] for row in table if row["metric"] == "gain"] == [0, 0]
 
 
 def test_what_is_refused(made, tmp_path, capsys):

@@ -21,6 +21,7 @@ WRITTEN = {
                   for name in (*(f"r{k}{end}" for k in retrieval.RECALLS for end in ("", retrieval.EXPECTED)),
                                "median_rank", "mean_rank")],
     "neighbourhood": [f"{kind}_{name}" for kind in ("features", "input") for name in ("overlap", "correlation")],
+    "separation": [kind + name for kind in ("", "alone_") for name in ("explained", "gain")],
     "captioning": [f"{words}_{metric}" for words in TOKENIZERS for metric in captions.METRICS],
     "retrieval_head": [f"r{k}" for k in retrieval_head.RECALLS],
 }

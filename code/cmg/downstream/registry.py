@@ -33,7 +33,7 @@ TASKS = {  # name in results.json -> its entry
     "ucf_vggsound": Entry("ucf_vggsound", "UCF101 (video) ↔ VGGSound (audio)", "top-1 across modality and data set",
                           ("ucf_vggsound.sh",)),
     "avs": Entry("avs", "AVS-S4 segmentation, A2T / T2A", "mIoU, F with β² = 0.3", ("avs_train.sh", "avs_test.sh")),
-    "retrieval": Entry("retrieval", "retrieval, zero-shot", "R@1/5/10/50, median and mean rank, on codes, "
+    "retrieval": Entry("retrieval", "retrieval, zero-shot", "R@1/5/10/25/50, median and mean rank, on codes, "
                        "semantics or joint embeddings; text ↔ video+audio",
                        ("retrieval.sh",)),
     "retrieval_head": Entry("retrieval", "retrieval with a head, V2T / T2V (Table 5)", "R@1/5/10, on codes",
@@ -41,6 +41,8 @@ TASKS = {  # name in results.json -> its entry
     "neighbourhood": Entry("neighbourhood", "whether clips keep their neighbours",
                            "nearest clips in common with the input, and Spearman's ρ of similarities",
                            ("neighbourhood.sh",)),
+    "separation": Entry("separation", "whether CMMixer separates what it mixed",
+                        "what is rebuilt of hidden patches, and by the clip's own other modality", ("cmmixer.sh",)),
     "captioning": Entry("captioning", "captions of clips", "BLEU-1 to -4, ROUGE-L, CIDEr-D", ("uniq4cap.sh",)),
     "codebook": Entry("codebook", "how the codebook is shared (Fig. 4)", "each code's use by modality",
                       ("fig4.sh",), rows=False),

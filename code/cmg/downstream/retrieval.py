@@ -5,8 +5,8 @@
 
 Zero-shot: an item is the mean of its steps, of the code vectors ("codes") and of the encoder's outputs before
 quantising ("semantic"), or whatever the model has for an item, such as a joint embedding ("joint"); every query of one
-modality ranks all items of the other by cosine. Right is the item of the same clip. R@1, R@5, R@10, R@50, the median
-and the mean rank, in every direction, and between words and what is seen and heard as one (`video+audio`: the mean of
+modality ranks all items of the other by cosine. Right is the item of the same clip. R@1/5/10/25/50, the median and the
+mean rank, in every direction, and between words and what is seen and heard as one (`video+audio`: the mean of
 the two vectors, each of length 1, or the one that there is). Texts may come from a file of their own, with several
 captions a clip (`--text-data`; ids as `cmg.data.captions` writes them): each is a query and an item of its own. Right
 for a caption is its clip, right for a clip is any of its captions, of which the nearest counts; `chance` knows how many
@@ -59,7 +59,7 @@ from cmg.files import read_columns
 from cmg.metrics.retrieval import Places, chance, places, present_ranks, recall_at
 from cmg.modalities import ordered
 
-RECALLS = (1, 5, 10, 50)
+RECALLS = (1, 5, 10, 25, 50)
 EXPECTED = "_expected"  # ends the metrics of which the number of queries is what there should be
 
 

@@ -3,37 +3,40 @@
     python -m cmg.downstream.separation --checkpoint checkpoint/cmmixer --data clips.h5
     python -m cmg.downstream.separation --checkpoint checkpoint/cmmixer --data synthetic --clips 6
 
-On clips that it was not pretrained on, over the hidden patches alone, in units of the training clips' variance:
+On clips that it was not pretrained on, over the hidden patches alone, a modality is rebuilt
 
-    rebuilt         error of a modality, rebuilt from the mixture with its own clip's other modality
-    other clip      the same where the other modality's pixels are those of another clip, at the same places, with the
-                    same patches hidden; a larger error shows that one modality is read out of the other
-    alone, other    the other modality alone is seen, of the clip itself or of another clip
-    mean picture    error of the mean of all these clips' pictures, which is the best that knows nothing of the clip
+    own             from the mixture with its own clip's other modality
+    other           the same where the other modality's pixels are those of another clip, at the same places, with the
+                    same patches hidden
+    mean picture    as the mean of all these clips' pictures, which is the best that knows nothing of the clip
 
-`separation.json` holds them with standard errors over clips, `separation.png` (and .pdf) shows some clips: the mixture,
-what is seen of it, and both modalities rebuilt and as they were. The decoder is needed, which latest.pt alone holds.
+and again where the other modality *alone* is seen. Figures are shares of the mean picture's squared error, in percent:
+
+    explained, alone_explained    what is rebuilt of it, (mean picture - own) / mean picture
+    gain, alone_gain              (other - own) / mean picture: what is read out of the other modality, and not guessed
+
+with standard errors over clips (`test_error`). `results.json` holds them, from `source` to the `target` that is
+rebuilt; `separation.png` (and .pdf) shows some clips: the mixture, what is seen of it, and both modalities rebuilt and
+as they were. The decoder is needed, which latest.pt alone holds.
 """
 
-import json
 from pathlib import Path
 
 import torch
 from matplotlib.colors import to_rgb
 
-from cmg.cli import Parser, command, require_folder, whole
+from cmg.cli import Parser, command, git_commit, whole
 from cmg.data.features import FeatureSet
 from cmg.distributed import choose_device, seed_shared
-from cmg.downstream.results import markdown_table
-from cmg.downstream.task import DATA, add_place_flags, synthetic_of, task_parser
+from cmg.downstream.results import markdown_table, prepare_results, result, rounded, write_results
+from cmg.downstream.task import DATA, STRICT, add_place_flags, synthetic_of, task_parser
 from cmg.errors import UserError
 from cmg.figures import mixtures
 from cmg.figures.style import SKY, save
-from cmg.files import write_atomically
 from cmg.methods.cmmixer.grid import fold, patchify, unfold, unpatchify
 from cmg.methods.cmmixer.method import CMMixer
-from cmg.methods.cmmixer.mixing import mix
 from cmg.methods.cmmixer.model import picture_kind
+from cmg.training.checkpoint import numerics_of
 from cmg.training.state import load_whole
 
 AT_ONCE = 100  # clips
@@ -54,23 +57,20 @@ def held_out(features, content, where):
 
 
 @torch.no_grad()
-def errors(method, pictures, mode, seed):
+def errors(method, pictures, alone, seed):
     """Errors of every clip over its hidden patches, rebuilt from its own and from another clip's other modality.
 
-    pictures : dict modality -> Tensor[B, P, 3, S, S]. mode : of the mixer, or "alone": the other modality alone.
+    pictures : dict modality -> Tensor[B, P, 3, S, S]. alone : whether the other modality alone is seen, or the mixture.
     Returns dict modality -> (own Tensor[B], another's Tensor[B], the mean picture's Tensor[B]).
     """
-    config, (first, second), found = method.config, pictures, {}
+    (first, second), found = pictures, {}
 
     def rebuilt(m, partner):
         """Modality m of its own clip, the other of `partner`."""
         seen = {name: x if name == m else x[partner] for name, x in pictures.items()}
         seed_shared(seed, 0, x.device)  # the same places, the same patches hidden
-        if mode == "alone":
-            mixed = seen[second if m == first else first]
-        else:
-            mixed = mix(seen[first], seen[second], mode, config.pixel_rate, config.pixel_map == "exact").pictures
-        mask, predictions = method.reconstruct(mixed)
+        mask, predictions = method.reconstruct(seen[second if m == first else first] if alone
+                                               else method.mixture(seen).pictures)
         target = method.targets(pictures[m])
         return mask, of_hidden(predictions[m], target, mask), of_hidden(target.mean(0, keepdim=True), target, mask)
 
@@ -88,27 +88,27 @@ def of_hidden(prediction, target, mask):
 
 
 def measured(method, features, rows, seed, device) -> list[dict]:
-    """A row of figures for every modality."""
-    mode = method.config.mix
-    found = {m: {"mixed": [], "alone": []} for m in method.model.modalities}
+    """Rows of `results.json` less checkpoint and commit: modalities × figures."""
+    first, second = method.model.modalities
+    kinds = {"": False} if method.config.mix == "apart" else {"": False, "alone_": True}
+    found = {(m, kind): [] for m in (first, second) for kind in kinds}
     for number, some in enumerate(torch.tensor(rows).split(AT_ONCE)):
         if len(some) < 2:
             break  # there is no other clip
         pictures = pictures_of(method, features, some.tolist(), device)
-        for kind, how in (("mixed", mode), ("alone", "alone")):
-            for m, values in errors(method, pictures, how, seed + number).items():
-                found[m][kind].append(torch.stack(values, 1).cpu())
+        for kind, alone in kinds.items():
+            for m, values in errors(method, pictures, alone, seed + number).items():
+                found[m, kind].append(torch.stack(values, 1).cpu())
     table = []
-    for m, parts in found.items():
-        row = {"modality": m, "mix": mode, "clips": len(torch.cat(parts["mixed"]))}
-        for kind, values in parts.items():
-            own, other, mean = torch.cat(values).double().unbind(1)
-            row |= {f"{kind}_own": own.mean().item(), f"{kind}_other": other.mean().item(),
-                    f"{kind}_gain": (other - own).mean().item(), f"{kind}_gain_error": standard_error(other - own)}
-            if kind == "mixed":
-                row |= {"mean_picture": mean.mean().item(), "over_mean": (mean - own).mean().item(),
-                        "over_mean_error": standard_error(mean - own)}
-        table.append(row)
+    for (m, kind), parts in found.items():
+        own, other, mean = torch.cat(parts).double().unbind(1)
+        known = {"mix": method.config.mix} | {name: rounded(x.mean().item()) for name, x in (
+            ("own_error", own), ("other_error", other), ("mean_picture_error", mean))}
+        for name, less in (("explained", mean - own), ("gain", other - own)):
+            share = 100 * less / mean.mean()
+            table.append(result("separation", second if m == first else first, m, STRICT._replace(seed=seed),
+                                kind + name, share.mean().item(), None, None, 0.0, 0, len(own), **known,
+                                test_error=rounded(standard_error(share))))
     return table
 
 
@@ -127,11 +127,11 @@ def pictures_of(method, features, rows, device):
 @torch.no_grad()
 def shown(method, pictures, names, seed):
     """What `cmg.figures.mixtures.draw` draws: the clips' folded pictures side by side, and the columns' titles."""
-    model, config = method.model, method.config
+    model = method.model
     first, second = model.modalities
     seed_shared(seed, 0, next(iter(pictures.values())).device)
-    mixed = mix(*pictures.values(), config.mix, config.pixel_rate, config.pixel_map == "exact")
-    mask, predictions = method.reconstruct(mixed.pictures)
+    mixed = method.mixture(pictures).pictures
+    mask, predictions = method.reconstruct(mixed)
     patch, rows, positions = model.config.patch, model.config.grid[0], model.config.positions
 
     def beside(x):
@@ -155,54 +155,68 @@ def shown(method, pictures, names, seed):
         mean, spread = (getattr(part, m).view(3, 1, 1) for part in (model.mean, model.spread))
         return list(beside(x * spread + mean))
 
-    both = torch.where(mask[..., None], float("nan"), patchify(fold(mixed.pictures), patch))
-    seen = (undone(both) + 2) / 4
-    hidden = torch.tensor(to_rgb(SKY)).to(seen).view(3, 1, 1)
-    columns = {"mixture": list(beside((mixed.pictures + 2) / 4)),
-               "what is seen": list(beside(torch.where(seen.isnan(), hidden, seen)))}
+    def visible(x):
+        """Of what is seen, in colours, what is not hidden."""
+        seen = (undone(torch.where(mask[..., None], float("nan"), patchify(fold(x), patch))) + 2) / 4
+        return list(beside(torch.where(seen.isnan(), torch.tensor(to_rgb(SKY)).to(seen).view(3, 1, 1), seen)))
+
+    if method.config.mix == "apart":
+        columns = {f"{m}, what is seen": visible(x) for m, x in mixed.items()}
+    else:
+        columns = {"mixture": list(beside((mixed + 2) / 4)), "what is seen": visible(mixed)}
     for m in (first, second):
         columns |= {f"{m}, rebuilt": coloured(m, filled(m)), m: coloured(m, undone(method.targets(pictures[m])))}
     return {name: [arrays[i] for arrays in columns.values()] for i, name in enumerate(names)}, list(columns)
 
 
 def parser() -> Parser:
-    p = task_parser("cmg.downstream.separation", "Does CMMixer separate what it mixed?", "a run folder, or its "
-                    "latest.pt")
+    p = task_parser("separation", checkpoint="a run folder, or its latest.pt")
     p.add_argument("--data", nargs="+", required=True, help=f"{DATA}; raw clips")
     p.add_argument("--clips", type=whole(1), default=4, help="that are drawn")
     p.add_argument("--seed", type=whole(), default=0, help="of the mixtures and of what is hidden")
-    return add_place_flags(p, "separation.json and the picture")
+    return add_place_flags(p, "results.json and the picture")
+
+
+def table(rows: list[dict]) -> str:
+    """A line for every modality."""
+    lines = {}
+    for row in rows:
+        lines.setdefault((row["source"], row["target"]), {})[row["metric"]] = row
+    names = list(dict.fromkeys(row["metric"] for row in rows))
+
+    def figure(row):
+        return f"{row['value']:.1f} ± {row['test_error']:.1f}"
+
+    return markdown_table(
+        ["rebuilt", *(f"{name.replace('_', ', ')}, %" for name in names), "error", "of the mean picture", "clips"],
+        [[f"{target}, beside {source}", *(figure(found[name]) for name in names),
+          *(f"{found['explained'][name]:.3f}" for name in ("own_error", "mean_picture_error")),
+          str(found["explained"]["n_test"])] for (source, target), found in lines.items()])
 
 
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    if args.out:
-        require_folder(args.out)
+    place = Path(args.checkpoint)
+    out = Path(args.out) if args.out else place if place.is_dir() else place.parent
     device = choose_device(args.device)
     method, content = load_whole(args.checkpoint, CMMixer, device, args.method)
+    prepare_results(out)
     files = synthetic_of(args.data, content, args.checkpoint, args.method)
     features = FeatureSet([files.ave] if files else args.data, method.model.modalities, "disk")
     method.model.check(features)
     rows = held_out(features, content, "--data")
-    table = measured(method, features, rows, args.seed, device)
-    place = Path(args.checkpoint)
-    out = Path(args.out) if args.out else place if place.is_dir() else place.parent
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "separation.json", json.dumps(table, indent=1) + "\n")
-    print(markdown_table(
-        ["modality", "rebuilt", "other clip", "gain", "alone, own", "alone, other", "gain", "mean picture", "clips"],
-        [[row["modality"], *(f"{row[name]:.3f}" for name in ("mixed_own", "mixed_other")),
-          f"{row['mixed_gain']:.4f} ± {row['mixed_gain_error']:.4f}",
-          *(f"{row[name]:.3f}" for name in ("alone_own", "alone_other")),
-          f"{row['alone_gain']:.4f} ± {row['alone_gain_error']:.4f}", f"{row['mean_picture']:.3f}", str(row["clips"])]
-         for row in table]) + "\n")
-    print(out / "separation.json")
+    origin = {"checkpoint": str(args.checkpoint), "epoch": content["epoch"],
+              "pretrain_seed": content["args"].get("seed"), "commit": git_commit(),
+              "numerics": numerics_of(content)}
+    found = [row | origin for row in measured(method, features, rows, args.seed, device)]
+    written = write_results(out, found)
+    print(f"Separation, {args.checkpoint}\n\n{table(found)}\n\n{written}")
     few = rows[: args.clips]
     pictures = pictures_of(method, features, few, device)
     names = [features.ids[row] for row in few]
     print(save(mixtures.draw(*shown(method, pictures, names, args.seed)), out / "separation.png"))
-    return table
+    return found
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ TASKS = {
     "ave": "AVE", "labels": "own labels", "avvp": "AVVP", "ave_avvp": "AVE→AVVP",
     "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
-    "neighbourhood": "Neighbourhoods", "captioning": "Captions",
+    "neighbourhood": "Neighbourhoods", "separation": "Separation", "captioning": "Captions",
 }
 REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings"}
 METRICS = {  # name, label of the axis
@@ -26,8 +26,11 @@ METRICS = {  # name, label of the axis
         ("features", "the features"), ("input", "the input space"))},
     **{f"{kind}_correlation": (f"ρ of similarities with {spoken}", "rank correlation, %") for kind, spoken in (
         ("features", "the features"), ("input", "the input space"))},
+    **{f"{kind}{name}": (f"{said}{seen}", "of the mean picture's error, %") for kind, seen in (
+        ("", ""), ("alone_", ", the other modality alone seen")) for name, said in (
+        ("explained", "rebuilt"), ("gain", "by the clip's own other modality"))},
     **{f"r{k}": (f"R@{k}", "recall, %") for k in (1, 5, 10)},
-    **{f"{kind}_r{k}{end}": (f"R@{k} of {spoken}{told}", "recall, %") for k in (1, 5, 10, 50)
+    **{f"{kind}_r{k}{end}": (f"R@{k} of {spoken}{told}", "recall, %") for k in (1, 5, 10, 25, 50)
        for kind, spoken in REPRESENTATIONS.items() for end, told in (("", ""), ("_expected", ", lacking ones wrong"))},
     **{f"{kind}_{rank}_rank": (f"{rank} rank of {spoken}", "rank") for kind, spoken in REPRESENTATIONS.items()
        for rank in ("median", "mean")},
