@@ -138,13 +138,13 @@ def test_ave_chooses_unless_told_otherwise(flags, chooses, tmp_path):
     ("evaluations.a = {task = 'ave', metrics = [1]}\n", "evaluation 'a': metrics is 1; expected text in quotes"),
     ("evaluations.a = {task = 'avp'}\n", "evaluation 'a': task: there is no 'avp'; did you mean 'avvp'?"),
     ("evaluations.a = {task = 'cmg.pretrain'}\n", "evaluation 'a': task: there is no 'cmg.pretrain'; expected one of "
-     "ave, ave_avvp, avs, avvp, captioning, neighbourhood, retrieval, ucf_vggsound"),
+     "ave, ave_avvp, avs, avvp, captioning, neighbourhood, retrieval, separation, ucf_vggsound"),
     ("evaluations.a = {}\n", "evaluation 'a': task: there is no ''; expected one of "
-     "ave, ave_avvp, avs, avvp, captioning, neighbourhood, retrieval, ucf_vggsound"),
+     "ave, ave_avvp, avs, avvp, captioning, neighbourhood, retrieval, separation, ucf_vggsound"),
     ("evaluations.a = {task = '/absent/mine.py'}\n", "evaluation 'a': task: /absent/mine.py: no such file; expected a "
      ".py file, or a task of cmg.downstream"),
     ("evaluations.a = {task = 'codebook'}\n", "evaluation 'a': task: there is no 'codebook'; expected one of "
-     "ave, ave_avvp, avs, avvp, captioning, neighbourhood, retrieval, ucf_vggsound"),
+     "ave, ave_avvp, avs, avvp, captioning, neighbourhood, retrieval, separation, ucf_vggsound"),
     (AVE, "no rows; expected [[rows]] with a name and flags"),
     (rows(a="--x"), "no evaluations; expected [evaluations.ave] with a task and flags"),
 ])
