@@ -105,6 +105,55 @@ def test_loading_costs_are_all_measured(tmp_path, capsys):
     assert {file.name for file in tmp_path.iterdir()} == {"clips.h5", "loading.json"}
 
 
+def test_raw_clips_are_also_decoded(tmp_path, capsys):
+    """The feature file and the media that it was extracted from; of other media, and of features, one line."""
+    pytest.importorskip("av")
+    from cmg.extract.__main__ import main as extract
+    from support_media import levels, tone, write_video
+    from test_pretrain import write_clips
+
+    media, data = tmp_path / "media", str(tmp_path / "raw.h5")
+    media.mkdir()
+    for n in range(3):
+        write_video(media / f"c{n}.mkv", levels(24, (40, 40)), 12, sound=8000 * tone(300 + n, 2, 16000))
+    extract(["--videos", str(media), "--video-backbone", "frames", "--audio-backbone", "melimage", "--side", "16",
+             "--rate", "2", "--seconds", "2", "--out", data, "--workers", "0"])
+    record = loading(["--data", data, "--videos", str(media), "--batch-size", "2"])
+    found = record["us_per_clip"]
+    assert found["decoded"] > found["memory"] and "faster than decoding" in capsys.readouterr().out
+
+    def line(*flags):
+        with pytest.raises(SystemExit) as stop:
+            loading(["--batch-size", "2", *flags])
+        assert stop.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    (tmp_path / "others").mkdir()
+    (media / "c0.mkv").rename(tmp_path / "others" / "d0.mkv")
+    assert "none of the 3 clips is there" in line("--data", data, "--videos", str(tmp_path / "others"))
+    (media / "c1.mkv").write_bytes(b"no film")
+    assert "c1.mkv: video: " in line("--data", data, "--videos", str(media))
+    features = str(write_clips(tmp_path / "clips.h5", n=4))
+    assert "video holds grids of " in line("--data", features, "--videos", str(media))
+
+
+@pytest.mark.slow
+def test_a_step_of_raw_clips():
+    """FLOPs by hand: of the products of CMMixer's small encoder and decoder forward, of 2 clips."""
+    (record,) = main(["--method", "cmmixer", "--preset", "small", "--shapes", "raw", "--modalities", "video", "audio",
+                      "--batch-size", "2", "--device", "cpu", "--steps", "1", "--warmup", "0"])
+    patches, seen, D, d = 64, 17, 128, 64  # of 8×8 pixels; with the class token; widths
+
+    def of_weights(n, width, layers):
+        return layers * 12 * width**2 * n
+
+    first = patches * 192 * D  # its input asks for no gradient
+    forward = (first + of_weights(seen, D, 4) + seen * D * d + of_weights(patches + 1, d, 2) + 2 * patches * d * 192)
+    attention = 4 * 2 * D * seen**2 + 2 * 2 * d * (patches + 1) ** 2
+    # backward takes twice as many, and the scores again
+    assert record["gflop_per_step"] == pytest.approx(2 * 2 * (3 * forward - first + 3.5 * attention) / 1e9, rel=1e-6)
+
+
 def test_released_layout_holds_the_features(tmp_path):
     from test_pretrain import write_clips
 

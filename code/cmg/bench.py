@@ -3,6 +3,7 @@
     python -m cmg.bench                                              # Uni-Code AVT at the published sizes, batch 80
     python -m cmg.bench --modalities video audio --batch-size 80 256 --precision bf16 --compile
     python -m cmg.bench --method multisk --preset released --shapes howto100m --batch-size 2160 --against assignment=off
+    python -m cmg.bench --method cmmixer --preset base --shapes raw --modalities video audio --batch-size 8
     python -m cmg.bench --epoch 40000 --device cuda                  # and a whole epoch over that many clips
 
 Random features of the published shapes, resident on the device in float16; the step and the feed are those of
@@ -28,7 +29,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from cmg.bench_features import SHAPES, RandomFeatures
 from cmg.bench_report import comparison, draw, table
@@ -43,6 +44,13 @@ from cmg.training.graph import WARM_UP
 from cmg.training.host import choose_convolutions, keep_freed_memory
 from cmg.training.loop import Trainer
 from cmg.training.run_config import RunConfig
+
+ATTENTION = {  # on a CPU; torch's counter knows a card's
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(gradient, query, key, value),
+}
 
 
 class OperatorCounter(TorchDispatchMode):
@@ -188,9 +196,10 @@ def measure(args, device, batch_size, ceilings):
     trainer = make_trainer(args, device, batch_size, batch_size)
     batch = next(iter(trainer.loader()))
     trainer.train_step(batch)  # compiles; makes the optimiser's state
+    trainer.started = True  # what begins with the first batch has begun
     parts = {}
-    with (eager(trainer), FlopCounterMode(display=False) as counter, OperatorCounter() as counted,
-          forward_flops(trainer.method, counter, parts)):
+    with (eager(trainer), FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter,
+          OperatorCounter() as counted, forward_flops(trainer.method, counter, parts)):
         trainer.train_step(batch)
     for _ in range(max(args.warmup, WARM_UP if args.cuda_graph else 0)):
         trainer.train_step(batch)

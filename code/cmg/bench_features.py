@@ -6,22 +6,27 @@ SHAPES = {
     "paper": {"video": (10, 7, 7, 512), "audio": (10, 128), "text": (10, 768)},
     "digits": {"video": (10, 7, 7, 244), "audio": (10, 640), "text": (10, 300)},
     "howto100m": {"video": (12, 4096), "audio": (12, 64, 40), "text": (20, 300)},
+    "raw": {"video": (9, 224, 224, 3), "audio": (9, 224, 224)},
     "tiny": {"video": (5, 5, 5, 8), "audio": (5, 12), "text": (5, 10)},
 }
 
 
 class RandomFeatures:
-    """Stands in for a `FeatureSet` of n clips: float16 features, all on the device."""
+    """Stands in for a `FeatureSet` of n clips: float16 features, or uint8 frames, all on the device."""
 
     cache = "device"
 
     def __init__(self, shapes, n, device):
         self.shapes, self.ids, self.device = shapes, range(n), device
         generator = torch.Generator(device).manual_seed(0)
-        self.features = {m: torch.empty(n, *shape, dtype=torch.float16, device=device) for m, shape in shapes.items()}
+        self.features = {m: torch.empty(n, *shape, dtype=torch.uint8 if shape[3:] == (3,) else torch.float16,
+                                        device=device) for m, shape in shapes.items()}
         for x in self.features.values():
             for part in x.split(1024):  # no second copy of the set
-                part.normal_(generator=generator)
+                if x.dtype == torch.uint8:
+                    part.random_(generator=generator)
+                else:
+                    part.normal_(generator=generator)
 
     def __len__(self):
         return len(self.ids)

@@ -1,6 +1,7 @@
 """What reading a clip costs, beside a plain copy of as many bytes and beside the layout of the released features.
 
     python -m cmg.bench_loading --data features.h5 --out loading.json
+    python -m cmg.bench_loading --data raw.h5 --videos clips/        # and beside a loader that decodes the media
 
 A shuffled epoch from memory, from disk in blocks (as `--cache disk` reads), and from disk row by row (as a naive
 loader would). Microseconds per clip, features as stored, float16 as a rule; "as float32" is what a step on the CPU is
@@ -13,6 +14,10 @@ convert to float32. Taken for granted, in that layout's favour: pickles of proto
 and zip files that store without compressing, which spares inflating but makes cold reads longer. Left out, likewise in
 its favour: text, for which the public loader runs BERT on every batch, labels, and the way from a reading process to
 the training one.
+
+With --videos, the media that raw clips (`frames`, `melimage`) were extracted from, the first of them are also made from
+these anew, in this process, as a loader does that keeps nothing: decoded, resized and transformed by the backbones that
+the feature file names, at the sizes that it holds.
 """
 
 import json
@@ -31,11 +36,15 @@ from cmg.cli import Parser, command, git_commit, whole
 from cmg.data.features import FeatureSet
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
+from cmg.extract.backbones import BACKBONES, Choice
+from cmg.extract.clips import find_media
+from cmg.extract.workers import Extractor, Job, Recipe
 from cmg.files import write_atomically
 from cmg.training.batches import epoch_order, on_device, windows
 from cmg.training.host import keep_freed_memory
 
 RELEASED = 200  # clips in the released layout: at the published sizes 2 MB each
+DECODED = 20  # clips that are decoded
 
 
 def forget(paths):
@@ -105,7 +114,36 @@ def measure_released(features, batch_size, folder):
     return {"released layout, cold": cold, "released layout, warm": warm}
 
 
-def measure(paths, batch_size, workers):
+def measure_decoding(features, places):
+    """Microseconds per clip that it takes to decode the media in `places` and to make the clips' pictures of them."""
+    known = features.provenance
+    for m, kind in features.kinds.items():
+        if kind not in ("frames", "maps") or known[m].backbone not in BACKBONES.get(m, {}):
+            raise UserError(f"--videos: {m} holds {kind} of {known[m].backbone or 'a backbone that is not known'}; "
+                            "expected raw clips, which this project extracted")
+    media, _ = find_media(places)
+    found = [media[name] for name in features.ids if name in media][:DECODED]
+    if not found:
+        raise UserError(f"--videos {' '.join(places)}: none of the {len(features)} clips is there; expected the media "
+                        "that they were extracted from")
+    first = features.modalities[0]
+    rate = round(1 / (known[first].seconds_per_step or 1))
+    choices = tuple(Choice(m, known[m].backbone, side=features.shapes[m][1], rate=rate) for m in features.modalities)
+    extractor = Extractor(Recipe(choices, seconds=features.shapes[first][0] // rate, words=0))
+    jobs = [Job(Path(one.path).stem, one.path, (), one.sound) for one in found]
+
+    def pictures():
+        for outcome in map(extractor, jobs):
+            if outcome.reason:
+                raise UserError(f"--videos: {outcome.job.path}: {outcome.reason}; expected the media that --data was "
+                                "extracted from")
+            yield outcome
+
+    next(pictures())  # loads the backbones
+    return per_clip(pictures(), len(jobs))
+
+
+def measure(paths, batch_size, workers, videos=()):
     disk = FeatureSet(paths, cache="disk")
     full, blocks = (epoch_order(len(disk), batch_size, 0, 0, blocks=b) for b in (False, True))
     clips, cpu = sum(map(len, full)), torch.device("cpu")
@@ -117,6 +155,8 @@ def measure(paths, batch_size, workers):
             found = measure_released(disk, batch_size, folder)
     except OSError as error:
         raise UserError(f"{Path(paths[0]).parent}: cannot write the released layout here ({error.strerror})") from None
+    if videos:
+        found["decoded"] = measure_decoding(disk, videos)
     keep_freed_memory()  # as in training on a CPU; the public loader had to do without, as it does
     copy = copier(disk, batch_size)
     found["copy"] = median_per_clip(lambda: (copy() for _ in full), clips)
@@ -136,16 +176,19 @@ def measure(paths, batch_size, workers):
 def main(argv=None):
     p = Parser(prog="cmg.bench_loading", description=__doc__)
     p.add_argument("--data", nargs="+", required=True, help="feature files")
+    p.add_argument("--videos", nargs="+", help="folders or lists of the media that they were extracted from")
     p.add_argument("--batch-size", type=whole(1), default=80, help="clips read at once")
     p.add_argument("--workers", type=whole(), default=0, help="reading processes")
     p.add_argument("--out", help="JSON file")
     args = p.parse_args(argv)
-    record = measure(args.data, args.batch_size, args.workers)
+    record = measure(args.data, args.batch_size, args.workers, args.videos or ())
     found = record["us_per_clip"]
+    rivals = {"than the released layout, cold": "released layout, cold", "warm": "released layout, warm",
+              "than decoding": "decoded"}
+    rivals = {title: found[name] for title, name in rivals.items() if name in found}
     print(markdown_table(
-        ["source", "µs a clip", "times a copy", "faster than the released layout, cold", "warm"],
-        [[name, f"{us:.1f}", f"{us / found['copy']:.1f}",
-          *(f"{found[f'released layout, {state}'] / us:.1f}" for state in ("cold", "warm"))]
+        ["source", "µs a clip", "times a copy", *(f"faster {title}" for title in rivals)],
+        [[name, f"{us:.1f}", f"{us / found['copy']:.1f}", *(f"{rival / us:.1f}" for rival in rivals.values())]
          for name, us in found.items()]))
     if args.out:
         write_atomically(args.out, json.dumps(record, indent=1) + "\n")
