@@ -327,10 +327,12 @@ def test_an_interrupted_run_resumes_to_the_same_bits(clips, tmp_path, method):
 
 
 @pytest.mark.slow
-def test_kill_9_and_resume_are_bit_identical(clips, tmp_path):
+@pytest.mark.parametrize("method", FLAGS)
+def test_kill_9_and_resume_are_bit_identical(clips, trained, tmp_path, method):
     flags = ["--epochs", "40", "--save-every", "7", "--checkpoint-epochs", "20"]
-    whole, out = run(clips, tmp_path / "whole", *flags), tmp_path / "killed"
-    killed_and_resumed(argv(clips, out, *flags), out, 200)
+    flags += ["--init-from", str(trained)] * (method == "cmmixer-pair")
+    whole, out = run(clips, tmp_path / "whole", *flags, method=method), tmp_path / "killed"
+    killed_and_resumed(argv(clips, out, *flags, method=method), out, 200)
     same_weights(whole, out)
 
 
@@ -428,6 +430,25 @@ def test_data_that_it_cannot_read(tmp_path, capsys, shapes, dtype, said):
     with FeatureWriter(tmp_path / "a.h5", shapes, {}, dtypes) as writer:
         writer.append([f"c{i}" for i in range(8)], {m: np.ones((8, *shape)) for m, shape in shapes.items()})
     assert said in refused(capsys, *argv(str(tmp_path / "a.h5"), tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_fine_tuning_refuses_what_it_cannot_begin_with(clips, trained, tmp_path, capsys):
+    from test_pretrain import write_clips
+
+    features, other = str(write_clips(tmp_path / "features.h5", n=8)), tmp_path / "other"
+    main(["--data", features, "--modalities", "video", "audio", "--out", str(other), "--preset", "small", "--dim", "16",
+          "--max-steps", "1", "--device", "cpu", "--batch-size", "8"])
+    for flags, said in ((["--dim", "8"], "its model has [1, 1, 16] for 'model.vits.video.cls', this one [1, 1, 8]"),
+                        (["--temperature", "0"], "--temperature: '0' is not a number above 0"),
+                        (["--modalities", "audio"], "--modalities audio: --method cmmixer-pair needs at least 2")):
+        line = refused(capsys, *argv(clips, tmp_path / "out", "--init-from", str(trained), *flags,
+                                     method="cmmixer-pair"))
+        assert said in line, line
+    said = refused(capsys, *argv(clips, tmp_path / "out", "--init-from", str(other), method="cmmixer-pair"))
+    assert "--init-from" in said and "was trained on features of" in said
+    assert "video holds grids; --method cmmixer-pair reads frames, maps" in refused(
+        capsys, *argv(features, tmp_path / "out", "--modalities", "video", "audio", method="cmmixer-pair"))
     assert not (tmp_path / "out").exists()
 
 
