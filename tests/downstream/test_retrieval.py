@@ -324,7 +324,7 @@ def test_zero_shot_ranks_codes_and_semantics(tmp_path):
     ids = [f"c{n}" for n in range(16)]
     features = FeatureSet(write_features(tmp_path / "a.h5", ids, ["video", "audio"], scale=0.05))
     rows = zero_shot(OneHotModel(), Collection(features), [("video", "audio"), ("audio", "video")], FAST)
-    assert len(rows) == 2 * 2 * 6  # directions, representations, figures
+    assert len(rows) == 2 * 2 * 7  # directions, representations, figures
     found = by_metric(rows, "video", "audio")
     # Two clips share each code: one of them is first, by chance. Before quantising they differ.
     assert [found[f"codes_{name}"]["value"] for name in ("r1", "r5", "r10", "median_rank")] == [50.0, 100.0, 100.0, 1.5]
@@ -579,7 +579,7 @@ def call(run, *flags):
 
 def test_command(run, capsys):
     rows = call(run)
-    assert len(rows) == 8 * 12 and {row["n_excluded"] for row in rows} == {1}  # six directions, and two fused ones
+    assert len(rows) == 8 * 14 and {row["n_excluded"] for row in rows} == {1}  # six directions, and two fused ones
     assert (run / "retrieval_strict.png").exists() and (run / "retrieval_strict.pdf").exists()
     head = call(run, "--gallery", "audio", "--protocol", "paper")
     assert (run / f"{head[0]['task']}_audio_paper.png").exists()  # each gallery has a picture of its own
