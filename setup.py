@@ -19,6 +19,7 @@ REQUIRED = [
 EXTRAS = {
     "extract": ["av>=14.0", "transformers>=5.0", "pillow>=10.0"],
     "vit": ["timm>=1.0"],
+    "wandb": ["wandb>=0.17"],
     "avs": ["timm>=1.0", "av>=14.0", "pillow>=10.0"],
     "dev": [
         "pytest>=8.0", "ruff>=0.9", "vector-quantize-pytorch>=1.20", "av>=14.0", "pillow>=10.0",

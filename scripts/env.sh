@@ -15,9 +15,9 @@ export PYTHONPATH="$root/code${PYTHONPATH:+:$PYTHONPATH}"
 run() {
   "$@" &
   local child=$! status=0
-  trap 'trap - HUP INT TERM; kill -TERM "$child" 2>/dev/null || true; wait "$child"; exit' HUP INT TERM
+  trap 'trap - HUP INT TERM USR1; kill -TERM "$child" 2>/dev/null || true; wait "$child"; exit' HUP INT TERM USR1
   wait "$child" || status=$?
-  trap - HUP INT TERM
+  trap - HUP INT TERM USR1
   return "$status"
 }
 

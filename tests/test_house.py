@@ -49,7 +49,7 @@ def test_requirements_are_the_same_in_both_files():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line and line[0] != "#"] == literals["REQUIRED"]
     assert literals["REQUIRED"][:3] == ["torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*"]
-    assert set(literals["EXTRAS"]) == {"extract", "vit", "avs", "dev", "browser"}
+    assert set(literals["EXTRAS"]) == {"extract", "vit", "wandb", "avs", "dev", "browser"}
     # scripts/env.sh checks these without pip, and knows these two forms only.
     for one in [*literals["REQUIRED"], *sum(literals["EXTRAS"].values(), [])]:
         assert re.fullmatch(r"[\w-]+(==\d+\.\d+\.\*|>=\d+\.\d+)", one)

@@ -118,6 +118,21 @@ def test_commands_of_the_data_guide_name_flags_that_exist():
         assert flag in known, flag
 
 
+def test_commands_of_the_page_on_clusters_name_flags_that_exist():
+    """What stands after the module of a command, and what the text names."""
+    page = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    text = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.S)).replace("\\\n", " ")
+    text = text.replace(".sbatch", ".sbatch cmg.pretrain")
+    calls = re.findall(r"(cmg\.\w+)([^#\n]*)", text)
+    assert {module for module, _ in calls} == {"cmg.pretrain", "cmg.extract", "cmg.tables"} and len(calls) == 9
+    for module, rest in calls:
+        assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", rest)) <= flags_known(module), rest
+    for target in re.findall(r"\]\(([^)#]+)\)", page):
+        assert (ROOT / "docs" / target).exists()
+    own = set(re.findall(r"`(--[a-z][a-z-]+)(?: [^`]*)?`", re.sub(r"```.*?```", "", page, flags=re.S)))
+    assert own - {"--signal"} <= flags_known("cmg.pretrain") | flags_known("cmg.extract")
+
+
 def test_python_of_the_data_guide_runs(tmp_path, monkeypatch):
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "data" / "README.md").read_text(), re.S)
     monkeypatch.chdir(tmp_path)

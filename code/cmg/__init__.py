@@ -2,7 +2,8 @@
 
 What is where. A module imports only from its own line and from the lines above it:
 
-    errors, modalities, configs, files, distributed, processes, cli, launch, plugins
+    errors, modalities, configs, files
+    distributed, processes, slurm, progress, cli, launch, plugins
     data, losses, models, metrics, optimisation
     methods
     training

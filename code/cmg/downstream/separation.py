@@ -24,7 +24,7 @@ from matplotlib.colors import to_rgb
 from cmg.cli import Parser, command, require_folder, whole
 from cmg.data.features import FeatureSet
 from cmg.distributed import choose_device, seed_shared
-from cmg.downstream.results import markdown_table
+from cmg.downstream.results import markdown_table, printed
 from cmg.downstream.task import DATA, add_place_flags, synthetic_of, task_parser
 from cmg.errors import UserError
 from cmg.figures import mixtures
@@ -190,13 +190,13 @@ def main(argv=None):
     out = Path(args.out) if args.out else place if place.is_dir() else place.parent
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "separation.json", json.dumps(table, indent=1) + "\n")
-    print(markdown_table(
+    print(printed(markdown_table(
         ["modality", "rebuilt", "other clip", "gain", "alone, own", "alone, other", "gain", "mean picture", "clips"],
         [[row["modality"], *(f"{row[name]:.3f}" for name in ("mixed_own", "mixed_other")),
           f"{row['mixed_gain']:.4f} ± {row['mixed_gain_error']:.4f}",
           *(f"{row[name]:.3f}" for name in ("alone_own", "alone_other")),
           f"{row['alone_gain']:.4f} ± {row['alone_gain_error']:.4f}", f"{row['mean_picture']:.3f}", str(row["clips"])]
-         for row in table]) + "\n")
+         for row in table])) + "\n")
     print(out / "separation.json")
     few = rows[: args.clips]
     pictures = pictures_of(method, features, few, device)
