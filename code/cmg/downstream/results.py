@@ -10,6 +10,7 @@ import torch
 from cmg.cli import require_folder
 from cmg.errors import UserError
 from cmg.files import in_turn, parse_json, replacing, write_atomically
+from cmg.training.exported import CONFIG
 
 # Two rows with equal values here are the same measurement: the newer one replaces the older.
 IDENTITY = ("task", "source", "target", "gallery", "protocol", "metric", "seed")
@@ -132,9 +133,9 @@ def mark_best(checkpoint: Path, chosen_by: str) -> Path:
 
 
 def chosen_by(checkpoint: Path) -> str | None:
-    """Whose labels chose a checkpoint, as `mark_best` noted it of a run's `best.pt`; none did of `latest.pt`. None of
-    a file of which that is not known."""
-    if checkpoint.name != "best.pt":
+    """Whose labels chose a checkpoint, as `mark_best` noted it of a run's `best.pt`, and an exported model's config
+    knows it; none did of `latest.pt`. None of a file of which that is not known."""
+    if checkpoint.name not in ("best.pt", CONFIG):
         return "no labels" if checkpoint.name == "latest.pt" else None
     try:
         return parse_json(checkpoint.with_suffix(".json").read_text(encoding="utf-8"))["chosen_by"]
