@@ -25,7 +25,7 @@ from cmg.cli import Parser, command, whole
 from cmg.data.features import FeatureFile, FeatureWriter
 from cmg.distributed import choose_device
 from cmg.errors import UserError
-from cmg.extract.alike import READABLE, Encoders, add_encoder_flags, encoder_flags
+from cmg.extract.alike import READABLE, Encoders, add_encoder_flags, asked, encoder_flags
 from cmg.metrics.retrieval import unit
 from cmg.training.checkpoint import load_pretrained
 
@@ -139,10 +139,10 @@ def write_index(path, sha256, index):
 
 
 @torch.no_grad()
-def indexed(encoders, names, read, like=None) -> Index | None:
+def indexed(encoders, modalities, names, read, like=None) -> Index | None:
     """Vectors of what was read; None where nothing could be, unless there is an index to be like."""
     items, there, kinds = {}, {}, ()
-    for m in encoders.recipes:
+    for m in modalities:
         there[m] = np.array([m in one.features for one in read])
         if there[m].any():
             found = encoders.model.items(m, *encoders.tensors(m, read))
@@ -162,11 +162,12 @@ def up_to_date(path, folder, encoders, sha256, workers=0, rebuild=False) -> tupl
     before = dict(zip(known.stamps, range(len(known.stamps)))) if known else {}
     fresh = {str(file): name for name, file in files.items() if name not in before}
     index = known.take([before[name] for name in files if name in before]) if known else None
+    media = asked(encoders.model, True, False)
     changed, bad, batch, written = known is None or len(index.stamps) < len(before), {}, [], time.monotonic()
 
     def add():
         nonlocal index, batch
-        more = indexed(encoders, [fresh[one.name] for one in batch], batch, index)
+        more = indexed(encoders, media, [fresh[one.name] for one in batch], batch, index)
         if more is not None:
             index, batch = index.plus(more) if index else more, []
 
@@ -211,15 +212,14 @@ def nearest(query, items, top, block=BLOCK):
     return best, rows
 
 
-def ask(encoders, query, kind, source):
-    """The vector of a question, [D]."""
-    is_file = Path(query).suffix.lower() in READABLE or Path(query).is_file()
-    (one,) = encoders.files([query]) if is_file else encoders.sentences([query])
+def ask(encoders, query, by_file, kind, source):
+    """The vector of a question, a file or a sentence, [D]."""
+    (one,) = encoders.files([query]) if by_file else encoders.sentences([query])
     if one.reason:
         raise UserError(f"{query}: {one.reason}")
     if source is not None and source not in one.features:
         raise UserError(f"--source {source}: {query!r} has {', '.join(one.features)}")
-    vectors, _ = indexed(encoders, [query], [one]).one_each(kind, source)
+    vectors, _ = indexed(encoders, list(one.features), [query], [one]).one_each(kind, source)
     return vectors[0]
 
 
@@ -233,7 +233,8 @@ def main(argv=None):
     for flag, m in (("--source", args.source), ("--target", args.target)):
         if m is not None and m not in model.modalities:
             raise UserError(f"{flag} {m}: the checkpoint was pretrained on {', '.join(model.modalities)}")
-    encoders = Encoders(model, **encoder_flags(args, model.modalities))
+    by_file = Path(args.query).suffix.lower() in READABLE or Path(args.query).is_file()
+    encoders = Encoders(model, asked(model, True, not by_file), **encoder_flags(args, model.modalities))
     place = folder.resolve()
     path = Path(args.index) if args.index else place.with_name(f"{place.name}.index.h5")
     index, bad = up_to_date(path, folder, encoders, model.sha256, args.workers, args.rebuild)
@@ -247,10 +248,10 @@ def main(argv=None):
     vectors, there = index.one_each(kind, args.target)
     if not there.any():
         raise UserError(f"--target {args.target}: none of the {len(there)} files of {folder} has any")
-    asked = there.nonzero()[:, 0]
-    cosines, rows = nearest(ask(encoders, args.query, kind, args.source), vectors[asked], args.top)
-    print(f"{len(asked)} of {len(there)} files, {kind} vectors, index {os.path.relpath(path)}")
-    for cosine, row in zip(cosines.tolist(), asked[rows].tolist()):
+    shown = there.nonzero()[:, 0]
+    cosines, rows = nearest(ask(encoders, args.query, by_file, kind, args.source), vectors[shown], args.top)
+    print(f"{len(shown)} of {len(there)} files, {kind} vectors, index {os.path.relpath(path)}")
+    for cosine, row in zip(cosines.tolist(), shown[rows].tolist()):
         print(f"{cosine:7.3f}  {folder / named(index.stamps[row])}")
 
 

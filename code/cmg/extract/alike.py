@@ -68,7 +68,7 @@ class Encoders:
     Parameters
     ----------
     model : Pretrained
-    modalities : which of the model's to read; None for all whose encoder reads files or sentences.
+    modalities : which of the model's to read, see `asked`.
     weights : dict modality -> path or name of its encoder's weights, or several, as `--<modality>-weights` of
         `cmg.extract`.
     backbones : dict modality -> name or Python file of its encoder, where that is of one's own.
@@ -79,13 +79,12 @@ class Encoders:
     UserError : an encoder that nobody knows, weights that are not given or are not those of pretraining.
     """
 
-    def __init__(self, model, modalities=None, weights=None, backbones=None, seconds=None):
+    def __init__(self, model, modalities, weights=None, backbones=None, seconds=None):
         self.model, self.weights, self.backbones, self.seconds = model, weights or {}, backbones or {}, seconds
-        for m in (*(modalities or ()), *self.weights, *self.backbones):
+        for m in (*modalities, *self.weights, *self.backbones):
             if m not in model.modalities:
                 raise UserError(f"{m}: the model was pretrained on {', '.join(model.modalities)}")
-        readable = [m for m in model.modalities if modality(m).source]
-        self.recipes = {m: self._recipe(m) for m in modalities or readable}
+        self.recipes = {m: self._recipe(m) for m in modalities}
 
     def _recipe(self, m):
         """The recipe of one modality, after a look at its backbone."""
@@ -93,8 +92,9 @@ class Encoders:
         name = self.backbones.get(m) or (known.backbone or "").partition(":")[0]
         flag = f"--{m}-backbone"
         if not name or name not in BACKBONES.get(m, {}) and m not in self.backbones:
-            raise UserError(f"{flag}: the model's {m} features are of {known.backbone or 'an unknown encoder'}, which "
-                            "reads no files; expected features of cmg.extract, or the encoder that made them")
+            made_by = known.backbone or "an unknown encoder"
+            raise UserError(f"{flag}: missing; the model's {m} features are of {made_by}, which cmg.extract does not "
+                            "have; expected the encoder that made them")
         given = self.weights.get(m) or self._known_weights(m)
         choice = Choice(m, name, (given,) if isinstance(given, str) else tuple(given))
         kind = kind_of(choice)
@@ -128,7 +128,7 @@ class Encoders:
         """The same of a dict name -> Media, whose sound may lie in a file of its own."""
         recipes = {m: recipe for m, recipe in self.recipes.items() if modality(m).source != "words"}
         if not recipes:
-            raise UserError(f"files: the model reads {', '.join(self.model.modalities)}; expected sentences")
+            raise UserError(f"files: {', '.join(self.recipes)} is read of sentences; expected those")
         for path in (path for own in media.values() for path in own if path):
             if reason := gone(path):
                 raise UserError(f"{path}: {reason}")
@@ -138,7 +138,7 @@ class Encoders:
         """Yield an `Encoded` for every sentence."""
         recipes = {m: recipe for m, recipe in self.recipes.items() if modality(m).source == "words"}
         if not recipes:
-            raise UserError(f"sentences: the model reads {', '.join(self.model.modalities)}; expected files")
+            raise UserError(f"sentences: {', '.join(self.recipes)} is read of files; expected those")
         yield from self._read([Job(one, "", tuple(words_of(one)), "", (one,)) for one in sentences], recipes, 0)
 
     def _read(self, jobs, recipes, workers):
@@ -169,9 +169,20 @@ class Encoders:
         return found
 
 
-def encode_files(model, files, sentences=(), workers=0, **encoders):
+def asked(model, files, sentences) -> list[str]:
+    """The modalities of a model that are read of files, of sentences, or of both."""
+    sources = [*["frames", "sound"] * bool(files), *["words"] * bool(sentences)]
+    found = [m for m in model.modalities if modality(m).source in sources]
+    if not found:
+        what = " and ".join(["files"] * bool(files) + ["sentences"] * bool(sentences)) or "nothing"
+        raise UserError(f"{what}: the model was pretrained on {', '.join(model.modalities)}; expected what these are "
+                        "read of")
+    return found
+
+
+def encode_files(model, files, sentences=(), workers=0, modalities=None, **encoders):
     """See `cmg.models.pretrained.Pretrained.encode_files`."""
-    encoders = Encoders(model, **encoders)
+    encoders = Encoders(model, modalities or asked(model, files, sentences), **encoders)
     order = {os.fspath(path): row for row, path in enumerate(files)}
     read = sorted(encoders.files(files, workers), key=lambda one: order[one.name]) if files else []
     return encoders.tokens([*read, *(encoders.sentences(sentences) if sentences else ())])
