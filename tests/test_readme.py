@@ -16,7 +16,7 @@ from support import ROOT, untrained
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIGURES = (ROOT / "figs" / "README.md").read_text(encoding="utf-8")
-MODULES = ["pretrain", "bench", "bench_loading", "gpu_check", "data.convert", "downstream.separation",
+MODULES = ["pretrain", "encode", "search", "export", "bench", "bench_loading", "gpu_check", "data.convert", "downstream.separation",
            *(f"downstream.{task}" for task in TASK_MODULES)]
 MAINS = {f"cmg.{name}": importlib.import_module(f"cmg.{name}").main for name in MODULES}
 MAINS |= {f"cmg.{name}": importlib.import_module(f"cmg.{name}.__main__").main for name in ("extract", "tables")}
