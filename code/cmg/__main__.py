@@ -23,6 +23,7 @@ COMMANDS = {  # name -> its module and what it is for
        for module in MODULES},
     "separation": ("cmg.downstream.separation", "whether CMMixer separates what it mixed"),
     "tables": ("cmg.tables.__main__", "tables of many runs: mean ± std over seeds"),
+    "compare": ("cmg.tables.compare", "finished runs side by side"),
     "released": ("cmg.released.checkpoints", "checkpoints of the public implementation, to ours and back"),
     "bench": ("cmg.bench", "what a step costs here: FLOPs, time, memory"),
     "bench_loading": ("cmg.bench_loading", "what reading a clip costs"),
@@ -30,6 +31,7 @@ COMMANDS = {  # name -> its module and what it is for
     "encode": ("cmg.encode", "codes and vectors of media files and sentences"),
     "search": ("cmg.search", "what a folder holds that is like a sentence, a picture, a sound or a video"),
     "export": ("cmg.export", "a run as a folder to hand on: safetensors, JSON and a model card"),
+    "method": ("cmg.figures.method", "the picture of the method and of the data's way through it"),
     "house": ("cmg.figures.house", "the picture of the modules of this project"),
 }
 
