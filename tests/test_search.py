@@ -161,6 +161,9 @@ def test_what_cannot_be_read_is_told_once_and_left_out(models, place, tmp_path, 
     (tmp_path / "bad" / "bad.mp4").write_text("none")
     assert "none of its 1 files can be read; first: " in refused(capsys, "rain", tmp_path / "bad", *call[2:])
     assert not (tmp_path / "bad.index.h5").exists()
+    for path in [*place.glob("*.mkv"), *place.glob("inner/*"), place / "only.wav"]:
+        path.unlink()
+    assert refused(capsys, *call).endswith(f"{place}: none of its 1 files has video or audio that can be read")
 
 
 def test_what_is_written_in_between_is_not_read_again(models, place, tmp_path, capsys, monkeypatch):

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from cmg.cli import Parser, command, whole
 from cmg.data.features import FeatureFile, FeatureWriter
@@ -78,7 +79,7 @@ def parser() -> Parser:
     p.add_argument("--top", type=whole(1), default=10, help="files that are told")
     p.add_argument("--source", help="modality of the question, where its file has several; default: all as one")
     p.add_argument("--target", help="modality that answers; default: all that a file has as one")
-    p.add_argument("--kind", choices=KINDS, help="of vectors; default: the first of these that the model has")
+    p.add_argument("--kind", help=f"of vectors; default: the first of {', '.join(KINDS)} that the model has")
     p.add_argument("--index", help="default: FOLDER.index.h5")
     p.add_argument("--rebuild", action="store_true", help="begin an index of another checkpoint anew")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
@@ -146,7 +147,8 @@ def indexed(encoders, modalities, names, read, like=None) -> Index | None:
         there[m] = np.array([m in one.features for one in read])
         if there[m].any():
             found = encoders.model.items(m, *encoders.tensors(m, read))
-            kinds = tuple(kind for kind in KINDS if kind in found)
+            kinds = tuple(kind for kind in KINDS if kind in found) or tuple(found)
+            kinds = tuple(kind for kind in kinds if found[kind].shape == found[kinds[0]].shape)  # one array holds them
             items[m] = torch.stack([found[kind] for kind in kinds], 1).float().cpu().numpy()  # (n, K, D)
     some = next(iter((items or (like.vectors if like else {})).values()), None)
     if some is None:
@@ -171,7 +173,7 @@ def up_to_date(path, folder, encoders, sha256, workers=0, rebuild=False) -> tupl
         if more is not None:
             index, batch = index.plus(more) if index else more, []
 
-    for done, one in enumerate(encoders.files(list(fresh), workers), 1):
+    for one in tqdm(encoders.files(list(fresh), workers), "reading", len(fresh), leave=False, disable=None):
         batch.append(one)
         if one.reason:
             bad[fresh[one.name]] = one.reason
@@ -180,8 +182,6 @@ def up_to_date(path, folder, encoders, sha256, workers=0, rebuild=False) -> tupl
             if index and time.monotonic() - written > PATIENCE:
                 write_index(path, sha256, index)
                 written = time.monotonic()
-        print(f"\r{done} of {len(fresh)} new files", end="\n" * (done == len(fresh)), file=sys.stderr) \
-            if sys.stderr.isatty() else None
     if batch:
         add()
     if index is None:
@@ -247,7 +247,8 @@ def main(argv=None):
         raise UserError(f"--target {args.target}: files have {', '.join(index.vectors)}")
     vectors, there = index.one_each(kind, args.target)
     if not there.any():
-        raise UserError(f"--target {args.target}: none of the {len(there)} files of {folder} has any")
+        wanted = args.target or " or ".join(index.vectors)
+        raise UserError(f"{folder}: none of its {len(there)} files has {wanted} that can be read")
     shown = there.nonzero()[:, 0]
     cosines, rows = nearest(ask(encoders, args.query, by_file, kind, args.source), vectors[shown], args.top)
     print(f"{len(shown)} of {len(there)} files, {kind} vectors, index {os.path.relpath(path)}")
