@@ -28,6 +28,7 @@ COMMANDS = {  # name -> its module and what it is for
     "bench": ("cmg.bench", "what a step costs here: FLOPs, time, memory"),
     "bench_loading": ("cmg.bench_loading", "what reading a clip costs"),
     "gpu_check": ("cmg.gpu_check", "all evidence that needs a card, in one go"),
+    "explore": ("cmg.explore.__main__", "a page that shows what the codes stand for"),
     "encode": ("cmg.encode", "codes and vectors of media files and sentences"),
     "search": ("cmg.search", "what a folder holds that is like a sentence, a picture, a sound or a video"),
     "export": ("cmg.export", "a run as a folder to hand on: safetensors, JSON and a model card"),
