@@ -79,14 +79,22 @@ def trainer_of(clips, *flags, folder=".", device="cpu", prepare=lambda method: m
     return Trainer(method, features, settings.run, settings.optimiser, folder, torch.device(device), flags)
 
 
-def untrained(path, shapes, preset="small", method="unicode", **changed):
-    """Save a checkpoint of a model that has learnt nothing, at a size of its own; returns the model in eval mode."""
+def untrained(path, shapes, preset="small", method="unicode", features=None, prepare=None, **changed):
+    """Save a checkpoint of a model that has learnt nothing, at a size of its own; returns the model in eval mode.
+
+    features : FeatureSet whose ids and origin it says it was trained on. prepare : function of the model, before it is
+    saved.
+    """
     kind = registry.find(method)
     config = with_values(registry.recipe_of(kind, preset).method, {"dim": 16, "codes": 12})  # where it has them
     config = with_values(config, changed, strict=True)
+    if features is not None:
+        shapes, config = features.shapes, kind.settled(config, features)
     torch.manual_seed(0)
     model = kind.rebuild(shapes, config).eval()
-    features = SimpleNamespace(shapes=shapes, ids=[], provenance={})
+    if prepare is not None:
+        prepare(model)
+    features = features or SimpleNamespace(shapes=shapes, ids=[], provenance={})
     flags = flat(config) | {"method": method, "preset": preset, "seed": 1}
     checkpoint.save(path, checkpoint.inference_part(model, flags, registry.origin(method), features, 0, 1))
     return model

@@ -10,7 +10,8 @@ What is where. A module imports only from its own line and from the lines above 
     released
     extract, figures
     downstream
-    pretrain, bench, gpu_check, tables, explore
+    pretrain, bench, gpu_check, tables, explore, encode, search, export
+    __main__
 
 Every package says in its docstring what it is for; figs/house.svg shows all rooms and the walk of a batch through them.
 """

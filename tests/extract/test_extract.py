@@ -621,7 +621,7 @@ def test_without_pyav(clips, tmp_path, capsys, monkeypatch):
     extract(clips, tmp_path / "text.h5", modalities=["text"])
     assert len(rows_of(tmp_path / "text.h5")) == 5
     line = error_of(capsys, lambda: extract(clips, tmp_path / "av.h5"))
-    assert "needs PyAV: pip install av" in line
+    assert "needs PyAV and torchaudio: install this project with its extra [extract]" in line
 
 
 @pytest.mark.parametrize("modalities, missing", [("text", "--captions"), ("video", "--videos")])

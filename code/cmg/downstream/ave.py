@@ -230,7 +230,7 @@ def main(argv=None):
         print(printed(markdown_table(["checkpoint", *names], [
             [f"**{e['checkpoint']}**" if e["checkpoint"] == run.path.name else e["checkpoint"],
              *(f"{e[name]:.1f}" for name in names)] for e in sweep])) + "\n")
-    if Path(args.checkpoint).is_dir():
+    if Path(args.checkpoint).is_dir() and run.path.suffix == ".pt":  # a run folder, no exported model
         run = run._replace(chosen_by="target training" if judge == "target" and not strict else CHOSEN_BY[judge])
         if strict:
             mark_best(run.path, run.chosen_by)

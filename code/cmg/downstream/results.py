@@ -12,6 +12,8 @@ import torch
 from cmg.cli import require_folder
 from cmg.errors import UserError
 from cmg.files import in_turn, parse_json, replacing, write_atomically
+from cmg.training.checkpoint import file_of
+from cmg.training.exported import CONFIG, on_hub
 
 # Two rows with equal values here are the same measurement: the newer one replaces the older.
 IDENTITY = ("task", "source", "target", "gallery", "protocol", "metric", "seed")
@@ -59,10 +61,12 @@ def result(task: str, source: str, target: str, settings, metric: str, value, ow
 
 
 def find_checkpoints(path) -> list[Path]:
-    """The checkpoint file itself, or every `epoch_*.pt` of a run folder in order."""
+    """The checkpoint file itself, or every `epoch_*.pt` of a run folder in order; an exported model is one."""
     path = Path(path)
     if path.is_file():
         return [path]
+    if (path / CONFIG).is_file() or on_hub(path):
+        return [file_of(path)]
     if not path.is_dir():
         raise UserError(f"--checkpoint {path}: no such file or folder; expected a .pt file or a run folder")
     found = sorted(path.glob("epoch_*.pt"), key=lambda file: (len(file.stem), file.stem))
@@ -134,9 +138,9 @@ def mark_best(checkpoint: Path, chosen_by: str) -> Path:
 
 
 def chosen_by(checkpoint: Path) -> str | None:
-    """Whose labels chose a checkpoint, as `mark_best` noted it of a run's `best.pt`; none did of `latest.pt`. None of
-    a file of which that is not known."""
-    if checkpoint.name != "best.pt":
+    """Whose labels chose a checkpoint, as `mark_best` noted it of a run's `best.pt`, and an exported model's config
+    knows it; none did of `latest.pt`. None of a file of which that is not known."""
+    if checkpoint.name not in ("best.pt", CONFIG):
         return "no labels" if checkpoint.name == "latest.pt" else None
     try:
         return parse_json(checkpoint.with_suffix(".json").read_text(encoding="utf-8"))["chosen_by"]

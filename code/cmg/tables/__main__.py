@@ -1,6 +1,6 @@
 """Tables of results as commands: run what is missing, then print mean ± std over pretraining seeds.
 
-    python -m cmg.tables scripts/tables/digits.toml --data pretrain.h5 --set ave=ave.h5 annotations=AVE/ \
+    python -m cmg.tables digits --data pretrain.h5 --set ave=ave.h5 annotations=AVE/ \
         --seeds 0 1 2 --jobs 2 --out checkpoint/digits
 
 The table file names the rows, which are flags of cmg.pretrain, and the tasks that every row is evaluated on (see
@@ -26,7 +26,7 @@ from cmg.cli import Parser, command, of_shard, require_folder, shard, whole
 from cmg.downstream.results import printed
 from cmg.errors import UserError
 from cmg.tables.cells import Cell
-from cmg.tables.file import fill, read_settings, read_table
+from cmg.tables.file import fill, find_table, read_settings, read_table
 from cmg.tables.paper import read_published
 from cmg.tables.report import absent, summarise, write_table
 from cmg.tables.running import fill_in
@@ -35,7 +35,7 @@ from cmg.tables.sweep import tune
 
 def parser():
     p = Parser(prog="cmg.tables", description=__doc__)
-    p.add_argument("table", help="table file, in TOML")
+    p.add_argument("table", help="table file, in TOML, or the name of one of the package's, such as digits")
     p.add_argument("--data", nargs="+", required=True, help="feature files to pretrain on, or: synthetic")
     p.add_argument("--set", nargs="+", action="append", default=[], metavar="NAME=VALUE",
                    help="what stands for {NAME} in the table file, feature files and annotation folders say")
@@ -65,6 +65,7 @@ def chosen(flag, wanted, named, path):
 def main(argv=None):
     args = parser().parse_args(argv)
     require_folder(args.out)
+    args.table = find_table(args.table)
     table = read_table(args.table)
     names = chosen("--rows", args.rows, list(table.rows), args.table)
     tasks = chosen("--tasks", args.tasks, [one.name for one in table.evaluations], args.table)
