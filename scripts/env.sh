@@ -1,7 +1,7 @@
 # Sourced by every script: finds the checkout and a Python that can run it, and sets one up if there is none.
 #
 #   $CMG_PYTHON, if set, is used as it is;
-#   else the active environment's python, or python3, if it already has everything at the right versions;
+#   else the active environment's python, or python3, if it already has everything, at the versions that setup.py needs;
 #   else .venv in the checkout, made here on the first run (or again when setup.py or requirements.txt change).
 #
 # CMG_EXTRAS="dev extract" names the extras of setup.py that the script needs on top.
@@ -15,29 +15,31 @@ export PYTHONPATH="$root/code${PYTHONPATH:+:$PYTHONPATH}"
 run() {
   "$@" &
   local child=$! status=0
-  trap 'trap - HUP INT TERM; kill -TERM "$child" 2>/dev/null || true; wait "$child"; exit' HUP INT TERM
+  trap 'trap - HUP INT TERM USR1; kill -TERM "$child" 2>/dev/null || true; wait "$child"; exit' HUP INT TERM USR1
   wait "$child" || status=$?
-  trap - HUP INT TERM
+  trap - HUP INT TERM USR1
   return "$status"
 }
 
 env_say() { echo "env: $*" >&2; }
 env_fail() { echo "env: error: $*" >&2; exit 1; }
 
-# Prints what setup.py asks for: all of it ("all"), or what the interpreter $1 lacks ("missing"), one requirement a
-# line. Looks at installed metadata only, for importing torch to learn its version takes seconds.
+# Prints, one requirement a line, the tested set ("all"): requirements.txt, and the extras of setup.py; or what the
+# interpreter $1 lacks of the least that setup.py asks for ("missing"). Looks at installed metadata only, for importing
+# torch to learn its version takes seconds.
 env_requirements() {
   "$1" - "$root/setup.py" "$2" ${CMG_EXTRAS:-} <<'PY'
 import sys
 if sys.version_info < (3, 11):
     sys.exit("python>=3.11")
-import ast, re
+import ast, pathlib, re
 from importlib.metadata import PackageNotFoundError, version
 
 with open(sys.argv[1], encoding="utf-8") as file:
     nodes = [node for node in ast.parse(file.read()).body if isinstance(node, ast.Assign)]
 literals = {node.targets[0].id: ast.literal_eval(node.value) for node in nodes}
-wanted = list(literals["REQUIRED"])
+tested = pathlib.Path(sys.argv[1]).with_name("requirements.txt").read_text(encoding="utf-8").splitlines()
+wanted = [one for one in tested if one and one[0] != "#"] if sys.argv[2] == "all" else list(literals["REQUIRED"])
 for extra in sys.argv[3:]:
     wanted += [one for one in literals["EXTRAS"][extra] if one not in wanted]
 

@@ -165,7 +165,7 @@ def test_two_ranks_equal_one(clips, both_ranks, name):
 @pytest.mark.slow
 def test_a_lost_process_ends_the_run_and_another_number_resumes_it(clips, tmp_path):
     out = tmp_path / "run"
-    argv = ["--data", clips, "--out", str(out), *SMALL, "--epochs", "40", "--save-every", "3"]
+    argv = ["--data", clips, "--out", str(out), *SMALL, "--epochs", "40", "--save-every", "1e-6"]
     command, number = [sys.executable, "-m", "cmg.pretrain", *argv], free_port()
     ranks = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(CODE), **environment(rank, 2, number)},
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for rank in (0, 1)]

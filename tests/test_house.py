@@ -19,7 +19,7 @@ from cmg.pretrain import parse
 from support import ROOT
 
 TOP = {"code", "data", "checkpoint", "docs", "examples", "figs", "scripts", "tests", "requirements.txt", "README.md",
-       "setup.py"}
+       "setup.py", "CHANGELOG.md", "CITATION.cff"}
 SCRIPTS = sorted([*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"])
 
 
@@ -44,15 +44,33 @@ def test_code_stays_the_module_of_the_standard_library():
     assert said.splitlines() == [standard, str(ROOT / "code" / "cmg" / "__init__.py")]
 
 
-def test_requirements_are_the_same_in_both_files():
+def test_the_tested_set_is_what_setup_asks_for():
+    """requirements.txt holds a release of all that setup.py needs, one set of torch, torchvision and torchaudio, which
+    meets every bound of the package and of its extras."""
     literals = _setup_literals(ROOT / "setup.py")
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    assert [line for line in lines if line and line[0] != "#"] == literals["REQUIRED"]
-    assert literals["REQUIRED"][:3] == ["torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*"]
-    assert set(literals["EXTRAS"]) == {"extract", "vit", "avs", "dev", "browser"}
+    required, extras = literals["REQUIRED"], literals["EXTRAS"]
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert lines[:3] == ["torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*"]
+    assert set(extras) == {"extract", "vit", "wandb", "avs", "hub", "dev", "browser"}
     # scripts/env.sh checks these without pip, and knows these two forms only.
-    for one in [*literals["REQUIRED"], *sum(literals["EXTRAS"].values(), [])]:
-        assert re.fullmatch(r"[\w-]+(==\d+\.\d+\.\*|>=\d+\.\d+)", one)
+    parts = {one: re.fullmatch(r"([\w-]+)(==|>=)(\d+\.\d+)(?:\.\*)?", one).groups()
+             for one in [*lines, *required, *sum(extras.values(), [])]}
+    tested = {parts[line][0]: tuple(map(int, parts[line][2].split("."))) for line in lines}
+    assert {parts[one][0] for one in required} | {"torchvision", "torchaudio"} == set(tested)
+    for name, relation, bound in map(parts.get, [*required, *sum(extras.values(), [])]):
+        bound = tuple(map(int, bound.split(".")))
+        assert name not in tested or (tested[name] == bound if relation == "==" else tested[name] >= bound), name
+
+
+def test_only_the_extras_that_bring_them_read_pictures_and_sound():
+    """What imports torchvision and torchaudio is what the extras [extract] and [avs] are for, which bring them."""
+    package, line = ROOT / "code" / "cmg", re.compile(r"^\s*(?:import|from) (?:torchvision|torchaudio)", re.M)
+    importing = {str(path.relative_to(package)) for path in package.rglob("*.py")
+                 if line.search(path.read_text(encoding="utf-8"))}
+    assert {name for name in importing if not name.startswith("extract/")} == {"downstream/avs/backbones.py"}
+    extras = _setup_literals(ROOT / "setup.py")["EXTRAS"]
+    for extra in ("extract", "avs", "dev"):
+        assert {"torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*"} <= {*extras[extra]}
 
 
 def test_setup_finds_the_package_and_all_its_parts():
@@ -67,6 +85,18 @@ def test_setup_finds_the_package_and_all_its_parts():
     call = [sys.executable, "-c", stub]
     printed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     assert printed == f"{sorted(found)} {{'': 'code'}} cmg-unicode"
+
+
+def test_the_version_is_the_same_everywhere():
+    version = re.escape(cmg.__version__)
+    assert re.search(rf'^    version="{version}",$', (ROOT / "setup.py").read_text(), re.M)
+    assert re.search(rf"^version: {version}$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert re.search(rf"^## {version}$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+
+def test_the_workflow_runs_the_test_command():
+    text = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    assert re.findall(r"^      - run: (.*)$", text, re.M) == ["./scripts/test.sh"]
 
 
 def test_modules_import_only_from_their_own_layer_and_those_above():

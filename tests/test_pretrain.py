@@ -312,7 +312,7 @@ def test_fine_tuning_refuses_what_does_not_fit(clips, tmp_path, capsys):
 
 @pytest.mark.parametrize("preset", ["small", "official"])
 def test_resume_equals_an_uninterrupted_run(clips, tmp_path, preset):
-    flags = ["--preset", preset, "--save-every", "3", "--schedule", "cosine", "--epochs", "3"]
+    flags = ["--preset", preset, "--save-every", "1e-6", "--schedule", "cosine", "--epochs", "3"]
     whole = run(clips, tmp_path / "whole", *flags)
     part = tmp_path / "part"
     for stop in (4, 11):  # inside an epoch both times: --max-steps would change the schedule, so stop the loop itself
@@ -326,7 +326,7 @@ def test_resume_equals_an_uninterrupted_run(clips, tmp_path, preset):
 @pytest.mark.slow
 def test_kill_9_and_resume_are_bit_identical(clips, tmp_path):
     """A real process, killed with SIGKILL at a moment that nobody chose, then `--resume auto`."""
-    flags = ["--epochs", "30", "--save-every", "7", "--checkpoint-epochs", "10"]
+    flags = ["--epochs", "30", "--save-every", "1e-6", "--checkpoint-epochs", "10"]
     whole = run(clips, tmp_path / "whole", *flags)
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "cmg.pretrain", "--data", clips, "--out", str(out), *SMALL, *flags]

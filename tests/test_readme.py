@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cmg.__main__ import COMMANDS
 from cmg.data.convert import READERS
 from cmg.data.features import FeatureFile
 from cmg.downstream.registry import MODULES as TASK_MODULES
@@ -16,7 +17,8 @@ from support import ROOT, untrained
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FIGURES = (ROOT / "figs" / "README.md").read_text(encoding="utf-8")
-MODULES = ["pretrain", "bench", "bench_loading", "gpu_check", "data.convert", "downstream.separation",
+MODULES = ["pretrain", "encode", "search", "export", "bench", "bench_loading",
+           "gpu_check", "data.convert", "downstream.separation",
            *(f"downstream.{task}" for task in TASK_MODULES)]
 MAINS = {f"cmg.{name}": importlib.import_module(f"cmg.{name}").main for name in MODULES}
 MAINS |= {f"cmg.{name}": importlib.import_module(f"cmg.{name}.__main__").main for name in ("extract", "tables")}
@@ -51,6 +53,17 @@ def test_every_script_of_the_readme_exists_and_knows_its_flags():
         known = set().union(*(flags_known(m) for m in modules)) if modules else set()
         for flag in (a for a in arguments if a.startswith("--")):
             assert flag in known, f"{script} {flag}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/encode_and_share.md"])
+def test_calls_of_cmg_name_commands_and_flags_that_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    calls = [shlex.split(line, comments=True) for block in re.findall(r"```bash\n(.*?)```", text, re.S)
+             for line in block.replace("\\\n", " ").splitlines() if line.startswith("cmg ")]
+    assert len(calls) >= 3
+    for _, name, *arguments in calls:
+        module = COMMANDS[name][0].removesuffix(".__main__")
+        assert {a for a in arguments if a.startswith("--")} <= flags_known(module), (name, arguments)
 
 
 @pytest.mark.parametrize("module", sorted(MAINS))
@@ -116,6 +129,21 @@ def test_commands_of_the_data_guide_name_flags_that_exist():
     known = set().union(*(flags_known(m) for m in MAINS), *(flags_known("cmg.data.convert", name) for name in READERS))
     for flag in re.findall(r"`(--[a-z][a-z0-9-]+)", guide):
         assert flag in known, flag
+
+
+def test_commands_of_the_page_on_clusters_name_flags_that_exist():
+    """What stands after the module of a command, and what the text names."""
+    page = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    text = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.S)).replace("\\\n", " ")
+    text = text.replace(".sbatch", ".sbatch cmg.pretrain")
+    calls = re.findall(r"(cmg\.\w+)([^#\n]*)", text)
+    assert {module for module, _ in calls} == {"cmg.pretrain", "cmg.extract", "cmg.tables"} and len(calls) == 9
+    for module, rest in calls:
+        assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", rest)) <= flags_known(module), rest
+    for target in re.findall(r"\]\(([^)#]+)\)", page):
+        assert (ROOT / "docs" / target).exists()
+    own = set(re.findall(r"`(--[a-z][a-z-]+)(?: [^`]*)?`", re.sub(r"```.*?```", "", page, flags=re.S)))
+    assert own - {"--signal"} <= flags_known("cmg.pretrain") | flags_known("cmg.extract")
 
 
 def test_python_of_the_data_guide_runs(tmp_path, monkeypatch):

@@ -2,14 +2,16 @@
 
 What is where. A module imports only from its own line and from the lines above it:
 
-    errors, modalities, configs, files, distributed, processes, cli, launch, plugins
+    errors, modalities, configs, files
+    distributed, processes, slurm, progress, cli, launch, plugins
     data, losses, models, metrics, optimisation
     methods
     training
     released
     extract, figures
     downstream
-    pretrain, bench, gpu_check, tables, explore
+    pretrain, bench, gpu_check, tables, explore, encode, search, export
+    __main__
 
 Every package says in its docstring what it is for; figs/house.svg shows all rooms and the walk of a batch through them.
 """

@@ -14,13 +14,10 @@ import sys
 import threading
 from pathlib import Path
 
-from tqdm import tqdm
-
+from cmg import slurm
 from cmg.configs import nearest
 from cmg.errors import LostProcess, UserError, refusal
 from cmg.processes import launched, tell
-
-tqdm.monitor_interval = 0  # no thread of its own, which prints a warning where it cannot be started
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -114,6 +111,19 @@ def number(least=None, above=None, below=math.inf):
                     f"a number {low}" + (f" and below {below:g}" if below < math.inf else ""))
 
 
+def shard(text):
+    """An argparse type: "2/8" -> (2, 8), the second of eight equal parts."""
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a part, such as 1/8 to 8/8")
+    return int(number), int(of)
+
+
+def of_shard(items, shard):
+    """Those of a list that are a part's: every n-th. All without a part."""
+    return list(items) if shard is None else items[shard[0] - 1 :: shard[1]]
+
+
 def _checked(kind, fine, expected):
     def parse(text):  # or a value, where no command line was read
         try:
@@ -139,7 +149,8 @@ def command(main):
     def run(argv=None):
         _name_the_user()
         by_launcher = launched()
-        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # one of several may wait in a collective, deaf to Python
+        # One of several may wait in a collective, deaf to Python.
+        alone = int((slurm.told() or os.environ).get("WORLD_SIZE", 1)) == 1
         listens = alone and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, _terminate) if listens else None
         threading.excepthook = _in_a_thread  # for good: some end after us

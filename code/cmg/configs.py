@@ -62,12 +62,14 @@ def _checked(one, value):
         if one.metadata.get("several"):
             if not isinstance(value, list | tuple):
                 raise argparse.ArgumentTypeError(f"'{value}' is not a list")
-            return [(check or text)(each) for each in value]
-        value = (check or text)(value)
+            value = [(check or text)(each) for each in value]
+        else:
+            value = (check or text)(value)
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{flag_of(one.name)}: {error}") from None
-    if choices and value not in choices:
-        raise UserError(f"{flag_of(one.name)}: '{value}' is unknown; expected {', '.join(map(str, choices))}")
+    for each in value if one.metadata.get("several") else [value]:
+        if choices and each not in choices:
+            raise UserError(f"{flag_of(one.name)}: '{each}' is unknown; expected {', '.join(map(str, choices))}")
     return value
 
 

@@ -30,13 +30,19 @@ _shared = {}  # "cpu" or "cuda" -> torch.Generator; a process uses one card
 
 
 def start(device_type, minutes):
-    """Join the process group if torchrun or `cmg.launch` started us; returns (rank, number of processes).
+    """Join the process group if torchrun, `srun` or `cmg.launch` started us; returns (rank, number of processes).
 
     minutes : that a collective waits for the others, until it takes one for lost. One may write a checkpoint meanwhile.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(minutes=minutes))
+        try:
+            dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(minutes=minutes))
+        except (RuntimeError, ValueError) as error:
+            place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+            raise UserError(f"process {rank} of {size}: the processes do not meet at {place} "
+                            f"({str(error).splitlines()[0][:200]}); expected MASTER_ADDR, MASTER_PORT, RANK and "
+                            "WORLD_SIZE of one run") from None
     return rank, size
 
 
@@ -75,7 +81,9 @@ def choose_device(name):
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"--device {name}: no CUDA device is available here, expected cpu")
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index)
+        alone = torch.cuda.device_count() == 1  # as where Slurm shows every task its own card
+        place = 0 if alone else int(os.environ.get("LOCAL_RANK", 0))
+        device = torch.device("cuda", place if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device
 
@@ -257,6 +265,40 @@ def from_all(thing):
         rank, size = world()
         raise LostProcess(f"process {rank} of {size}: another one was lost while data were opened") from None
     return said
+
+
+class Vote:
+    """What one of the processes wishes, known to all of them at the same call.
+
+    Each call gives a wish, and returns the largest one of all at the call before; where there is one process, its own
+    at once. The wishes travel between the hosts while the next step is computed: nobody waits for a card. `minutes` as
+    in `start`. Every process must make it, call it and close it alike.
+    """
+
+    def __init__(self, minutes):
+        wait = timedelta(minutes=minutes)
+        self.group = dist.new_group(backend="gloo", timeout=wait) if several() else None
+        self.wish, self.sent = torch.zeros(1, dtype=torch.int64), None
+
+    def __call__(self, wish: int) -> int:
+        if self.group is None:
+            return wish
+        self.close()
+        found, self.wish = int(self.wish), torch.tensor([wish])
+        self.sent = dist.all_reduce(self.wish, dist.ReduceOp.MAX, self.group, async_op=True)
+        return found
+
+    def close(self):
+        """Wait for what is on its way."""
+        if self.sent is not None:
+            self.sent.wait()
+            self.sent = None
+
+
+def require_same(thing, message):
+    """`UserError` in all processes where they do not hold the same small Python object. For setting up."""
+    if len(set(from_all(thing))) > 1:
+        raise UserError(message)
 
 
 # -- memory that the processes of a machine share --------------------------------------------------------------------

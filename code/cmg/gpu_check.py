@@ -101,7 +101,7 @@ def small_run(args, folder):
     """Flags of a short run on 160 synthetic clips."""
     data = synthetic_files(folder / "data", SyntheticSpec(clips=160, ave_clips=(4, 4, 4))).pretrain
     return ["--data", str(data), "--preset", "small", "--dim", "32", "--codes", "32", "--batch-size", "16", "--epochs",
-            "6", "--save-every", "5", "--log-every", "1", "--device", args.device]
+            "6", "--save-every", "1e-6", "--log-every", "1", "--device", args.device]
 
 
 def resume(args, folder):

@@ -2,9 +2,10 @@
 
     python -m cmg.launch 4 cmg.pretrain --data features.h5 --out checkpoint/av4
 
-Each process is told its number and the number of all, as torchrun does; for several machines there is torchrun. But
-whatever ends one of them (an error of the user's, a kill, Ctrl-C, SIGTERM) ends all, in one line and with the exit
-status that one process would have had, and none outlives this one.
+Each process is told its number and the number of all, as torchrun does; for several machines there are torchrun and
+srun. But whatever ends one of them (an error of the user's, a kill, Ctrl-C) ends all, in one line and with the exit
+status that one process would have had, and none outlives this one. SIGTERM and SIGUSR1 are passed on, to be answered by
+each as by one that is alone.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import time
 
 from torch.distributed import TCPStore
 
-from cmg.cli import Parser, command, whole
-from cmg.processes import LAUNCHED
+from cmg.cli import Parser, Terminated, command, whole
+from cmg.processes import AGAIN, LAUNCHED
 
 PATIENCE = 10.0  # seconds that the others have to say where they were when one was lost
+SAVING = 60.0  # seconds that all have to save and leave after a signal
 GRACE = 1.0  # seconds that they have to end by themselves when one has told the reason
 POLL = 0.1  # seconds
 
@@ -74,19 +76,33 @@ def launch(size, call):
               "TORCHELASTIC_RESTART_COUNT": "0"}  # they meet here, at a port that nobody else can take meanwhile
     shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     alive, ours = os.pipe()  # `ours` is closed with this process, whatever ends it
-    ranks, failed, deadline = [], [], None
+    ranks, failed, deadline, asked = [], [], None, []
+
+    def pass_on(number, _):
+        asked.append(time.monotonic())
+        for rank in ranks:
+            if rank.process.poll() is None:
+                rank.process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         for number in range(size):
             ranks.append(Rank(number, size, call, shared, alive))
         while not all([rank.look() for rank in ranks]) and not (deadline and time.monotonic() > deadline):
             failed += [rank for rank in ranks if (rank.ended or rank.told) and rank not in failed]
+            if asked and deadline is None:
+                deadline = asked[0] + SAVING
             if failed and deadline is None:
                 own = any(rank.told and rank.told[0] == "own" for rank in failed)
                 deadline = time.monotonic() + (GRACE if own else PATIENCE)
             time.sleep(POLL)
         failed += [rank for rank in ranks if (rank.ended or rank.told) and rank not in failed]
+        if asked and any(rank.ended not in (0, AGAIN) for rank in ranks):  # before they trained, or not in time
+            raise Terminated
         return verdict(ranks, failed)
     finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
         for rank in ranks:
             rank.kill()
             os.close(rank.pipe)
@@ -98,6 +114,8 @@ def verdict(ranks, failed):
     """What the ends of all say together. failed : the ranks that did not end well, the first one first."""
     if not failed:
         return 0, ""
+    if all(rank.ended == AGAIN for rank in ranks):
+        return AGAIN, ""
     own, lost = ([rank.told[1] for rank in failed if rank.told and rank.told[0] == kind] for kind in ("own", "lost"))
     if own:
         return 2, own[0]

@@ -8,11 +8,13 @@
     python -m cmg.pretrain --config checkpoint/av/args.json --seed 1 --out checkpoint/av1
     python -m cmg.pretrain --config checkpoint/av/args.json --init-from checkpoint/av --data new.h5 --out checkpoint/new
     python -m cmg.launch 4 cmg.pretrain --data features.h5 --out checkpoint/av4
+    srun --ntasks 4 python -m cmg.pretrain --data features.h5 --out checkpoint/av4 --resume auto
 
 Files that hold different modalities are joined by the ids of their clips. Of several captions of a clip, with the ids
 <clip>#0, <clip>#1, … (`cmg.data.captions`), each epoch takes a random one.
 
-Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--resume auto` continues it.
+Writes a run folder: args.json, metrics.csv, tb/, epoch_XXX.pt, latest.pt. `--resume auto` continues it. On SIGTERM or
+SIGUSR1 a run that trains writes latest.pt at the end of a step and leaves with exit status 75: to be started again.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from pathlib import Path
 import torch
 
 import cmg
-from cmg import distributed
+from cmg import distributed, slurm
 from cmg.cli import Parser, command, git_commit, require_folder, versions
 from cmg.configs import Config, add_flags, flag_of, flat, nearest, with_values
 from cmg.data.features import FeatureSet
@@ -36,15 +38,17 @@ from cmg.files import locked, parse_json, read_text, write_atomically
 from cmg.methods import registry
 from cmg.methods.contract import Method
 from cmg.optimisation import OptimiserConfig
+from cmg.processes import AGAIN
 from cmg.training import checkpoint, state
 from cmg.training.host import choose_convolutions, keep_freed_memory
 from cmg.training.loop import Trainer
-from cmg.training.recorder import Recorder
+from cmg.training.recorder import TRACKERS, Recorder
 from cmg.training.run_config import RunConfig
 
 # Flags that a resumed run may change; all others must be as they were.
 FREE_ON_RESUME = {"epochs", "max_steps", "workers", "cache", "device", "log_every", "checkpoint_epochs", "save_every",
-                  "resume", "out", "data", "compile", "timeout_minutes", "cuda_graph", "toom_cook", "method"}
+                  "resume", "out", "data", "compile", "timeout_minutes", "report_to", "cuda_graph", "toom_cook",
+                  "method"}
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ def refuse_sizes(settings, features, size):
 @command
 def main(argv=None):
     settings = parse(argv)
+    slurm.adopt()
     run, out = settings.run, Path(settings.run.out)
     device = distributed.choose_device(run.device)
     rank, size = distributed.start(device.type, run.timeout_minutes)
@@ -207,6 +212,8 @@ def main(argv=None):
     if run.cuda_graph and (device.type != "cuda" or size > 1):
         raise UserError(f"--cuda-graph: on {device.type}, {size} process{'es' * (size > 1)}; expected a card and one "
                         "process")
+    for name in run.report_to:
+        TRACKERS[name].package()
     content, source = prepare_folder(settings)
     features = open_data(settings, device)
     refuse_sizes(settings, features, size)
@@ -235,6 +242,8 @@ def main(argv=None):
     elif run.init_from:
         source = checkpoint.file_of(run.init_from)
         state.start_from(trainer, checkpoint.read(source), source)
+    distributed.require_same(trainer.step, f"{source}: the processes have read different steps of it; expected a file "
+                             "system on which all see the same file")
     if rank:
         train(trainer, None)
         return
@@ -249,28 +258,36 @@ def main(argv=None):
                   "features": {m: known._asdict() for m, known in features.provenance.items()},
                   "parameters": sum(p.numel() for p in method.parameters()),
                   "parameters_kept": sum(p.numel() for p in method.kept().parameters())}
-        recorder = Recorder(out, trainer.step)  # which may refuse what is there, and then nothing has been changed
+        # Which may refuse what is there, and then nothing has been changed.
+        recorder = Recorder(out, trainer.step, run.report_to)
         write_atomically(out / "args.json", json.dumps(record, indent=1) + "\n")
+        recorder.settings(flags)
         print(f"{flags['method']} ({flags['preset']}): {' '.join(features.modalities)}, {len(features)} clips, "
               f"{record['parameters'] / 1e6:.1f} M parameters ({record['parameters_kept'] / 1e6:.1f} M kept), "
               f"{trainer.total} steps on {device}" + (f", from step {trainer.step}" if content else "")
-                  + (f", with the weights of {source}" if trainer.started else ""))
+                  + (f", with the weights of {source}" if trainer.started else ""), flush=True)
         train(trainer, recorder)
-        recorder.close()
     print(f"checkpoints in {out}")
 
 
 def train(trainer, recorder):
-    """The run itself, which a lost process ends."""
+    """The run itself, which a lost process ends, or a signal."""
     try:
-        trainer.run(recorder, progress=recorder is not None)
+        stopped = trainer.run(recorder, progress=recorder is not None)
     except RuntimeError as error:
         if not distributed.lost_a_process(error):
             raise
         raise LostProcess(f"process {trainer.rank} of {trainer.size}: another one was lost at step {trainer.step}, the "
                         f"run ends; {trainer.last_good()}; continue with --resume auto, on any number of processes") \
             from None
-    distributed.finish()
+    if recorder:
+        recorder.close()
+        if stopped:
+            print(f"left on {stopped} at step {trainer.step} of {trainer.total}; {trainer.last_good()}; continue with "
+                  "--resume auto", file=sys.stderr)
+    distributed.finish()  # none leaves before the first one has done so: a launcher may end those that are left
+    if stopped:
+        raise SystemExit(AGAIN)
 
 
 if __name__ == "__main__":

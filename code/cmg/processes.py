@@ -27,6 +27,7 @@ NO_ROOM = ("failed to map segment", "annot allocate memory", "MemoryError", "bad
 KILLS = {signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGXCPU}  # come from outside
 
 
+AGAIN = 75  # EX_TEMPFAIL: the exit status of what a signal ended, and of which nothing is lost; to be started again
 LAUNCHED = "CMG_LAUNCHED"  # what `cmg.launch` tells a process: the pipe to speak into, and one that ends with it
 
 

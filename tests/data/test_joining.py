@@ -104,7 +104,7 @@ def test_a_resumed_run_draws_the_same_captions(tmp_path):
     names = [f"clip{k}" for k in range(24)]
     write(tmp_path / "v.h5", names, "video")
     write(tmp_path / "t.h5", [f"{name}#{k}" for name in names for k in range(3)], "text")
-    flags = ["--w-rec", "0", "--w-club", "0", "--save-every", "1", "--data", str(tmp_path / "v.h5"),
+    flags = ["--w-rec", "0", "--w-club", "0", "--save-every", "1e-6", "--data", str(tmp_path / "v.h5"),
              str(tmp_path / "t.h5")]
     run("x", tmp_path / "whole", *flags)
     interrupt_after("x", tmp_path / "part", 4, flags)

@@ -95,7 +95,7 @@ def test_refusals(trained, tmp_path, capsys):
     assert "--draw: goes with --beams 1" in refusal(capsys, *call, "--data", test, "--draw")
     assert "a.mp4: no such file" in refusal(capsys, *call, "--videos", tmp_path / "a.mp4")
     (tmp_path / "a.mp4").touch()
-    assert "its video features are of an unknown encoder" in refusal(capsys, *call, "--videos", tmp_path / "a.mp4")
+    assert "video features are of an unknown encoder" in refusal(capsys, *call, "--videos", tmp_path / "a.mp4")
     assert not (tmp_path / "results.json").exists()
 
 

@@ -464,6 +464,27 @@ def test_resume_after_a_kill(clips, tmp_path, capsys):
     assert [path.name for path in tmp_path.glob("set.h5*")] == ["set.h5"]
 
 
+def test_several_machines_extract_a_share_each(clips, tmp_path, capsys):
+    """The file is that of one machine, bad clips included, also where one of three never came."""
+    whole, out = tmp_path / "whole.h5", tmp_path / "set.h5"
+    extract(clips, whole, modalities=["video"])
+    for share in ("1/3", "3/3"):
+        extract(clips, out, "--shard", share, modalities=["video"])
+    assert not out.exists() and "the same command without --shard makes" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.glob("set.h5*")) == ["set.h5.parts-1-of-3", "set.h5.parts-3-of-3"]
+    with locked(tmp_path / "set.h5.parts-3-of-3"):
+        busy = error_of(capsys, lambda: extract(clips, out, modalities=["video"]))
+    assert "set.h5.parts-3-of-3: another process is at work there" in busy
+    other = error_of(capsys, lambda: extract(clips, out, "--seconds", "2", modalities=["video"]))
+    assert "unfinished extraction with other settings" in other
+    extract(clips, out, modalities=["video"])
+    done = len(FeatureFile(whole).ids) - sum(name in FeatureFile(whole).ids for name in sorted("abcdef")[1::3])
+    assert f"resuming: {done} of 6 clips are done" in capsys.readouterr().err
+    assert same_content(out, whole) and failures(out) == failures(whole)
+    assert "f" in failures(out) and sorted(path.name for path in tmp_path.glob("set.h5*")) == [
+        "set.h5", "set.h5.failed.csv"]
+
+
 def test_many_shards_make_one_sorted_file(clips, tmp_path, monkeypatch):
     extract(clips, tmp_path / "a.h5", modalities=["audio"])
     monkeypatch.setattr(shards, "SHARD", 2)
@@ -584,13 +605,14 @@ def test_wrong_calls_end_in_one_line(clips, tmp_path, capsys, flags, match):
 
 def test_progress_where_there_is_no_terminal(capsys, monkeypatch):
     """A line on stderr every so often, with the rate and the time left; the account in the end."""
-    monkeypatch.setattr("cmg.data.progress.EVERY", 0)
-    clock = iter([100.0, *[110.0] * 9])
-    monkeypatch.setattr("cmg.data.progress.time.perf_counter", lambda: next(clock))
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     progress = Progress(1240, 40, 2)
-    progress.finished(decode=1.5, forward=6.5)
-    assert "41 of 1240 clips, 0.10 clips/s, 200 min left" in capsys.readouterr().err
-    assert str(progress) == "0.10 clips/s, 2 processes in 10.0 s: decode 1.5 s, forward 6.5 s, write 0.0 s; " \
+    for clock[0] in (130.0, 160.0):
+        progress.finished(decode=1.5, forward=6.5)
+    assert capsys.readouterr().err == ("resuming: 40 of 1240 clips are done\n"
+                                       "clip 42 of 1240, 0.03 clips/s, 9 h 59 min left\n")
+    assert str(progress) == "0.03 clips/s, 2 processes in 60.0 s: decode 3.0 s, forward 13.0 s, write 0.0 s; " \
                             "write is the parent's"
 
 
@@ -599,7 +621,7 @@ def test_without_pyav(clips, tmp_path, capsys, monkeypatch):
     extract(clips, tmp_path / "text.h5", modalities=["text"])
     assert len(rows_of(tmp_path / "text.h5")) == 5
     line = error_of(capsys, lambda: extract(clips, tmp_path / "av.h5"))
-    assert "needs PyAV: pip install av" in line
+    assert "needs PyAV and torchaudio: install this project with its extra [extract]" in line
 
 
 @pytest.mark.parametrize("modalities, missing", [("text", "--captions"), ("video", "--videos")])

@@ -273,7 +273,7 @@ def test_teacher_follows_with_momentum(clips):
 
 @pytest.mark.parametrize("method", ["codis", "dcid+turn", "mst"])
 def test_resume_is_bit_exact(clips, tmp_path, method):
-    flags = ["--method", method, "--save-every", "3"]
+    flags = ["--method", method, "--save-every", "1e-6"]
     whole = run(clips, tmp_path / "whole", *flags)
     interrupt_after(clips, tmp_path / "part", 4, flags)
     run(clips, tmp_path / "part", *flags, "--resume", "auto")

@@ -211,7 +211,7 @@ def test_a_batch_without_common_clips_is_no_nan():
 @pytest.mark.slow
 def test_kill_9_and_resume_are_bit_identical(ragged, tmp_path):
     """Queues, their counter and the moments of audio's norms are part of the checkpoint."""
-    flags = ["--epochs", "40", "--save-every", "7", "--checkpoint-epochs", "40"]
+    flags = ["--epochs", "40", "--save-every", "1e-6", "--checkpoint-epochs", "40"]
     whole, out = run(ragged, tmp_path / "whole", *flags), tmp_path / "killed"
     state = killed_and_resumed(argv(ragged, out, *flags), out, 200)
     assert "structure.queue_joint" in state["method"]

@@ -3,7 +3,7 @@
 import pytest
 from support_tables import Processes
 
-from cmg.tables.cells import Workers
+from cmg.tables.running import Workers
 
 
 @pytest.fixture

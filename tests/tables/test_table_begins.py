@@ -72,8 +72,9 @@ def test_what_a_failed_row_leaves_is_not_begun_with(tmp_path, processes, capsys)
     with pytest.raises(SystemExit):
         run(tmp_path, AVE + CHAIN)
     told = capsys.readouterr().err
-    assert "failed: row 'pairs', seed 0: begins with 'mixing', which failed" in told
-    assert "failed: row 'more pairs', seed 0: begins with 'pairs', which failed" in told and "3 of 4 cells" in told
+    assert "failed: row 'pairs', seed 0: begins with 'mixing', which has not been pretrained" in told
+    assert "failed: row 'more pairs', seed 0: begins with 'pairs', which has not been pretrained" in told
+    assert "3 of 4 cells" in told
     processes.fails = set()
     run(tmp_path, AVE + CHAIN)
 

@@ -109,7 +109,8 @@ def test_table_has_the_differences(tmp_path):
     file.write_text('evaluations.ave = {task = "ave"}\n' + rows(ref="", more="", all=""))
     table = read_table(file)
     text = write_table(tmp_path / "o", summarise(cells), table.evaluations, cells, references=table.references)
-    assert (tmp_path / "o" / "table.md").read_text() == text
+    whole = (tmp_path / "o" / "table.md").read_text()
+    assert {*text.splitlines()} < {*whole.splitlines()} and "| own modality |" in whole and "own" not in text
     lines = json.loads((tmp_path / "o" / "table.json").read_text())["differences"]
     ends = {line["row"]: (line["difference"], line["low"], line["high"]) for line in lines}
     half = t.ppf(0.975, 1) * 25  # cluster means of 50 and 0, equal in both seeds; of 100 and 0

@@ -19,9 +19,10 @@ from cmg.data.synthetic import SyntheticSpec, synthetic_files
 from cmg.errors import UserError
 from cmg.tables import report
 from cmg.tables.__main__ import main
-from cmg.tables.cells import Cell, Workers
+from cmg.tables.cells import Cell
 from cmg.tables.file import read_table
 from cmg.tables.report import columns, common_chance, draw, markdown, summarise, write_table
+from cmg.tables.running import Workers
 from support import TABLES
 
 

@@ -2,10 +2,9 @@
 
 import time
 
-from tqdm import tqdm
-
 from cmg.distributed import from_all, world
 from cmg.errors import UserError
+from cmg.progress import Progress
 
 SECONDS = 60  # of looking; what is left of larger sets is looked at when its batch is read
 ROWS = 64
@@ -20,8 +19,9 @@ def refuse_not_finite(features):
     """
     rank, size = world()
     began, told, there, whole = time.monotonic(), None, set(), True
-    for start in tqdm(range(ROWS * rank, len(features), ROWS * size), desc="looking for NaN", unit="block",
-                      disable=True if rank else None, leave=False, delay=2):
+    blocks = range(ROWS * rank, len(features), ROWS * size)
+    looking = Progress(len(blocks), "block", title="looking for NaN", quiet=rank > 0, leave=False)
+    for start in looking.over(blocks):
         try:
             batch = features.stored(range(start, min(start + ROWS, len(features))))
         except UserError as error:

@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,8 @@ class Parts:
     dtypes, vocabularies : as `FeatureWriter` takes them.
     overwrite : whether shards of other settings may be replaced.
     work : what it is that is unfinished, for messages.
+    share : (i, n) of one of several commands, on machines of their own, which has the folder `<out>.parts-i-of-n`. The
+        one without a share takes over what is in all of these.
     note : function of the clips of a shard -> what JSON can hold, kept beside it; `notes` has it for every file.
 
     Raises
@@ -53,40 +56,45 @@ class Parts:
     """
 
     def __init__(self, out, settings, attrs, dtypes="float16", vocabularies=None, overwrite=False, work="extraction",
-                 note=None):
+                 note=None, share=None):
         self.out, self.attrs, self.dtypes, self.vocabularies = Path(out), attrs, dtypes, vocabularies
-        self.folder = self.out.with_name(self.out.name + ".parts")
+        self.folder = self.out.with_name(self.out.name + ".parts" + ("-{}-of-{}".format(*share) if share else ""))
+        others = () if share else self.out.parent.glob(f"{glob.escape(self.out.name)}.parts-*-of-*")
+        self.folders = [self.folder, *sorted(others)]
         self.failed_csv = self.out.with_name(self.out.name + ".failed.csv")
         self.work, self.note = work, note
         with contextlib.ExitStack() as stack:
-            self._settle(json.dumps(settings, indent=1) + "\n", overwrite, stack)
+            for folder in self.folders:
+                self._settle(folder, json.dumps(settings, indent=1) + "\n", overwrite, stack)
             self._hold = stack.pop_all()
-        self.files = [FeatureFile(path) for path in sorted(self.folder.glob("shard-*.h5"))]
+        own, *others = ([FeatureFile(path) for path in sorted(folder.glob("shard-*.h5"))] for folder in self.folders)
+        self.files = [*own, *chain(*others)]
         self.notes = [parse_json(beside(file.path).read_text()) for file in self.files] if note else []
-        self._next = 1 + max((int(file.path.stem.partition("-")[2]) for file in self.files), default=-1)
+        self._next = 1 + max((int(file.path.stem.partition("-")[2]) for file in own), default=-1)
         self._held, self._written = [], time.monotonic()
 
-    def _settle(self, wanted, overwrite, stack):
-        """Make the folder, or make sure that what is in it was made with the same settings; hold it."""
-        settings = self.folder / "settings.json"
+    def _settle(self, folder, wanted, overwrite, stack):
+        """Make a folder, or make sure that what is in it was made with the same settings; hold it."""
+        settings = folder / "settings.json"
         # a run that was killed at its very start leaves a settings.json that is half written, under another name
-        if self.folder.exists() and any(".tmp-" not in path.name for path in self.folder.iterdir()):
+        if folder.exists() and any(".tmp-" not in path.name for path in folder.iterdir()):
             if not settings.is_file():
-                raise UserError(f"{self.folder}: in the way, it is no unfinished {self.work}; remove it")
-            stack.enter_context(locked(self.folder))
+                raise UserError(f"{folder}: in the way, it is no unfinished {self.work}; remove it")
+            stack.enter_context(locked(folder))
             if settings.read_text() == wanted:
-                others = self.out.parent.glob(f"{glob.escape(self.out.name)}.tmp-*")
-                for stale in (*self.folder.glob("*.tmp-*"), *others):
+                merging = f"{glob.escape(self.out.name)}.tmp-*"  # of which one with a share knows nothing
+                merged = self.out.parent.glob(merging) if folder.suffix == ".parts" else ()
+                for stale in (*folder.glob("*.tmp-*"), *merged):
                     stale.unlink()
                 return
             if not overwrite:
                 raise UserError(
-                    f"{self.folder}: unfinished {self.work} with other settings; "
+                    f"{folder}: unfinished {self.work} with other settings; "
                     "repeat those to resume it, remove the folder, or pass --overwrite"
                 )
-            shutil.rmtree(self.folder)
+            shutil.rmtree(folder)
         with replacing(settings) as unfinished:
-            stack.enter_context(locked(self.folder))
+            stack.enter_context(locked(folder))
             unfinished.write_text(wanted)
 
     def close(self):
@@ -168,6 +176,12 @@ class Parts:
         most = max(Counter(shapes[name] for name in ids).items(), key=lambda found: found[1], default=(None, 0))[0]
         return [name for name in ids if shapes[name] == most], [name for name in ids if shapes[name] != most]
 
+    def leave(self, failed, progress):
+        """Say how the share of one of several machines has ended."""
+        print(f"{self.folder}: {len(self.ids())} clips, {len(failed)} bad, {progress.seconds():.0f} s; once all shares "
+              f"are there, the same command without --shard makes {self.out}")
+        print(progress)
+
     def finish(self, ids, failed, progress):
         """List the bad clips, make the final file of those with these ids, in this order and of one shape, and say so;
         `UserError` if there are none."""
@@ -184,7 +198,7 @@ class Parts:
         print(progress)
 
     def merge(self, ids):
-        """Write the clips of these ids as the final file, remove the folder; returns the clips' shapes."""
+        """Write the clips of these ids as the final file, remove the folders; returns the clips' shapes."""
         row_of = {name: (file, row) for file in self.files for row, name in enumerate(file.ids)}
         first = row_of[ids[0]][0]
         with self._writer(self.out, first.shapes, self.vocabularies) as writer:
@@ -203,8 +217,9 @@ class Parts:
         return first.shapes
 
     def discard(self):
-        """Remove the folder."""
-        shutil.rmtree(self.folder)
+        """Remove the folders."""
+        for folder in self.folders:
+            shutil.rmtree(folder)
 
 
 def require_free(out, overwrite) -> Path:

@@ -38,8 +38,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from cmg.cli import Parser, command
 from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_labels
 from cmg.data.features import FeatureSet
@@ -47,7 +45,7 @@ from cmg.data.joining import held
 from cmg.data.labels import has_seconds, read_labels
 from cmg.downstream.probe import ClipProbes, SegmentProbes
 from cmg.downstream.probing import ProbeTask, Probings
-from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, mean, rounded
+from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, mean, printed, rounded
 from cmg.downstream.splits import require_seconds
 from cmg.downstream.task import DATA, STRICT, Run, add_probe_flags, open_run, task_parser
 from cmg.downstream.tokens import directions
@@ -56,6 +54,7 @@ from cmg.figures import bars
 from cmg.figures.names import arrow, axis_label, figure_name
 from cmg.figures.style import save
 from cmg.files import write_atomically
+from cmg.progress import Progress
 
 CHOSEN_BY = {"target": "target validation", "source": "source validation", "none": "no labels"}
 
@@ -211,11 +210,14 @@ def main(argv=None):
     run = open_run(args, path=paths[0])
     task = open_task(run)
     best, sweep = None, []
-    for path in tqdm(paths, desc="sweep", leave=False, disable=len(paths) == 1):
+    sweeping = Progress(len(paths), "checkpoint", title="sweep", quiet=len(paths) == 1, leave=False)
+    for path in sweeping.over(paths):
         run = run if path == run.path else run.at(path)
         validation = task.validate(run.model, "source" if judge == "source" else "target")
         sweep.append({"checkpoint": path.name, "epoch": run.content["epoch"], "score": rounded(validation.score),
                       **{f"{s} → {t}": rounded(validation.clips[s, t]) for s, t in task.pairs}})
+        run.tell({f"val/ave {args.protocol}/{name}": value for name, value in sweep[-1].items()
+                  if name not in ("checkpoint", "epoch")})
         if best is None or validation.score > best[0].score:  # the earlier one of equals
             best = validation, run
     validation, run = best
@@ -225,10 +227,10 @@ def main(argv=None):
         split = "val" if strict else "train"
         of_source = f" on the {split} split of the source" if judge == "source" else ""
         print(f"Score{of_source} and clip top-1 on the {split} split of the target\n")
-        print(markdown_table(["checkpoint", *names], [
+        print(printed(markdown_table(["checkpoint", *names], [
             [f"**{e['checkpoint']}**" if e["checkpoint"] == run.path.name else e["checkpoint"],
-             *(f"{e[name]:.1f}" for name in names)] for e in sweep]) + "\n")
-    if Path(args.checkpoint).is_dir():
+             *(f"{e[name]:.1f}" for name in names)] for e in sweep])) + "\n")
+    if Path(args.checkpoint).is_dir() and run.path.suffix == ".pt":  # a run folder, no exported model
         run = run._replace(chosen_by="target training" if judge == "target" and not strict else CHOSEN_BY[judge])
         if strict:
             mark_best(run.path, run.chosen_by)

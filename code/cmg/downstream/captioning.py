@@ -23,7 +23,6 @@ name where there are any, and nothing is measured.
 import csv
 import io
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -37,10 +36,12 @@ from cmg.downstream.results import markdown_table, result
 from cmg.downstream.splits import tell_pretrained
 from cmg.downstream.task import DATA, add_place_flags, open_run, task_parser
 from cmg.errors import UserError
+from cmg.extract.alike import Encoders, add_encoder_flags, encoder_flags
+from cmg.extract.clips import Media, find_media
 from cmg.files import read_columns, write_atomically
 from cmg.metrics.captions import METRICS, score
 from cmg.metrics.words import TOKENIZERS
-from cmg.modalities import modality, ordered
+from cmg.modalities import ordered
 from cmg.models.uniq4cap.generation import WritingConfig
 
 BATCH = 64
@@ -52,8 +53,6 @@ def parser() -> Parser:
     p.add_argument("--data", nargs="+", help=DATA)
     p.add_argument("--captions", help="CSV with the columns id and caption: the references; default: those of --data")
     p.add_argument("--videos", nargs="+", metavar="PATH", help="media files to caption instead of --data")
-    for m in ("video", "audio"):
-        p.add_argument(f"--{m}-weights", nargs="+", default=(), help=f"with --videos: of the encoder of {m}")
     p.add_argument("--modalities", nargs="+", help="that are looked at; default: all of the checkpoint and the data")
     p.add_argument("--tokenizer", nargs="+", choices=tuple(TOKENIZERS), default=tuple(TOKENIZERS),
                    help="of the words that are compared")
@@ -61,6 +60,7 @@ def parser() -> Parser:
                    help="strict: clips that were trained on are left out; paper: nothing is")
     p.add_argument("--seed", type=whole(), default=0, help="of pieces that are drawn")
     add_flags(p, WritingConfig())
+    add_encoder_flags(p)
     return add_place_flags(p, "results.json and sentences.csv")
 
 
@@ -145,45 +145,36 @@ def write_sentences(path, ids, said):
     write_atomically(path, text.getvalue())
 
 
-def extracted(args, model, seen, folder):
-    """A feature file of --videos, made as the checkpoint's features were."""
-    from cmg.extract.__main__ import main as extract
-    from cmg.extract.backbones import BACKBONES
-
-    out, listed = Path(folder) / "clips.h5", Path(folder) / "clips.txt"
-    files = [path for path in map(Path, args.videos) if not path.is_dir()]
-    for path in files:
-        if not path.is_file():
+def media_of(paths):
+    """The clips that --videos names, files and folders: dict id -> Media."""
+    found = {}
+    for path in map(Path, paths):
+        if not path.exists():
             raise UserError(f"--videos {path}: no such file")
-    listed.write_text("".join(f"{path.resolve()}\n" for path in files))
-    folders = [path for path in args.videos if Path(path).is_dir()]
-    call = ["--videos", *folders, *([str(listed)] if files else []), "--modalities", *seen, "--out", str(out),
-            "--device", args.device, "--workers", "0", "--seconds", str(model.shapes[seen[0]][0])]
-    for m in seen:
-        known = model.features[m]
-        name = (known.backbone or "").partition(":")[0]
-        if name not in BACKBONES.get(m, {}):
-            raise UserError(f"--checkpoint: its {m} features are of {known.backbone or 'an unknown encoder'}, which "
-                            "reads no media files; expected a checkpoint of extracted features, or --data")
-        call += [f"--{m}-backbone", name]
-        weights = getattr(args, f"{m}_weights", ())
-        call += [f"--{m}-weights", *weights] if weights else []
-        if modality(m).source == "frames" and known.frames_per_second:
-            call += ["--frames", str(int(known.frames_per_second))]
-    precisions = {model.features[m].precision for m in seen} - {None}
-    extract(call + (["--precision", precisions.pop()] if len(precisions) == 1 else []))
-    return out
+        for name, media in (find_media([path])[0] if path.is_dir() else {path.stem: Media(str(path))}).items():
+            if found.setdefault(name, media) != media:
+                raise UserError(f"--videos: id '{name}' occurs twice: {found[name].path} and {media.path}")
+    return found
 
 
-def caption_videos(args, model, writing, device):
+def caption_videos(args, model, writing):
     """Print a sentence of each video."""
     seen = seen_modalities(model, model.modalities, args.modalities)
-    with tempfile.TemporaryDirectory() as folder:
-        features = FeatureSet(extracted(args, model, seen, folder), seen)
-        model.check(features, "--videos")
-        said = describe(model, features, range(len(features)), seen, writing, args.seed, device)
-        for name, sentence in zip(features.ids, said):
-            print(f"{name}: {sentence}")
+    media = media_of(args.videos)
+    encoders = Encoders(model, seen, **encoder_flags(args, seen))
+    read = {one.name: one for one in encoders.media(media)}
+    good = [read[name] for name in media if not read[name].reason]
+    for one in read.values():
+        if one.reason:
+            print(f"bad clip {one.name}: {one.reason}", file=sys.stderr)
+    if not good:
+        raise UserError(f"--videos: none of the {len(media)} clips could be read")
+    for start in range(0, len(good), BATCH):
+        part = good[start : start + BATCH]
+        x, valid = zip(*(encoders.tensors(m, part) for m in seen))
+        said = model.describe(dict(zip(seen, x)), dict(zip(seen, valid)), writing, args.seed)
+        for one, sentence in zip(part, said):
+            print(f"{one.name}: {sentence}")
 
 
 @command
@@ -195,7 +186,7 @@ def main(argv=None):
     run = open_run(args, needs=("sentences",))
     model = run.model
     if args.videos:
-        return caption_videos(args, model, writing, run.device)
+        return caption_videos(args, model, writing)
     features, synthetic = FeatureSet(run.data), run.synthetic
     model.check(features, without="text" if args.captions else None)
     seen = seen_modalities(model, features.modalities, args.modalities)

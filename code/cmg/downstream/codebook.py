@@ -20,7 +20,7 @@ import torch
 
 from cmg.cli import Parser, command
 from cmg.data.joining import held
-from cmg.downstream.results import markdown_table
+from cmg.downstream.results import markdown_table, printed
 from cmg.downstream.task import DATA, add_place_flags, open_run, task_parser
 from cmg.downstream.tokens import encode_set
 from cmg.errors import UserError
@@ -114,16 +114,17 @@ def main(argv=None):
     for k in range(model.codebook.size):
         writer.writerow([k, *(int(c[k]) for c in counts.values()), *(f"{s:.4f}" for s in share[:, k].tolist())])
     write_atomically(out / "codebook.csv", table.getvalue())
-    print(markdown_table(["modalities", "codes of the first", "of the second", "of both",
-                          f"both above {100 * SHARED:.0f} %", "overlap", "perplexity of all"], summary(counts)) + "\n")
+    header = ["modalities", "codes of the first", "of the second", "of both", f"both above {100 * SHARED:.0f} %",
+              "overlap", "perplexity of all"]
+    print(printed(markdown_table(header, summary(counts))) + "\n")
     used = share.sum(0) > 0
     order = share[0, used].argsort(descending=True)
-    print(save(codes.draw(list(counts), share[:, used][:, order].numpy()), out / "codebook.png"))
+    run.tell({}, [save(codes.draw(list(counts), share[:, used][:, order].numpy()), out / "codebook.png")])
     metrics = run.path.parent / "metrics.csv"
     if Path(args.checkpoint).is_dir() and metrics.is_file():
         panels = over_training(metrics)
         if panels:
-            print(save(lines.draw(panels, "step"), out / "codebook_training.png"))
+            run.tell({}, [save(lines.draw(panels, "step"), out / "codebook_training.png")])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """What every downstream task leaves behind: `results.json`, tables, and `best.pt` in the run folder."""
 
+import itertools
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import torch
 from cmg.cli import require_folder
 from cmg.errors import UserError
 from cmg.files import in_turn, parse_json, replacing, write_atomically
+from cmg.training.checkpoint import file_of
+from cmg.training.exported import CONFIG, on_hub
 
 # Two rows with equal values here are the same measurement: the newer one replaces the older.
 IDENTITY = ("task", "source", "target", "gallery", "protocol", "metric", "seed")
@@ -57,10 +61,12 @@ def result(task: str, source: str, target: str, settings, metric: str, value, ow
 
 
 def find_checkpoints(path) -> list[Path]:
-    """The checkpoint file itself, or every `epoch_*.pt` of a run folder in order."""
+    """The checkpoint file itself, or every `epoch_*.pt` of a run folder in order; an exported model is one."""
     path = Path(path)
     if path.is_file():
         return [path]
+    if (path / CONFIG).is_file() or on_hub(path):
+        return [file_of(path)]
     if not path.is_dir():
         raise UserError(f"--checkpoint {path}: no such file or folder; expected a .pt file or a run folder")
     found = sorted(path.glob("epoch_*.pt"), key=lambda file: (len(file.stem), file.stem))
@@ -132,9 +138,9 @@ def mark_best(checkpoint: Path, chosen_by: str) -> Path:
 
 
 def chosen_by(checkpoint: Path) -> str | None:
-    """Whose labels chose a checkpoint, as `mark_best` noted it of a run's `best.pt`; none did of `latest.pt`. None of
-    a file of which that is not known."""
-    if checkpoint.name != "best.pt":
+    """Whose labels chose a checkpoint, as `mark_best` noted it of a run's `best.pt`, and an exported model's config
+    knows it; none did of `latest.pt`. None of a file of which that is not known."""
+    if checkpoint.name not in ("best.pt", CONFIG):
         return "no labels" if checkpoint.name == "latest.pt" else None
     try:
         return parse_json(checkpoint.with_suffix(".json").read_text(encoding="utf-8"))["chosen_by"]
@@ -157,6 +163,44 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
              for row in [header, *rows]]
     lines.insert(1, "|:" + "-" * (width[0] + 1) + "|" + "".join("-" * (w + 1) + ":|" for w in width[1:]))
     return "\n".join(lines)
+
+
+def printed(text: str, width: int | None = None) -> str:
+    """Markdown as a terminal of 80 to 100 columns shows it: a table that is wider is cut into several, each of which
+    begins with what names a row, its first column or those up to `metric`.
+
+    >>> print(printed(markdown_table(["a", "b", "c"], [["x", "1", "2"]]), 12))
+    | a | b |
+    |:--|--:|
+    | x | 1 |
+    <BLANKLINE>
+    | a | c |
+    |:--|--:|
+    | x | 2 |
+    """
+    width = width or min(100, max(80, shutil.get_terminal_size((100, 24)).columns))
+    lines = []
+    for _, own in itertools.groupby(text.split("\n"), lambda line: line.startswith("|")):
+        lines += _cut([*own], width)
+    return "\n".join(lines)
+
+
+def _cut(table, width):
+    """The lines of a table, or of several of some of its columns with an empty line between them; other lines."""
+    if len(table[0]) <= width or not table[0].startswith("|"):
+        return table
+    columns = list(zip(*(re.split(r"(?<!\\)\|", line)[1:-1] for line in table)))  # of padded cells
+    names = [own[0].strip() for own in columns]
+    keys = columns[: names.index("metric") + 1 if "metric" in names else 1]
+    blocks, size = [], width
+    for own in columns[len(keys):]:
+        if size + len(own[0]) + 1 > width:
+            blocks.append([*keys])
+            size = 1 + sum(len(key[0]) + 1 for key in keys)
+        blocks[-1].append(own)
+        size += len(own[0]) + 1
+    cut = [[f"|{'|'.join(cells)}|" for cells in zip(*block)] for block in blocks]
+    return [line for block in cut for line in (*block, "")][:-1]
 
 
 def _escaped(cell: str) -> str:

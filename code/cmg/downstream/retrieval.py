@@ -158,7 +158,7 @@ def main(argv=None):
     tell_pretrained(rows[0]["n_excluded"], "clips")
     rows = run.write("Retrieval", rows, table)
     name = "_".join(filter(None, (rows[0]["task"], args.gallery, args.protocol)))
-    print(draw(rows, run.out / f"{name}.png"))
+    run.tell({}, [draw(rows, run.out / f"{name}.png")])
     return rows
 
 

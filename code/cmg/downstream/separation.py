@@ -28,7 +28,7 @@ from matplotlib.colors import to_rgb
 from cmg.cli import Parser, command, git_commit, whole
 from cmg.data.features import FeatureSet
 from cmg.distributed import choose_device, seed_shared
-from cmg.downstream.results import markdown_table, prepare_results, result, rounded, write_results
+from cmg.downstream.results import markdown_table, prepare_results, printed, result, rounded, write_results
 from cmg.downstream.task import DATA, STRICT, add_place_flags, synthetic_of, task_parser
 from cmg.errors import UserError
 from cmg.figures import mixtures
@@ -211,7 +211,7 @@ def main(argv=None):
               "numerics": numerics_of(content)}
     found = [row | origin for row in measured(method, features, rows, args.seed, device)]
     written = write_results(out, found)
-    print(f"Separation, {args.checkpoint}\n\n{table(found)}\n\n{written}")
+    print(f"Separation, {args.checkpoint}\n\n{printed(table(found))}\n\n{written}")
     few = rows[: args.clips]
     pictures = pictures_of(method, features, few, device)
     names = [features.ids[row] for row in few]

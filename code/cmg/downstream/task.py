@@ -20,11 +20,12 @@ from cmg.data.synthetic_raw import asked_for, files_for
 from cmg.distributed import choose_device
 from cmg.downstream.clip_scores import clustered, read_clusters, write_clip_scores
 from cmg.downstream.registry import TASKS
-from cmg.downstream.results import chosen_by, prepare_results, results_table, rounded, write_results
+from cmg.downstream.results import chosen_by, prepare_results, printed, results_table, rounded, write_results
 from cmg.downstream.tokens import directions
 from cmg.errors import UserError
 from cmg.modalities import ordered
 from cmg.training.checkpoint import build_model, file_of, method_of, numerics_of, read
+from cmg.training.recorder import tell_run
 
 # Strict spans what codebooks need whose vectors have a scale between 0.02 and 1; the smaller, the larger the rate.
 LRS = {"strict": (1e-3, 3e-3, 1e-2), "paper": (4e-4,)}
@@ -151,9 +152,23 @@ class Run(NamedTuple):
                   "numerics": numerics_of(self.content), "features": known_features(self.model, self.path)}
         rows = [row | origin for row in rows]
         written = write_results(self.out, rows)
+        self.tell({f"test/{row['task']} {row['protocol']}/{row['source']} → {row['target']} {row['metric']}":
+                   row["value"] for row in rows})
         split = f" ({rows[0]['split']} split)" if "split" in rows[0] else ""
-        print(f"{title}, {self.path}, {self.settings.protocol}{split}\n\n{table(rows)}\n\n{written}")
+        print(f"{title}, {self.path}, {self.settings.protocol}{split}\n\n{printed(table(rows))}\n\n{written}")
         return rows
+
+    def tell(self, values, pictures=()):
+        """Tell the trackers of the run that this is a checkpoint of; a task does not end because one cannot be told.
+
+        values : dict name -> figure, or None. pictures : paths, which are printed as well.
+        """
+        for path in pictures:
+            print(path)
+        try:
+            tell_run(self.path.parent, self.content["args"], self.content.get("step", 0), values, pictures)
+        except (OSError, UserError) as error:
+            print(f"note: no tracker of {self.path.parent} was told ({error})", file=sys.stderr)
 
     def finish(self, task, rows=None) -> list[dict]:
         """Run a `ProbeTask`, unless its rows are there, add the error of its test set and leave its files behind ->
@@ -166,8 +181,7 @@ class Run(NamedTuple):
         rows = self.write(task.title, rows)
         if found:
             print(write_clip_scores(self.out, task.name, self.settings.protocol, found))
-        for path in task.draw(rows, self.out):
-            print(path)
+        self.tell({}, [*task.draw(rows, self.out)])
         return rows
 
 

@@ -8,9 +8,10 @@ A clip's id is its file's name without suffix; pictures and sound may be in file
 pictures/ sound/`). Captions are a CSV with the columns id and caption; of several of a clip the first is taken, with
 `--text-backbone wordpiece`, which turns captions into numbers of pieces of words, all of them. Clips longer than
 --seconds are cut, shorter ones padded and marked so. A killed run goes on where it was when started again. Bad files
-are listed in OUT.failed.csv and do not stop the run. Backbones without weights need no download; weights of the others
-come from the file, folder or hub name given, and their sha256 is kept with the features. A backbone of one's own is a
-file: `--audio-backbone path/to/mine.py` (cmg/extract/backbones.py says what is in it).
+are listed in OUT.failed.csv and do not stop the run. Several machines take a share each (--shard 1/8 to 8/8); the same
+command without --shard then does what is left and makes one file. Backbones without weights need no download; weights
+of the others come from the file, folder or hub name given, and their sha256 is kept with the features. A backbone of
+one's own is a file: `--audio-backbone path/to/mine.py` (cmg/extract/backbones.py says what is in it).
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 
 from cmg import modalities
-from cmg.cli import Parser, command, most_are_good, whole
+from cmg.cli import Parser, command, most_are_good, of_shard, shard, whole
 from cmg.data.progress import Progress
 from cmg.data.shards import Bad, require_free
 from cmg.data.videos import clip_of
@@ -72,6 +73,9 @@ def parse(argv):
     parser.add_argument("--out", required=True, help="feature file to write (.h5)")
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser.add_argument("--workers", type=whole(0), default=workers, help="processes; 0: work in this one")
+    parser.add_argument("--shard", type=shard, metavar="I/N", help="extract only every N-th clip, into "
+                        "OUT.parts-I-of-N: for several machines, or an array of jobs; without it the same command puts "
+                        "all together")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, and an unfinished run of other settings")
     args = parser.parse_args(argv)
     args.modalities = modalities.ordered(args.modalities)
@@ -170,13 +174,16 @@ def main(argv=None):
     texts = (args.captions, args.prompts) if args.captioned else ()
     source = " ".join(str(path) for path in (*(args.videos or ()), *texts) if path)
     source = source.encode(errors="backslashreplace").decode()  # names need not be UTF-8
-    with contextlib.closing(parts_of(args.out, recipe, {"source": source}, args.overwrite)) as parts:
+    with contextlib.closing(parts_of(args.out, recipe, {"source": source}, args.overwrite, args.shard)) as parts:
         for line in notes:
             print(f"extract: {line}", file=sys.stderr)
-        done = parts.ids()
+        done, jobs = parts.ids(), of_shard(jobs, args.shard)
         pending = [job for job in jobs if job.id not in done]
         progress = Progress(len(jobs), len(jobs) - len(pending), args.workers)
         failed = parts.collect(extracted(pending, recipe, args), progress)
+        if args.shard:
+            parts.leave(failed, progress)
+            return
         good = sorted({job.id for job in jobs} - {one.id for one in failed})
         parts.finish(good, failed, progress)
     most_are_good(args.out, len(good), len(jobs), f"reasons in {parts.failed_csv}")

@@ -77,21 +77,31 @@ class Choice(NamedTuple):
     rate: int | None = None
 
 
-def load_backbone(choice, device="cpu", precision="fp32"):
-    """The backbone of that choice; its module, with what it depends on, is imported only now.
+def kind_of(choice):
+    """The class of a backbone; its module, with what it depends on, is imported only now.
 
     Raises
     ------
-    UserError : no such backbone; a package is missing; too few or too many weights; what the backbone says of them.
+    UserError : no such backbone; a package is missing.
     """
     table, flag = BACKBONES.get(choice.modality, {}), f"--{choice.modality}-backbone"
     try:
-        kind = plugins.find(choice.name, table, "backbones", flag, lambda thing: encodes(thing, choice.modality))
+        return plugins.find(choice.name, table, "backbones", flag, lambda thing: encodes(thing, choice.modality))
     except ImportError as error:
         if choice.name not in table:
             raise  # of a file of one's own: its author sees where
         raise UserError(f"{flag} {choice.name} needs {error.name}: install this project with its extra [extract]") \
             from None
+
+
+def load_backbone(choice, device="cpu", precision="fp32"):
+    """The backbone of that choice.
+
+    Raises
+    ------
+    UserError : those of `kind_of`; too few or too many weights; what the backbone says of them.
+    """
+    kind = kind_of(choice)
     if len(choice.weights) != len(kind.expects):
         wanted = " and ".join(kind.expects) or "none: it has no weights"
         raise UserError(f"--{choice.modality}-weights: {len(choice.weights)} given, {choice.name} expects {wanted}")

@@ -8,13 +8,13 @@ import stat
 
 import numpy as np
 import torch
-import torchaudio.functional
 
 from cmg.errors import UserError
 from cmg.files import own_fault, short_of_memory
 
 try:
     import av
+    import torchaudio.functional
 except ImportError:  # an extra: captions alone can be extracted without it
     av = None
 
@@ -40,6 +40,18 @@ def covered_seconds(end, seconds):
     return min(max(1, math.floor(end + 0.5)), seconds)
 
 
+def tracks(path) -> set:
+    """What a file has: "frames", "sound", both or none of them.
+
+    Raises
+    ------
+    BadClip : not a media file.
+    """
+    with _open(path) as container:
+        found = {"frames": _pictures_of(container), "sound": container.streams.audio}
+        return {source for source, streams in found.items() if streams}
+
+
 def video_seconds(path, seconds, most=FRAMES_PER_SECOND):
     """Yield the frames of second 0, 1, … of a video, for as many of the first `seconds` seconds as it has.
 
@@ -57,15 +69,14 @@ def video_seconds(path, seconds, most=FRAMES_PER_SECOND):
     BadClip : not a media file, no video track, damaged.
     """
     with _open(path) as container:
-        # The picture on the sleeve of a music file is a "video" track to the container, but not to us.
-        tracks = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        if not tracks:
+        track = next(iter(_pictures_of(container)), None)
+        if track is None:
             raise BadClip("no video track")
-        size = tracks[0].codec_context
+        size = track.codec_context
         if size.width * size.height > PIXELS:
             raise BadClip(f"frames of {size.width}x{size.height}; expected at most {PIXELS / 1e6:.0f} million pixels")
         yielded, own, last, end = 0, [], None, 0.0
-        for frame, time in _frames(container, tracks[0], _origin(container)):
+        for frame, time in _frames(container, track, _origin(container)):
             second = min(math.floor(time), seconds)
             while yielded < second:
                 yield _pictures(own or [last or frame], most)
@@ -73,7 +84,7 @@ def video_seconds(path, seconds, most=FRAMES_PER_SECOND):
             if second == seconds:
                 return
             own.append(frame)
-            last, end = frame, max(end, time + _length(frame, tracks[0]))
+            last, end = frame, max(end, time + _length(frame, track))
         if last is None:
             raise BadClip("no frame could be decoded")
         while yielded < covered_seconds(end, seconds):
@@ -184,7 +195,7 @@ def _open(path):
     OSError : the file could not be read, which says nothing of the clip.
     """
     if av is None:
-        raise UserError("reading media files needs PyAV: pip install av, or this project with its extra [extract]")
+        raise UserError("reading media files needs PyAV and torchaudio: install this project with its extra [extract]")
     source, doing = Source(path), "opened"
     try:
         with source.handle, av.open(source, options=STRICT) as container:
@@ -197,6 +208,11 @@ def _open(path):
             raise
     if source.error is not None:  # also where FFmpeg took it for the end of the file
         raise source.error
+
+
+def _pictures_of(container):
+    """Video tracks. The picture on the sleeve of a music file is one to the container, but not to us."""
+    return [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
 
 
 def _origin(container):

@@ -8,8 +8,9 @@ from cmg.extract.workers import reads_captions
 from cmg.modalities import modality
 
 
-def parts_of(out, recipe, attrs, overwrite=False) -> Parts:
-    """The shards of a recipe's clips, which go on with those of the same weights and settings alone."""
+def parts_of(out, recipe, attrs, overwrite=False, share=None) -> Parts:
+    """The shards of a recipe's clips, which go on with those of the same weights and settings alone; of a share of
+    them, as `Parts` has it."""
     backbones = [load_backbone(choice, precision=recipe.precision) for choice in recipe.backbones]
     for name in ("side", "rate"):
         if any(getattr(choice, name) is not None for choice in recipe.backbones) and not any(
@@ -25,7 +26,7 @@ def parts_of(out, recipe, attrs, overwrite=False) -> Parts:
            for c in recipe.backbones if plugins.is_file(c.name)}
     settings = {"shapes": {b.modality: recipe.shape(b) for b in backbones}, "attrs": attrs}
     return Parts(out, settings | ({"files": own} if own else {}), attrs, {b.modality: dtype_of(b) for b in backbones},
-                 {b.modality: b.vocabulary for b in backbones if reads_captions(b)}, overwrite)
+                 {b.modality: b.vocabulary for b in backbones if reads_captions(b)}, overwrite, share=share)
 
 
 def origin(backbone, recipe):

@@ -43,7 +43,9 @@ def learn_vocabulary(captions, size) -> Vocabulary:
 
 
 def read_vocabulary(path) -> Vocabulary:
-    """Of a feature file, or of a text with a piece a line."""
+    """Of a feature file, or of a text with a piece a line; a Vocabulary is itself."""
+    if isinstance(path, Vocabulary):
+        return path
     if Path(path).suffix in (".h5", ".hdf5"):
         file = FeatureFile(path)
         if "text" not in file.vocabularies:

@@ -4,6 +4,8 @@ A system's own model is a subclass that says what it `offers` and how one modali
 calls stands here.
 """
 
+import hashlib
+import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple
@@ -22,12 +24,13 @@ class Tokens(NamedTuple):
     """What a model says of clips, step by step.
 
     semantic [B, T, D]: continuous vectors. codes [B, T] int64 and quantized [B, T, D], the codes' vectors: None of a
-    model that has no codebook.
+    model that has no codebook. valid bool [B, T]: which steps exist; None where nobody said, which stands for all.
     """
 
     codes: torch.Tensor | None
     quantized: torch.Tensor | None
     semantic: torch.Tensor
+    valid: torch.Tensor | None = None
 
     @property
     def vectors(self):
@@ -135,7 +138,7 @@ class Pretrained(nn.Module, ABC):
                 raise UserError(f"valid of {m!r}: expected only {', '.join(features)}, whose features are given")
             if tuple(mask.shape) != tuple(features[m].shape[:2]):
                 raise UserError(f"valid of {m!r} has shape {list(mask.shape)}; expected {list(features[m].shape[:2])}")
-        tokens = {m: self.tokens(m, torch.as_tensor(x).to(self.device), valid.get(m))
+        tokens = {m: self.tokens(m, torch.as_tensor(x).to(self.device), valid.get(m))._replace(valid=valid.get(m))
                   for m, x in features.items()}
         return tokens if len(tokens) > 1 else next(iter(tokens.values()))
 
@@ -149,15 +152,64 @@ class Pretrained(nn.Module, ABC):
         for rows in torch.arange(len(clips)).split(batch_size):
             batch = clips.__getitems__(rows.tolist())
             for m in known:
-                found[m].append(self.tokens(m, batch[m].to(self.device), batch[f"valid/{m}"].to(self.device)))
+                valid = batch[f"valid/{m}"].to(self.device)
+                found[m].append(self.tokens(m, batch[m].to(self.device), valid)._replace(valid=valid))
         return {m: Tokens(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
                 for m, parts in found.items()}
+
+    def encode_files(self, *files, sentences=(), modalities=None, weights=None, backbones=None, seconds=None,
+                     workers=0):
+        """Tokens of media files, read as the features were that the model was pretrained on.
+
+        Parameters
+        ----------
+        files : paths of videos, sounds and pictures. sentences : texts, whose rows follow those of the files.
+        modalities : which to encode; None for all that the model knows and the files have.
+        weights : dict modality -> path or hub name of its encoder's weights (several in a list), for encoders that have
+            any: the model keeps their sha256, and others are refused.
+        backbones : dict modality -> Python file of an encoder of one's own.
+        seconds : that are read of a file; by default as many as the clips of pretraining had.
+        workers : processes that decode; 0: this one.
+
+        Returns
+        -------
+        dict modality -> Tokens [B, T, …], a row a file and sentence; `valid` [B, T] says which steps exist, none where
+        a file lacks the modality.
+
+        Raises
+        ------
+        UserError : a file that cannot be read or has nothing the model knows, an encoder that is not known, weights
+            that are missing or others.
+
+        Example
+        -------
+        >>> cmg.load_pretrained("checkpoint/mine").encode_files("a.mp4")["audio"].codes     # doctest: +SKIP
+        """
+        read = importlib.import_module("cmg.extract.alike")  # above this module; its libraries are of an extra
+        return read.encode_files(self, files, sentences, workers, modalities=modalities, weights=weights,
+                                 backbones=backbones, seconds=seconds)
 
     @property
     def device(self):
         return next(self.parameters()).device
 
+    @property
+    def sha256(self):
+        """Of all tensors that decide what the model gives: its weights and the scale of its features."""
+        tensors = self.state_dict() | {f"scale/{name}": x for name, x in self.feature_scale.named_buffers()}
+        return digest(tensors)
+
     def extra_repr(self):
         """The first lines of `print(model)`."""
         return "\n".join([f"method {self.method}, offers {', '.join(self.offers)}", *(
             f"{m} {list(self.shapes[m])}: features {self.features[m]}" for m in self.modalities)])
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    """sha256 of named tensors: of each in the order of names, its name, dtype, shape and bytes."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        x = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {x.dtype} {list(x.shape)}\n".encode())
+        found.update(x.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()

@@ -1,6 +1,6 @@
 """Tables of results as commands: run what is missing, then print mean ± std over pretraining seeds.
 
-    python -m cmg.tables scripts/tables/digits.toml --data pretrain.h5 --set ave=ave.h5 annotations=AVE/ \
+    python -m cmg.tables digits --data pretrain.h5 --set ave=ave.h5 annotations=AVE/ \
         --seeds 0 1 2 --jobs 2 --out checkpoint/digits
 
 The table file names the rows, which are flags of cmg.pretrain, and the tasks that every row is evaluated on (see
@@ -22,18 +22,20 @@ Writes table.md, table.csv, table.json, table.png and table.pdf into OUT.
 import sys
 from pathlib import Path
 
-from cmg.cli import Parser, command, require_folder, whole
+from cmg.cli import Parser, command, of_shard, require_folder, shard, whole
+from cmg.downstream.results import printed
 from cmg.errors import UserError
-from cmg.tables.cells import Cell, fill_in
-from cmg.tables.file import fill, read_settings, read_table
+from cmg.tables.cells import Cell
+from cmg.tables.file import fill, find_table, read_settings, read_table
 from cmg.tables.paper import read_published
 from cmg.tables.report import absent, summarise, write_table
+from cmg.tables.running import fill_in
 from cmg.tables.sweep import tune
 
 
 def parser():
     p = Parser(prog="cmg.tables", description=__doc__)
-    p.add_argument("table", help="table file, in TOML")
+    p.add_argument("table", help="table file, in TOML, or the name of one of the package's, such as digits")
     p.add_argument("--data", nargs="+", required=True, help="feature files to pretrain on, or: synthetic")
     p.add_argument("--set", nargs="+", action="append", default=[], metavar="NAME=VALUE",
                    help="what stands for {NAME} in the table file, feature files and annotation folders say")
@@ -41,8 +43,12 @@ def parser():
                    help="of pretraining, one run of a row for each")
     p.add_argument("--rows", nargs="+", help="only the rows of these names")
     p.add_argument("--tasks", nargs="+", help="only the evaluations of these names")
-    p.add_argument("--jobs", type=whole(1), default=1, help="runs side by side; the cores are shared out among them")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    p.add_argument("--jobs", type=whole(1), default=1, help="runs side by side, each with OMP_NUM_THREADS threads; if "
+                   "that is not set, the cores are shared out among them")
+    p.add_argument("--device", nargs="+", default=["auto"], metavar="DEVICE",
+                   help="auto, cpu, cuda, cuda:N; runs side by side are dealt to several in turn")
+    p.add_argument("--shard", type=shard, metavar="I/N", help="run only every N-th cell, and make no table: for "
+                   "several machines, or an array of jobs; without it the same command makes the table of all")
     p.add_argument("--out", required=True, help="folder of the runs and of the table")
     return p
 
@@ -68,6 +74,7 @@ def with_origins(names, table):
 def main(argv=None):
     args = parser().parse_args(argv)
     require_folder(args.out)
+    args.table = find_table(args.table)
     table = read_table(args.table)
     names = with_origins(chosen("--rows", args.rows, list(table.rows), args.table), table)
     tasks = chosen("--tasks", args.tasks, [one.name for one in table.evaluations], args.table)
@@ -81,23 +88,23 @@ def main(argv=None):
     for name, flags in rows.items():
         for seed in dict.fromkeys(args.seeds):
             begins = cells.get((table.begins.get(name), seed))
-            own = [one for one in evaluations if one.name in table.evaluated[name]]
-            cells[name, seed] = Cell(name, flags, seed, own, args, begins=begins)
+            asked = [one for one in evaluations if one.name in table.evaluated[name]]
+            cells[name, seed] = Cell(name, flags, seed, asked, args, begins=begins)
     # Seed by seed, so that a table that is stopped early has all of its rows.
-    missing = [cell for cell in cells.values() if not cell.finished]
-    missing.sort(key=lambda cell: args.seeds.index(cell.seed))
-    print(f"{len(cells)} cells, {len(cells) - len(missing)} finished before", file=sys.stderr)
-    failures = fill_in(missing, args.jobs)
+    own = of_shard(sorted(cells.values(), key=lambda cell: args.seeds.index(cell.seed)), args.shard)
+    missing = [cell for cell in own if not cell.finished]
+    print(f"{len(own)} cells, {len(own) - len(missing)} finished before", file=sys.stderr)
+    failures = fill_in(missing, args.jobs, args.device)
     present = [cell for cell in cells.values() if cell.pretrained]
-    if any(cell.results() for cell in present):
+    if any(cell.results() for cell in present) and not args.shard:
         summary = summarise(present)
         for line in absent(summary, evaluations):
             print(f"note: {line}", file=sys.stderr)
         text = write_table(args.out, summary, evaluations, present, sweep, published, table.references)
-        print(f"{text}\n{Path(args.out) / 'table.md'}")
+        print(f"{printed(text)}\n{Path(args.out) / 'table.md'}")
     if failed or failures:
         trials = f"{len(failed)} trials and " if failed else ""
-        raise UserError(f"{trials}{len(failures)} of {len(cells)} cells failed; first: {(failed + failures)[0]}")
+        raise UserError(f"{trials}{len(failures)} of {len(own)} cells failed; first: {(failed + failures)[0]}")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,9 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
-import subprocess
-import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from cmg.downstream.clip_scores import read_clip_scores
@@ -20,6 +17,7 @@ from cmg.files import parse_json, write_atomically
 from cmg.modalities import TABLE
 from cmg.tables.file import fill, read_settings, slug
 
+LAST = 4096  # bytes of a log in which its last line of progress is looked for
 NEEDED = {"metric", "source", "target", "protocol", "value", "chance", "n_test", "commit"}  # of a row of results.json
 NAMES = NEEDED - {"value", "chance", "n_test"} | {"task"}
 FIGURES = {"value", "chance", "n_test", "source_value", "target_value", "test_error", "match_rate", "match_chance",
@@ -37,6 +35,7 @@ class Cell:
     def __init__(self, name, flags, seed, evaluations, args, out=None, begins=None):
         self.name, self.seed, self.args, self.begins = name, seed, args, begins
         self.folder = Path(out or args.out) / f"{slug(name)}-seed{seed}"
+        self.log, self.doing = self.folder.parent / f"{self.folder.name}.log", ""
         settings = read_settings(args.set) | {"run": [str(self.folder)]}
         self.flags = fill(flags, settings, f"row {name!r}")
         self.evaluations = evaluations
@@ -62,10 +61,14 @@ class Cell:
     def finished(self):
         return self.pretrained and not self.missing()
 
-    def run(self, workers):
-        """Pretrain and evaluate, as far as it is not done. Raises with the last line of what failed first."""
+    def __str__(self):
+        return f"{self.name}, seed {self.seed}"
+
+    def run(self, workers, device):
+        """Pretrain and evaluate on a device, as far as it is not done. Raises with the last line of what failed
+        first."""
+        self.device = device
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.log = self.folder.parent / f"{self.folder.name}.log"
         if self.log.is_symlink() or self.log.exists() and not self.log.is_file():
             raise UserError(f"{self.log}: is a link or no file, and what a run prints would go elsewhere; expected it "
                             "moved away, or another --out")
@@ -93,10 +96,11 @@ class Cell:
         before = []
         if self.begins:
             if not self.begins.pretrained:
-                raise UserError(f"row {self.name!r}, seed {self.seed}: begins with {self.begins.name!r}, which failed")
+                raise UserError(f"row {self.name!r}, seed {self.seed}: begins with {self.begins.name!r}, which has "
+                                "not been pretrained")
             before = ["--init-from", str(self.begins.folder / "latest.pt")]
         self.call(workers, log, "cmg.pretrain", "--data", *self.args.data, *self.flags, *before, "--seed",
-                  str(self.seed), "--out", str(self.folder), "--resume", "auto", "--device", self.args.device)
+                  str(self.seed), "--out", str(self.folder), "--resume", "auto", "--device", self.device)
         self.note({"name": self.name, "seed": self.seed, "flags": self.flags, **self.origin, "evaluations": {}})
 
     def evaluate(self, one, workers, log):
@@ -109,7 +113,7 @@ class Cell:
             shutil.rmtree(out)
         arguments = self.calls[one.name]
         self.call(workers, log, one.module, "--checkpoint", str(self.folder), *arguments,
-                  "--out", str(out), "--device", self.args.device)
+                  "--out", str(out), "--device", self.device)
         rows = read_results(out)
         if not rows and "--choose-only" not in arguments:  # such a one tests nothing
             raise UserError(f"row {self.name!r}, seed {self.seed}: {one.module} wrote no results to {out}; expected a "
@@ -126,6 +130,7 @@ class Cell:
         self.note(self.record | {"evaluations": kept | {one.name: entry}})
 
     def call(self, workers, log, module, *arguments):
+        self.doing = module.removeprefix("cmg.")
         returncode = workers.call(log, module, *arguments)
         if returncode:
             told = self.log.read_text(errors="replace").strip().splitlines()
@@ -135,6 +140,18 @@ class Cell:
     def note(self, record):
         self.record = record
         write_atomically(self.folder / "cell.json", json.dumps(record, indent=1) + "\n")
+
+    def progress(self):
+        """(what it is at, in words; the part of its pretraining that is done), as its log says."""
+        if self.doing != "pretrain":
+            return self.doing, float(bool(self.doing))
+        with open(self.log, "rb") as log:
+            log.seek(-min(LAST, self.log.stat().st_size), os.SEEK_END)
+            steps = re.findall(rb"^step (\d+) of (\d+)", log.read(), re.M)
+        if not steps:
+            return "pretrain begins", 0.0
+        done, total = map(int, steps[-1])
+        return f"pretrain, step {done} of {total}", done / total
 
     # -- what there is to report -----------------------------------------------------------------------------------
 
@@ -229,61 +246,3 @@ def direction_of(row) -> str:
 def names_only(arguments):
     """Arguments with every path reduced to its last part: a folder that moved holds the same results."""
     return [Path(word).name if "/" in word else word for word in arguments]
-
-
-class Workers:
-    """The processes that cells run in, `jobs` at once, each with its share of the cores."""
-
-    def __init__(self, jobs):
-        self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-        self.running, self.stopped, self.lock = set(), False, threading.Lock()
-
-    def call(self, log, module, *arguments):
-        """Run a module, by its name or the path of its .py file, to its end -> exit status."""
-        program = [module] if module.endswith(".py") else ["-m", module]
-        package = str(Path(__file__).resolve().parents[2])  # the children find this very package, installed or not
-        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": path}
-        with self.lock:
-            if self.stopped:
-                raise UserError("interrupted")
-            child = subprocess.Popen([sys.executable, *program, *arguments], env=env, stdout=log, stderr=log)
-            self.running.add(child)
-        try:
-            return child.wait()
-        finally:
-            with self.lock:
-                self.running.discard(child)
-
-    def stop(self):
-        """End all processes and start no more."""
-        with self.lock:
-            self.stopped = True
-            for child in self.running:
-                child.terminate()
-
-
-def fill_in(cells, jobs):
-    """Run what the cells lack -> one line for every cell that failed. An interrupt ends the processes."""
-    workers, failures, futures = Workers(jobs), [], {}
-
-    def run(cell):
-        wait([futures[cell.begins]] if cell.begins in futures else [])  # which was begun before
-        cell.run(workers)
-        print(f"done: {cell.name}, seed {cell.seed}", file=sys.stderr)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for cell in cells:
-            futures[cell] = pool.submit(run, cell)
-        try:
-            for future in futures.values():
-                try:
-                    future.result()
-                except UserError as error:  # the other cells go on
-                    failures.append(str(error))
-                    print(f"failed: {error}", file=sys.stderr)
-        except KeyboardInterrupt:
-            workers.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return failures

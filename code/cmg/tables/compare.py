@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cmg.cli import Parser, command, require_folder
 from cmg.downstream.clip_scores import read_clip_scores
+from cmg.downstream.results import printed
 from cmg.errors import UserError
 from cmg.files import parse_json, read_text
 from cmg.tables.cells import numerics_of, pretraining_of, rows_of
@@ -22,7 +23,8 @@ from cmg.tables.differences import compare_rows
 from cmg.tables.file import Evaluation
 from cmg.tables.report import columns, markdown, summarise, write_table
 
-FREE = {"seed", "out", "data", "device", "workers", "cache", "resume", "log_every", "save_every", "timeout_minutes"}
+FREE = {"seed", "out", "data", "device", "workers", "cache", "resume", "log_every", "save_every", "timeout_minutes",
+        "report_to"}
 
 
 class FinishedRun:
@@ -114,11 +116,11 @@ def main(argv=None):
         raise UserError("--tasks, --metrics: no figure is left; expected a metric of these tasks")
     references = dict.fromkeys((run.name for run in runs), runs[0].name)
     if args.out:
-        print(f"{write_table(args.out, summary, evaluations, runs, references=references)}\n"
-              f"{Path(args.out) / 'table.md'}")
+        text = write_table(args.out, summary, evaluations, runs, references=references)
+        print(f"{printed(text)}\n{Path(args.out) / 'table.md'}")
     else:
         differences = compare_rows(runs, columns(summary, evaluations), references)
-        print(markdown(summary, evaluations, runs, differences=differences))
+        print(printed(markdown(summary, evaluations, runs, differences=differences)))
 
 
 if __name__ == "__main__":

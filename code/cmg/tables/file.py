@@ -65,9 +65,12 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
+from cmg.configs import nearest
 from cmg.downstream.registry import TABLED
 from cmg.errors import UserError
 from cmg.files import read_text
+
+FILES = Path(__file__).parent / "files"  # of the package; in the checkout a link to scripts/tables
 
 
 class Evaluation(NamedTuple):
@@ -99,6 +102,17 @@ class Table(NamedTuple):
     references: dict[str, str]
     begins: dict[str, str]
     evaluated: dict[str, list[str]]
+
+
+def find_table(name) -> Path:
+    """The table file of this name: a path, or one of those that the package brings along, without .toml."""
+    known = {path.stem: path for path in sorted(FILES.glob("*.toml"))}
+    if Path(name).suffix == ".toml" or Path(name).exists():
+        return Path(name)
+    if name not in known:
+        raise UserError(f"{name}: no such table file; expected a path, or one of {', '.join(known)}"
+                        f"{nearest(name, list(known))}")
+    return known[name]
 
 
 def read_table(path) -> Table:

@@ -111,10 +111,10 @@ def number(line, key, digits=1):
     return "–" if line[key] is None else f"{line[key]:.{digits}f}"
 
 
-def markdown(summary, evaluations, cells, sweep=None, published=None, differences=()) -> str:
-    """Transfer of every row in every column; own modalities, upper bounds, errors, chance and sharing line by
-    line; differences, as `compare_rows` has them; the same figures beside the published ones, where there are any; and
-    what was tuned, where a sweep went before."""
+def markdown(summary, evaluations, cells, sweep=None, published=None, differences=(), brief=False) -> str:
+    """Transfer of every row in every column; unless it is to be brief, own modalities, upper bounds, errors, chance and
+    sharing line by line; differences, as `compare_rows` has them; the same figures beside the published ones, where
+    there are any; and what was tuned, where a sweep went before."""
     shown = columns(summary, evaluations)
     lines = {(line["name"], line["task"], line["direction"], line["metric"]): line for line in summary}
     names = list(dict.fromkeys(line["name"] for line in summary))
@@ -140,7 +140,7 @@ def markdown(summary, evaluations, cells, sweep=None, published=None, difference
           number(line, "used_codes", 0), number(line, "code_overlap", 2), number(line, "n_test", 0),
           number(line, "n_clusters", 0), ", ".join(map(str, line["numerics"])), str(len(line["seeds"])),
           ", ".join(line["commits"])] for line in order])
-    parts = [f"{wide}\n", *older(summary), f"{details}\n", SPREAD]
+    parts = [f"{wide}\n", *older(summary), *([] if brief else [f"{details}\n", SPREAD])]
     if differences:
         parts.append(markdown_differences(differences, shown, headers(shown, summary)))
     comparison = compare(summary, shown, published or {})
@@ -164,7 +164,7 @@ def older(summary) -> list[str]:
 
 def write_table(out, summary, evaluations, cells, sweep=None, published=None, references=None) -> str:
     """table.md, table.csv (a line for every figure), table.json (the same, every cell, trial and difference),
-    table.tex, table.png and table.pdf -> the text of table.md.
+    table.tex, table.png and table.pdf -> a brief text to print.
 
     references : dict row -> the row that it is compared with.
     """
@@ -197,7 +197,7 @@ def write_table(out, summary, evaluations, cells, sweep=None, published=None, re
     chance = [common_chance(summary, column) for column in shown]
     write_atomically(out / "table.tex", latex(summary, shown, headers(shown, summary), chance))
     draw(out / "table.png", summary, evaluations, cells)
-    return text
+    return markdown(summary, evaluations, cells, sweep, published, differences, brief=True)
 
 
 def swept(cells) -> str:

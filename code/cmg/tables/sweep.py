@@ -12,11 +12,13 @@ import shlex
 import sys
 from pathlib import Path
 
+from cmg.cli import of_shard
 from cmg.downstream.results import markdown_table
 from cmg.errors import UserError
 from cmg.files import parse_json, write_atomically
-from cmg.tables.cells import Cell, fill_in
+from cmg.tables.cells import Cell, pretraining_of
 from cmg.tables.file import slug
+from cmg.tables.running import fill_in
 
 SEED = 1000  # none that a table reports: no reported run was picked for its luck
 
@@ -49,11 +51,14 @@ def tune(table, names, args):
     cells = {name: [Cell(f"{name}, trial {n}", table.rows[name] + table.trial_flags + flags, SEED, [judge], args,
                          Path(args.out) / "trials") for n, flags in enumerate(table.trials[name], 1)]
              for name in names}
-    missing = [cell for own in cells.values() for cell in own if not cell.finished]
-    print(f"{sum(map(len, cells.values()))} trials, {sum(map(len, cells.values())) - len(missing)} finished before",
-          file=sys.stderr)
-    failures = fill_in(missing, args.jobs)
+    trials = of_shard([cell for own in cells.values() for cell in own], args.shard)
+    missing = [cell for cell in trials if not cell.finished]
+    print(f"{len(trials)} trials, {len(trials) - len(missing)} finished before", file=sys.stderr)
+    failures = fill_in(missing, args.jobs, args.device)
     finished = {name: own for name, own in cells.items() if all(cell.finished for cell in own)}
+    if args.shard and len(finished) + len(failures) < len(cells):
+        print(f"note: {len(cells) - len(finished)} rows wait for trials that other shards run; once these have ended, "
+              "the same command goes on", file=sys.stderr)
     record = {name: before[name] for name in table.rows if name in before}
     for name, own in finished.items():
         trials = [{"flags": shlex.join(flags), **_outcome(cell, judge)}
@@ -89,7 +94,7 @@ def _outcome(cell, judge):
         best = max(entries, key=lambda entry: float(entry["score"]))
     except (KeyError, OSError, RecursionError, TypeError, ValueError):
         raise UserError(f"{path}: no scores of checkpoints; expected another --out") from None
-    spent = cell.pretraining()
+    spent = pretraining_of(cell.folder)
     return best | {"minutes": spent["minutes"], "commit": spent["commit"]}
 
 

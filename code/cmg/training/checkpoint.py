@@ -37,6 +37,7 @@ from cmg.files import replacing
 from cmg.methods import registry
 from cmg.models import scale
 from cmg.models.pretrained import Pretrained
+from cmg.training import exported
 from cmg.training.held import Bounded
 
 FORMAT, OLDER = 2, (1,)
@@ -71,19 +72,20 @@ def save(path, content):
 
 def file_of(path):
     """The checkpoint file that a path stands for: itself, or of a run folder `best.pt`, which `cmg.downstream.ave`
-    chose, or `latest.pt` if that has not run yet."""
-    path = Path(path)
+    chose, or `latest.pt` if that has not run yet; of an exported folder, or of a hub's model, its config."""
+    path = exported.from_hub(path) if exported.on_hub(path) else Path(path)
     if not path.is_dir():
         return path
-    for name in ("best.pt", "latest.pt"):
+    for name in ("best.pt", "latest.pt", exported.CONFIG):
         if (path / name).is_file():
             return path / name
-    raise UserError(f"{path}: neither best.pt nor latest.pt in this folder; expected a run folder")
+    raise UserError(f"{path}: neither best.pt nor latest.pt in this folder, nor {exported.CONFIG}; expected a run "
+                    "folder, or an exported one")
 
 
 def read(path):
     """The content of a checkpoint on the CPU, as a dict; one of another implementation is translated."""
-    content = load(path)
+    content = exported.read(path) if Path(path).name == exported.CONFIG else load(path)
     for reader in map(importlib.import_module, FOREIGN):
         if reader.recognised(content):
             content = reader.from_public(content, path)
@@ -196,8 +198,9 @@ def load_pretrained(path, device="cpu", method=None) -> Pretrained:
 
     Parameters
     ----------
-    path : an `epoch_XXX.pt`, `best.pt` or `latest.pt`, or a run folder (its `best.pt`, else `latest.pt`); or a
-        checkpoint of the public implementation, `DCID-model-3.pt`.
+    path : an `epoch_XXX.pt`, `best.pt` or `latest.pt`, or a run folder (its `best.pt`, else `latest.pt`); what
+        `cmg.export` made of one, a folder or its name on a hub, `owner/name` or `owner/name@revision`; or a checkpoint
+        of the public implementation, `DCID-model-3.pt`.
     method : of a method of one's own: its file, where that has moved or changed since.
 
     Returns

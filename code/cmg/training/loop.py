@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import cmg
 from cmg.data.numbers import measure, sample
@@ -14,10 +13,12 @@ from cmg.distributed import average_gradients, from_all, gather, mean_over_ranks
 from cmg.errors import UserError
 from cmg.methods import registry
 from cmg.optimisation import set_rate
+from cmg.progress import Progress
 from cmg.training import checkpoint
 from cmg.training.batches import BLOCKS, epoch_order, on_device
 from cmg.training.compiler import compiled
 from cmg.training.graph import StepGraph
+from cmg.training.pauses import LEAVE, Pauses
 from cmg.training.state import kept_prefix
 
 
@@ -146,19 +147,24 @@ class Trainer:
         return on_device(self.features, self.order()[self.batch :], self.device, self.config.workers)
 
     def run(self, recorder, progress=True):
-        """Train to the end, recording on rank 0 and writing checkpoints. `recorder` is None on other ranks."""
+        """Train to the end, recording on rank 0 and writing checkpoints. `recorder` is None on other ranks.
+
+        Returns None, or the signal that ended the run before its end, at a step that `latest.pt` goes on from ("a
+        signal" where another process heard it).
+        """
         if self.step == 0:
             self.measure()
         self.method.train()
-        quiet = None if progress else True  # None: only where stderr is a terminal
-        with tqdm(total=self.total, initial=self.step, unit="step", disable=quiet, dynamic_ncols=True) as bar:
+        bar = Progress(self.total, "step", self.step, every=None, quiet=not progress)
+        with bar, Pauses(self.config.save_every, self.config.timeout_minutes) as pauses:
             while self.step < self.total:
-                self.run_epoch(recorder, bar)
+                if self.run_epoch(recorder, bar, pauses) == LEAVE and self.step < self.total:
+                    return pauses.heard or "a signal"
         if self.batch:  # --max-steps ended inside an epoch
             self.save(epoch_end=True)
 
-    def run_epoch(self, recorder, bar):
-        """The rest of the current epoch, or less if the run ends inside it."""
+    def run_epoch(self, recorder, bar, pauses):
+        """The rest of the current epoch, or less if the run ends inside it; returns what `pauses` said last."""
         config, began, seen = self.config, time.monotonic(), 0
         for batch in self.loader():
             losses, carried, norm = self.train_step(batch)
@@ -170,16 +176,19 @@ class Trainer:
             if log:
                 self.log(recorder, losses, carried, norm, seen / (time.monotonic() - began), bar)
             self.step, self.batch = self.step + 1, self.batch + 1
-            bar.update()
+            bar.advance()
+            asked = pauses()
             if self.batch == self.per_epoch:
                 self.epoch, self.batch = self.epoch + 1, 0
                 self.check(losses, norm)
                 self.save(epoch_end=True)
-            elif config.save_every and self.step % config.save_every == 0:
+                pauses.saved()
+            elif asked:
                 self.check(losses, norm)
                 self.save(epoch_end=False)
-            if self.step == self.total:
+            if asked == LEAVE or self.step == self.total:
                 break
+        return asked
 
     def check(self, losses, norm):
         """Stop on a loss or a gradient that is not finite, naming the term; what is on disk is still good."""
@@ -205,9 +214,9 @@ class Trainer:
         values["train/lr"] = self.rate()
         values["train/clips_per_s"] = rate
         recorder.write(self.step, self.epoch, values)
-        told = [f"loss {values['loss/total']:.3f}"]
+        told = [f"epoch {self.epoch}", f"loss {values['loss/total']:.3f}"]
         told += [f"match {v:.0f}%" for k, v in values.items() if k.startswith("codebook/match")][:1]
-        bar.set_postfix_str(" ".join([*told, f"{rate:.0f} clips/s"]), refresh=False)
+        bar.tell(", ".join([*told, f"{rate:.0f} clips/s"]))
 
     # -- state ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from cmg.cli import number, whole
 from cmg.configs import Config, setting
 from cmg.data.features import CACHES
 from cmg.models.scale import MODES
+from cmg.training.recorder import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,11 @@ class RunConfig(Config):
     workers : loader processes with --cache disk
     standardise : bring features to mean 0 and deviation 1; auto: those whose root mean square lies outside 0.01 to 30
     cache : features on the card, in memory, or read in blocks; auto: the first that has room
-    log_every : steps between rows of metrics.csv
+    log_every : steps between rows of metrics.csv, and between lines where stderr is no terminal
     checkpoint_epochs : epochs between epoch_XXX.pt files
-    save_every : also write latest.pt every N steps; 0 = epoch ends
+    save_every : minutes between writes of latest.pt inside an epoch; 0: at its end alone
+    report_to : trackers that are told what metrics.csv holds, flags, and what tasks measure of the run; wandb is a
+        package of its own
     timeout_minutes : of several processes, until one that does not answer is taken for lost
     """
 
@@ -56,5 +59,6 @@ class RunConfig(Config):
     cache: str = setting("auto", choices=CACHES)
     log_every: int = setting(20, whole(1))
     checkpoint_epochs: int = setting(1, whole(1))
-    save_every: int = setting(0, whole())
+    save_every: float = setting(15.0, number(least=0, below=1e6))
+    report_to: list = setting(("tensorboard",), several=True, choices=tuple(TRACKERS))
     timeout_minutes: float = setting(10.0, number(above=0, below=1e6))

@@ -8,8 +8,8 @@ from cmg.data.avs import read_s4
 from cmg.downstream import avs
 from cmg.downstream.avs.queries import QueryReader
 from cmg.extract.backbones import Choice
+from cmg.extract.cepstra import Cepstra
 from cmg.extract.hashed import HashedWords
-from cmg.extract.logmel import LogMel
 from cmg.training import checkpoint
 from support import hashed_words, untrained, write_s4
 
@@ -23,14 +23,14 @@ def s4(tmp_path_factory):
 def pretrained(tmp_path_factory, s4):
     """A checkpoint whose audio and text of the same class lie close to the same code, fitted to do so."""
     torch.manual_seed(0)
-    shapes = {"audio": (10, *LogMel.shape), "text": (10, *HashedWords.shape)}
+    shapes = {"audio": (10, *Cepstra.shape), "text": (10, *HashedWords.shape)}
     path = tmp_path_factory.mktemp("pretrained") / "best.pt"
     model = untrained(path, shapes, codes=8)
     model.codebook.embedding.copy_(F.layer_norm(torch.randn(8, 16), (16,)))  # within reach of Φ's last LayerNorm
     folder = read_s4(s4)
-    reader = QueryReader(folder, "raw", backbones={"audio": Choice("audio", "logmel")})
+    reader = QueryReader(folder, "raw", backbones={"audio": Choice("audio", "cepstra")})
     clips = folder.splits["train"][:2]
-    sound = reader("audio", clips)  # (2, 5, 640)
+    sound = reader("audio", clips)  # (2, 5, 260)
     words, spoken = hashed_words(["red", "box"], ["blue", "box"])
     everything = torch.ones(sound.shape[:2], dtype=torch.bool)
     wanted = model.codebook.embedding[:2]

@@ -17,11 +17,11 @@ from support import hashed_words
 def test_queries_are_codes_of_five_steps_and_means_of_words(s4, pretrained, tmp_path):
     model, folder = checkpoint.load_pretrained(pretrained), read_s4(s4)
     clips = folder.splits["test"]
-    backbones = {"audio": Choice("audio", "logmel"), "text": Choice("text", "hash")}
+    backbones = {"audio": Choice("audio", "cepstra"), "text": Choice("text", "hash")}
     reader = QueryReader(folder, "codes", model, backbones=backbones)
     sound, text = reader("audio", clips), reader("text", clips)
     assert sound.shape == text.shape == (4, 5, 16)
-    raw = QueryReader(folder, "raw", backbones={"audio": Choice("audio", "logmel")})("audio", clips)
+    raw = QueryReader(folder, "raw", backbones={"audio": Choice("audio", "cepstra")})("audio", clips)
     torch.testing.assert_close(sound, model.encode(audio=raw).quantized)
     expected = model.encode_modality("text", *hashed_words(["blue", "box"])).quantized[0, :2].mean(0)
     torch.testing.assert_close(text[1], expected.expand(5, -1))
@@ -32,8 +32,8 @@ def test_queries_are_codes_of_five_steps_and_means_of_words(s4, pretrained, tmp_
 
     # the same from a feature file of ten steps: its first five
     path = tmp_path / "sound.h5"
-    with FeatureWriter(path, {"audio": (10, 640)}, {"source": "test"}) as writer:
-        ten = np.concatenate([raw.numpy(), np.full((4, 5, 640), 7)], 1).astype(np.float16)
+    with FeatureWriter(path, {"audio": (10, 260)}, {"source": "test"}) as writer:
+        ten = np.concatenate([raw.numpy(), np.full((4, 5, 260), 7)], 1).astype(np.float16)
         writer.append([clip.name for clip in clips], {"audio": ten}, {"audio": np.arange(10)[None].repeat(4, 0) < 5})
     stored = QueryReader(folder, "codes", model, FeatureSet(path))
     torch.testing.assert_close(stored("audio", clips), sound)
@@ -44,10 +44,10 @@ def test_queries_are_codes_of_five_steps_and_means_of_words(s4, pretrained, tmp_
 def test_features_of_another_encoder_are_not_made_for_a_checkpoint(s4, pretrained):
     """It is asked with what it was pretrained on, in the same precision; one that does not know takes what is given."""
     model, folder = checkpoint.load_pretrained(pretrained), read_s4(s4)
-    backbones = {"audio": Choice("audio", "logmel"), "text": Choice("text", "hash")}
+    backbones = {"audio": Choice("audio", "cepstra"), "text": Choice("text", "hash")}
     reader = QueryReader(folder, "codes", model, backbones=backbones)
     reader.check("audio")
-    model.features = {"audio": Provenance("logmel", seconds_per_step=1.0, precision="bf16"), "text": Provenance("bert")}
+    model.features = {"audio": Provenance("cepstra", seconds_per_step=1.0, precision="bf16"), "text": Provenance("bert")}
     assert reader.recipe("audio").precision == "bf16" and reader.recipe("text").precision == "fp32"
     reader.check("audio")  # log-mel has no weights, and so no precision
     with pytest.raises(UserError, match="^--text-backbone: text features have backbone hash; the checkpoint was"):

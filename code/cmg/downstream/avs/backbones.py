@@ -23,7 +23,11 @@ class ResNet50(nn.Module):
 
     def __init__(self, weights="none"):
         super().__init__()
-        from torchvision.models import resnet50
+        try:
+            from torchvision.models import resnet50
+        except ImportError:
+            raise UserError("--backbone resnet50 needs torchvision: install this project with its extra [avs]") \
+                from None
 
         net = _reaching(weights, lambda: resnet50(weights="IMAGENET1K_V1" if weights == "imagenet" else None))
         if weights not in ("none", "imagenet"):

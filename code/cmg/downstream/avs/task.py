@@ -17,7 +17,7 @@ from cmg.downstream.avs.options import require_same
 from cmg.downstream.avs.picture import MaskedClip, Masks, draw
 from cmg.downstream.avs.queries import QueryReader, mismatched
 from cmg.downstream.avs.training import Training, batches, evaluate, to_frames
-from cmg.downstream.results import chosen_by, markdown_table, write_results
+from cmg.downstream.results import chosen_by, markdown_table, printed, write_results
 from cmg.downstream.splits import WAY_OUT, tell_pretrained
 from cmg.downstream.task import known_features, require
 from cmg.errors import UserError
@@ -26,6 +26,7 @@ from cmg.figures.style import save
 from cmg.files import locked, write_atomically
 from cmg.metrics.segmentation import frame_iou
 from cmg.training import checkpoint
+from cmg.training.recorder import tell_run
 
 PICTURED = 8  # test clips in the picture
 
@@ -137,8 +138,10 @@ class Task:
         rows = self._rows(scores, content)
         written = write_results(self.out, rows)
         picture = self._draw(net, dataset, queries)
+        tell_run(self.out, {}, content["epoch"], {f"test/avs {protocol}/{row['metric']}": row["value"] for row in rows},
+                 [picture])
         print(f"AVS-S4, {self.out / BEST[protocol]}, {protocol}, epoch {content['epoch']}\n")
-        print("\n".join([f"{_table(rows)}\n", str(written), str(picture)]))
+        print("\n".join([f"{printed(_table(rows))}\n", str(written), str(picture)]))
         return rows
 
     def _rows(self, scores, content):

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from cmg.downstream.avs.checkpoints import BEST, build
 from cmg.downstream.avs.losses import contrast, first_frame_bce, matching
 from cmg.errors import UserError
 from cmg.metrics.segmentation import Scores
 from cmg.optimisation import rate_factor
+from cmg.progress import Progress
 from cmg.training import checkpoint
 from cmg.training.batches import epoch_order
 from cmg.training.recorder import Recorder
@@ -78,6 +78,7 @@ class Training:
         """Train the epochs that are left."""
         options = self.options
         recorder = Recorder(self.folder, self.epoch + 1)
+        recorder.settings(options)
         while self.epoch < options["epochs"]:
             values = self._train_epoch()
             val = {m: self.queries["val"][m] for m in {self.source, self.target}}
@@ -87,7 +88,7 @@ class Training:
             self.epoch += 1
             recorder.write(self.epoch, self.epoch - 1, values)
             text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            tqdm.write(f"epoch {self.epoch}/{options['epochs']}: {text}")
+            print(f"epoch {self.epoch}/{options['epochs']}: {text}", flush=True)
             for protocol, value in deciding.items():
                 if value > self.best[protocol]:  # the earlier one of equals
                     self.best[protocol] = value
@@ -108,7 +109,8 @@ class Training:
         contrasts = options["w_contrast"] and options["query"] != "none"  # there is nothing to contrast with
         sums = torch.zeros(3, device=self.device)
         loader = batches(self.train_set, order, options["workers"])
-        for pictures, masks, index in tqdm(loader, desc=f"epoch {self.epoch + 1}", leave=False, disable=None):
+        bar = Progress(len(order), "step", title=f"epoch {self.epoch + 1}", leave=False)
+        for pictures, masks, index in bar.over(loader):
             for group in self.optimizer.param_groups:
                 group["lr"] = options["lr"] * rate_factor(step, total, options["schedule"], options["warmup_steps"])
             n_frames = options["train_frames"]
