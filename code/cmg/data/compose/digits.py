@@ -31,7 +31,7 @@ IMAGE_SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 SOURCES = {"fsdd": FSDD, "mnist": MNIST_IMAGES}
 LICENCES = [("fsdd", "Free Spoken Digit Dataset", "Z. Jackson and six speakers", "CC BY-SA 4.0", FSDD.url),
             ("mnist", "MNIST", "Y. LeCun, C. Cortes, C. J. C. Burges", "CC BY-SA 3.0", MNIST_IMAGES.url),
-            ("optdigits", "Optical Recognition of Handwritten Digits", "E. Alpaydin, C. Kaynak", "CC BY 4.0",
+            ("optdigits", "Optical Recognition of Handwritten Digits", "E. Alpaydin, C. Kaynak", "as in scikit-learn",
              "https://archive.ics.uci.edu/dataset/80")]
 
 
