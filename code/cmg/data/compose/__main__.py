@@ -23,8 +23,8 @@ def parser():
         own = sets.add_parser(name, help=said)
         own.add_argument("--out", required=True, metavar="FOLDER", help="folder of clips to write")
         own.add_argument("--seed", type=whole(), default=0, metavar="N", help="what the clips are drawn from")
-        for flag, source in sources.items():
-            own.add_argument(f"--{flag}", metavar="FOLDER", help=f"a copy at hand of {source.name}")
+        for source in sources:
+            own.add_argument(source.flag, metavar="FOLDER", help=f"a copy at hand of {source.name}")
         own.add_argument("--downloads", default="data/downloads", metavar="FOLDER", help="where fetched files are kept")
         own.add_argument("--mirror", default="", metavar="URL",
                          help="an address with the same files, in the place of their homes")
@@ -37,7 +37,7 @@ def main(argv=None):
     require_folder(args.out)
     require_folder(args.downloads, "--downloads")
     material, sources, _ = SETS[args.set]
-    copies = {f"--{flag}": getattr(args, flag) for flag in sources}
+    copies = {source.flag: getattr(args, source.flag.removeprefix("--")) for source in sources}
     made = material(Place(copies, Path(args.downloads), args.mirror), args.seed)
     rows = write(args.out, made, args.seed)
     counts = Counter(row["kind"] for row in rows)

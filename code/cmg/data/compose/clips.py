@@ -32,8 +32,14 @@ SPLITS = ("train", "val", "test")
 class Material(Protocol):
     """What clips are made of; the indices in its events are those of its recordings and images."""
 
+    name: str
     classes: list[str]
     sizes: dict[str, dict[str, int]]  # kind -> split -> number of clips
+    sample_rate: int  # Hz, of the recordings
+    audio_file: str  # of `files`: `audio` int16 [S], recordings one behind the other, and their `offsets` [R + 1]
+    image_file: str  # `images` uint8 [N, H, W], drawn bright on dark, or [N, H, W, 3]
+    files: dict[str, dict]  # name of an .npz -> its arrays, of the two `label` and `split` as well
+    credits: list[tuple]  # source, title, author, licence, address
 
     def sound(self, kind, split, label, onset, offset, rng, like=None):
         """An event of `audio`; `like`: an event that it shall resemble but for its label."""
@@ -57,6 +63,17 @@ def compose(material: Material, seed) -> list[dict]:
                 row = {"id": name, "kind": kind, "split": split, "seconds": seconds}
                 rows.append(row | MAKERS[kind](material, split, n % len(material.classes), rng))
     return rows
+
+
+def share(labels, shares, rng):
+    """The split of every item: these shares of each class, in a random order. [N] of text."""
+    split = np.empty(len(labels), "<U5")
+    for label in np.unique(labels):
+        own = rng.permutation(np.flatnonzero(labels == label))
+        ends = np.round(np.cumsum(list(shares.values())) * len(own)).astype(int)
+        for name, part in zip(shares, np.split(own, ends[:-1])):
+            split[part] = name
+    return split
 
 
 def _span(rng, least, most):

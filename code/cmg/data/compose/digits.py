@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from cmg.data.compose.clips import SPLITS
+from cmg.data.compose.clips import SPLITS, share
 from cmg.data.compose.sources import FSDD, MNIST_IMAGES, files_of, mnist
 from cmg.errors import UserError
 
@@ -28,7 +28,7 @@ TAKES = {"test": range(0, 5), "val": range(5, 10), "train": range(10, 50)}
 AVE_TAKES = 3  # of a speaker and digit, of AVE's val and test clips
 SAMPLE_RATE = 8000
 IMAGE_SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
-SOURCES = {"fsdd": FSDD, "mnist": MNIST_IMAGES}
+SOURCES = (FSDD, MNIST_IMAGES)
 LICENCES = [("fsdd", "Free Spoken Digit Dataset", "Z. Jackson and six speakers", "CC BY-SA 4.0", FSDD.url),
             ("mnist", "MNIST", "Y. LeCun, C. Cortes, C. J. C. Burges", "CC BY-SA 3.0", MNIST_IMAGES.url),
             ("optdigits", "Optical Recognition of Handwritten Digits", "E. Alpaydin, C. Kaynak", "as in scikit-learn",
@@ -96,14 +96,3 @@ def read_recordings(paths):
                             f"<digit>_<speaker>_<take 0 to 49>.wav of one channel, 16 bits, {SAMPLE_RATE} Hz")
         found[int(named[1]), named[2], int(named[3])] = sound
     return sorted(found), [found[name] for name in sorted(found)]
-
-
-def share(labels, shares, rng):
-    """The split of every item: these shares of each class, in a random order. [N] of text."""
-    split = np.empty(len(labels), "<U5")
-    for label in np.unique(labels):
-        own = rng.permutation(np.flatnonzero(labels == label))
-        ends = np.round(np.cumsum(list(shares.values())) * len(own)).astype(int)
-        for name, part in zip(shares, np.split(own, ends[:-1])):
-            split[part] = name
-    return split

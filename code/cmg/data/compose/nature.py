@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import resample_poly
 
-from cmg.data.compose.clips import SPLITS
-from cmg.data.compose.digits import share
+from cmg.data.compose.clips import SPLITS, share
 from cmg.data.compose.sources import CIFAR, ESC10, cifar, files_of
 from cmg.errors import UserError
 
@@ -48,7 +47,7 @@ PAIRS = [
 ]
 CREDIT = re.compile(r"^- \*\*\[(\S+\.ogg)\]\(\S+\)\*\*:\s+clip derived from \[(.*)\]\((\S+)\) by \*(.*)\* \(\[(.*?)\]",
                     re.MULTILINE)
-SOURCES = {"esc10": ESC10, "cifar10": CIFAR}
+SOURCES = (ESC10, CIFAR)
 
 
 class Nature:
