@@ -1,9 +1,6 @@
 """From a server with the public sets to a table: what scripts/digits.sh and scripts/nature.sh do, in small."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -49,10 +46,3 @@ def test_s4_is_read_as_the_task_reads_it(composed, tmp_path):
     render([str(composed["digits"]), str(tmp_path), "--kinds", "s4"])
     assert {split: len(own) for split, own in read_s4(tmp_path / "s4").splits.items()} == {
         "train": 10, "val": 10, "test": 10}
-
-
-@pytest.mark.parametrize("name", ["digits", "nature"])
-def test_the_command_explains_itself(name):
-    done = subprocess.run([sys.executable, "-m", "cmg.data.compose", name, "--help"], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(CODE)})
-    assert done.returncode == 0 and "a copy at hand of" in done.stdout and "--mirror URL" in done.stdout

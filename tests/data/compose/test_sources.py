@@ -95,7 +95,10 @@ def test_other_contents_are_refused_and_fetched_again(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="an HTML page, not a zip archive; removed"):
             files_of(digits.FSDD, place)
         served[digits.FSDD.file] = good
+        home = tmp_path / "Free-Spoken-Digit-Dataset"
+        write(home, {"unfinished/0_theo_0.wav": b"of a call that was killed"})
         assert len(files_of(digits.FSDD, place)) == 600
+        assert sorted(path.name for path in home.iterdir()) == [digits.FSDD.file, "unpacked"]
 
 
 def test_a_copy_is_never_removed(tmp_path, monkeypatch):

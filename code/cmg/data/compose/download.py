@@ -31,8 +31,10 @@ def fetch(url, path, wanted, instead):
     UserError : no connection, a status other than success, a file that ended early, or another sha256.
     """
     path = Path(path)
+    if path.exists():
+        return path
     with in_turn(path):
-        if not path.exists():
+        if not path.exists():  # nor did another process fetch it meanwhile
             part = path.with_name(f"{path.name}.part")
             _complete(url, part, instead)
             if wanted and (found := sha256(part)) != wanted:

@@ -9,6 +9,7 @@ for everybody: the sha256 of all its files, one behind the other by name, .gz fi
 import contextlib
 import gzip
 import hashlib
+import os
 import shutil
 import tarfile
 import tempfile
@@ -23,7 +24,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from cmg.data.compose.download import fetch
 from cmg.errors import UserError
-from cmg.files import damage_of, in_turn, replacing
+from cmg.files import damage_of, in_turn
 
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error)
 GITHUB, MNIST = "https://github.com", "https://ossci-datasets.s3.amazonaws.com/mnist"
@@ -118,11 +119,13 @@ def _folder(source, place):
     fetch(url, archive, source.file_sha256, f"a copy: {source.flag} FOLDER")
     if archive.suffixes == [".gz"]:
         return archive.parent
-    unpacked = archive.parent / "unpacked"
-    with in_turn(unpacked):
-        if not unpacked.is_dir():
-            with replacing(unpacked) as unfinished:
+    unpacked, unfinished = archive.parent / "unpacked", archive.parent / "unfinished"
+    if not unpacked.is_dir():
+        with in_turn(unpacked):
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a call that was killed
+            if not unpacked.is_dir():
                 _unpack(archive, unfinished)
+                os.replace(unfinished, unpacked)
     return unpacked
 
 
@@ -135,7 +138,6 @@ def _unpack(archive, folder):
             with tarfile.open(archive) as file:
                 file.extractall(folder, filter="data")
     except DAMAGED as error:
-        shutil.rmtree(folder, ignore_errors=True)
         kind, begins = ("a zip archive", ZIP) if archive.suffix == ".zip" else ("a .tar.gz", GZIP)
         reason = damage_of(archive, kind, begins, f"damaged ({error})")
         archive.unlink()
