@@ -47,8 +47,8 @@ class Material(Protocol):
     def sight(self, split, label, onset, offset, quarter, rng):
         """An event of `visual`."""
 
-    def caption(self, audio, visual, rng):
-        """What a caption says of a clip's events, which are in the order of time."""
+    def caption(self, told, rng):
+        """A sentence; told : (label, event of `audio` or None) of what happens, in the order of time."""
 
 
 def compose(material: Material, seed) -> list[dict]:
@@ -94,11 +94,12 @@ def _pretrain(material, split, _, rng):
         spans = list(zip(edges, edges[1:]))
     audio, visual, told = [], [], []
     for label, span in zip(labels, spans):
-        chance = rng.random()
-        heard = material.sound("pretrain", split, label, *span, rng) if chance >= ALONE else None
-        seen = material.sight(split, label, *span, -1, rng) if chance < 1 - ALONE else None
-        audio += [heard] * (heard is not None)
-        visual += [seen] * (seen is not None)
+        chance, heard = rng.random(), None
+        if chance >= ALONE:
+            heard = material.sound("pretrain", split, label, *span, rng)
+            audio.append(heard)
+        if chance < 1 - ALONE:
+            visual.append(material.sight(split, label, *span, -1, rng))
         told.append((label, heard))
     return {"caption": material.caption(told, rng), "audio": audio, "visual": visual}
 

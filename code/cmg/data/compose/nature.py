@@ -114,7 +114,7 @@ class Nature:
 def decode(path):
     """Five seconds of a recording, mono, 16 kHz: int16 [80000], silence where it is shorter."""
     if av is None:
-        raise UserError("PyAV is missing; expected pip install -e '.[extract]'")
+        raise UserError("ESC-10's recordings need PyAV: install this project with its extra [extract]")
     try:
         with av.open(str(path)) as box:
             rate = box.streams.audio[0].rate

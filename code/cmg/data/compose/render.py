@@ -89,9 +89,9 @@ def render(folder, row, size=SIZE) -> Clip:
     for event in row["visual"]:
         for second, image, quarter in event["frames"]:
             _draw(frames[second], masks[second], folder.images[image], quarter, not event.get("silent"))
-    common = math.gcd(SAMPLE_RATE, folder.sample_rate)
     sound = np.clip(sound, -1, 1)
     if folder.sample_rate != SAMPLE_RATE:
+        common = math.gcd(SAMPLE_RATE, folder.sample_rate)
         sound = resample_poly(sound, SAMPLE_RATE // common, folder.sample_rate // common).astype(np.float32)
     return Clip(sound, frames, masks)
 
@@ -170,7 +170,7 @@ def main(argv=None):
     args = parser().parse_args(argv)
     require_folder(args.out, "OUT")
     if av is None:
-        raise UserError("PyAV or Pillow is missing; expected pip install -e '.[extract]'")
+        raise UserError("media files need PyAV and Pillow: install this project with its extra [extract]")
     folder, out = Folder(args.folder), Path(args.out)
     for path in sorted((folder.path / "ann").iterdir()):
         kept = out / ("s4" if path.name.startswith("s4_") else "annotations") / path.name
