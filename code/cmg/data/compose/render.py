@@ -156,7 +156,7 @@ def write_s4(root, row, folder):
 
 
 def parser():
-    parser = Parser(prog="python -m cmg.data.compose.render", description=__doc__)
+    parser = Parser(prog="cmg.data.compose.render", description=__doc__)
     parser.add_argument("folder", metavar="FOLDER", help="folder of clips")
     parser.add_argument("out", metavar="OUT", help="folder for the media")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="which clips")
