@@ -67,7 +67,8 @@ def test_only_the_extras_that_bring_them_read_pictures_and_sound():
     package, line = ROOT / "code" / "cmg", re.compile(r"^\s*(?:import|from) (?:torchvision|torchaudio)", re.M)
     importing = {str(path.relative_to(package)) for path in package.rglob("*.py")
                  if line.search(path.read_text(encoding="utf-8"))}
-    assert {name for name in importing if not name.startswith("extract/")} == {"downstream/avs/backbones.py"}
+    assert {name for name in importing if not name.startswith("extract/")} == {
+        "data/compose/sources.py", "downstream/avs/backbones.py"}
     extras = _setup_literals(ROOT / "setup.py")["EXTRAS"]
     for extra in ("extract", "avs", "dev"):
         assert {"torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*"} <= {*extras[extra]}

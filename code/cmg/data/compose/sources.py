@@ -19,12 +19,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from torchvision.datasets import CIFAR10
-from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from cmg.data.compose.download import fetch
 from cmg.errors import UserError
 from cmg.files import damage_of, in_turn
+
+try:
+    from torchvision import datasets
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+except ImportError:  # an extra
+    datasets = None
 
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error)
 GITHUB, MNIST = "https://github.com", "https://ossci-datasets.s3.amazonaws.com/mnist"
@@ -109,6 +113,8 @@ def _download(source, place):
 
 def _folder(source, place):
     """The copy that was named, or what was fetched, unpacked in a folder of its own."""
+    if datasets is None:
+        raise UserError(f"{source.name} is read by torchvision: install this project with its extra [extract]")
     copy = place.copies.get(source.flag)
     if copy:
         if not Path(copy).is_dir():
@@ -171,10 +177,10 @@ def cifar(place):
     """
     folder = _folder(CIFAR, place)
     with contextlib.suppress(StopIteration):
-        folder = next(folder.rglob(CIFAR10.base_folder)).parent
+        folder = next(folder.rglob(datasets.CIFAR10.base_folder)).parent
     try:
-        photos = CIFAR10(folder, train=False)
+        photos = datasets.CIFAR10(folder, train=False)
     except RuntimeError:
-        raise UserError(f"{folder}: no whole {CIFAR10.base_folder}; expected {CIFAR.name}, as torchvision knows it") \
-            from None
+        raise UserError(f"{folder}: no whole {datasets.CIFAR10.base_folder}; expected {CIFAR.name}, as torchvision "
+                        "knows it") from None
     return photos.data, np.array(photos.targets), photos.classes
