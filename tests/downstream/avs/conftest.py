@@ -8,8 +8,8 @@ from cmg.data.avs import read_s4
 from cmg.downstream import avs
 from cmg.downstream.avs.queries import QueryReader
 from cmg.extract.backbones import Choice
-from cmg.extract.hashed import HashedWords
 from cmg.extract.cepstra import Cepstra
+from cmg.extract.hashed import HashedWords
 from cmg.training import checkpoint
 from support import hashed_words, untrained, write_s4
 
