@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # The README's tables: digit clips as .mp4 → features → pretraining, several recipes and three seeds → downstream tasks.
 #
-#   ./scripts/digits.sh FOLDER                         the folder that holds render_media.py; or set CMG_DIGITS
+#   ./scripts/digits.sh                                fetches FSDD and MNIST (data/README.md) and composes the clips
+#   ./scripts/digits.sh --fsdd FOLDER --mnist FOLDER   the same from copies at hand
+#   ./scripts/digits.sh FOLDER                         clips at hand, with render_media.py; or set CMG_DIGITS
 #   ./scripts/digits.sh FOLDER --seeds 0 --rows "InfoNCE AVT"
 #   TABLES="digits pair" ./scripts/digits.sh FOLDER    several tables of scripts/tables/, one after another
 #   TABLES=ave ./scripts/digits.sh --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 …
@@ -18,70 +20,47 @@
 #
 # table1.sh … table5.sh and fig3.sh are this script with a table of the paper's.
 #
-# Further flags go to `python -m cmg.tables`. Every step that is done is not done again; an interrupted one continues.
+# Features and runs of composed clips lie in data/composed/digits and checkpoint/composed, those of a FOLDER in
+# data/digits and checkpoint. Further flags go to `python -m cmg.tables`. Every step that is done is not done again; an
+# interrupted one continues.
 set -euo pipefail
-CMG_EXTRAS="dev"
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/clips.sh"
 
-fill() {  # TABLE FLAGS…
-  local table="$1"; shift
-  run "$python" -m cmg.tables "$root/scripts/tables/$table.toml" "$@"
+features() {
+  run "$python" "$clips/render_media.py" "$media" --kinds pretrain ave avvp s4
+  run "$python" "$root/scripts/digit_pair.py" "$clips" "$media"
+  # AVE's test split: 600 new clips, whose images and recordings no recipe was chosen by; clusters.csv is written last
+  [[ -f "$media/new/ann/clusters.csv" ]] || run "$python" "$root/scripts/digit_ave.py" "$clips" "$media/new"
+  run "$python" "$media/new/render_media.py" "$media/new" --kinds ave
+  run "$python" "$root/scripts/digit_retrieval.py" "$clips" "$media/retrieval"
+  run "$python" "$media/retrieval/render_media.py" "$media/retrieval" --kinds pretrain
+
+  local text=(--modalities video audio text --captions "$media/annotations/pretrain_captions.csv")
+  extract pretrain --videos "$media/videos" --select "pre_*" "${text[@]}"
+  extract avvp_train --videos "$media/videos" --select "avvp_train_*"  # these have no captions
+  extract other_speakers --videos "$media/pair/other_speakers.txt" "${text[@]}"
+  extract heard_train --videos "$media/pair/heard_train.txt" "${text[@]}"
+  extract heard_test --videos "$media/pair/heard_test.txt" "${text[@]}"
+  extract ave --videos "$media/new/videos" --select "ave_*"
+  extract ave_60 --videos "$media/videos" --select "ave_*"  # with the 60 test clips that recipes were chosen by
+  extract avvp --videos "$media/videos" --select "avvp_val_*" "avvp_test_*"
+  extract retrieval --videos "$media/retrieval/videos" --modalities video audio text \
+    --captions "$media/retrieval/captions.csv"
+  extract pair_video --videos "$media/pair/videos" --select "v_*" --modalities video
+  extract pair_audio --videos "$media/pair/videos" --select "a_*" --modalities audio
 }
-flags=(--seeds 0 1 2 --jobs "${JOBS:-$(nproc)}")
 
-if [[ $# -gt 0 && "$1" != --* ]]; then
-  CMG_DIGITS="$1"; shift
-elif [[ " $* " == *" --data"[\ =]* || " $* " == *" --help "* ]]; then
-  for table in ${TABLES:-digits}; do fill "$table" "${flags[@]}" --out "$root/checkpoint/$table" "$@"; done
-  exit
-fi
-[[ -n "${CMG_DIGITS:-}" && -f "$CMG_DIGITS/render_media.py" ]] || {
-  echo "digits.sh: error: expected the folder of digit clips (with render_media.py) as first argument or in" \
-    "CMG_DIGITS, or feature files of your own by --data" >&2
-  exit 2
-}
-media="$root/data/digits"
-export PYTHONDONTWRITEBYTECODE=1  # the folder of clips may be read-only
-
-# extract NAME FLAGS…: features of clips, once
-extract() {
-  local out="$media/$1.h5"; shift
-  [[ -f "$out" ]] || run "$python" -m cmg.extract --video-backbone hog --audio-backbone cepstra --text-backbone hash \
-    "$@" --out "$out"
-}
-run "$python" "$CMG_DIGITS/render_media.py" "$media" --kinds pretrain ave avvp s4
-run "$python" "$root/scripts/digit_pair.py" "$CMG_DIGITS" "$media"
-# AVE's test split: 600 new clips, whose images and recordings no recipe was chosen by; clusters.csv is written last
-[[ -f "$media/new/ann/clusters.csv" ]] || run "$python" "$root/scripts/digit_ave.py" "$CMG_DIGITS" "$media/new"
-run "$python" "$media/new/render_media.py" "$media/new" --kinds ave
-run "$python" "$root/scripts/digit_retrieval.py" "$CMG_DIGITS" "$media/retrieval"
-run "$python" "$media/retrieval/render_media.py" "$media/retrieval" --kinds pretrain
-
-text=(--modalities video audio text --captions "$media/annotations/pretrain_captions.csv")
-extract pretrain --videos "$media/videos" --select "pre_*" "${text[@]}"
-extract avvp_train --videos "$media/videos" --select "avvp_train_*"  # these have no captions
-extract other_speakers --videos "$media/pair/other_speakers.txt" "${text[@]}"
-extract heard_train --videos "$media/pair/heard_train.txt" "${text[@]}"
-extract heard_test --videos "$media/pair/heard_test.txt" "${text[@]}"
-extract ave --videos "$media/new/videos" --select "ave_*"
-extract ave_60 --videos "$media/videos" --select "ave_*"  # with the 60 test clips that recipes were chosen by
-extract avvp --videos "$media/videos" --select "avvp_val_*" "avvp_test_*"
-extract retrieval --videos "$media/retrieval/videos" --modalities video audio text \
-  --captions "$media/retrieval/captions.csv"
-extract pair_video --videos "$media/pair/videos" --select "v_*" --modalities video
-extract pair_audio --videos "$media/pair/videos" --select "a_*" --modalities audio
-
-for table in ${TABLES:-digits}; do
-  case "$table" in
+settings() {
+  case "$1" in
     ave) data=("$media/pretrain.h5") ;;
     pair | table5) data=("$media/other_speakers.h5") ;;
     multisk) data=("$media/heard_train.h5") ;;
     *) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
   esac
-  fill "$table" --data "${data[@]}" \
-    --set ave="$media/ave.h5" ave_lists="$media/new/ann" avvp="$media/avvp.h5" avvp_lists="$media/annotations" \
-    ave_60="$media/ave_60.h5" ave_60_lists="$media/annotations" \
-    pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair" \
-    heard="$media/heard_test.h5" clips="$media/retrieval.h5" groups="$media/retrieval/groups.csv" s4="$media/s4" \
-    "${flags[@]}" --out "$root/checkpoint/$table" "$@"
-done
+  set=(ave="$media/ave.h5" ave_lists="$media/new/ann" avvp="$media/avvp.h5" avvp_lists="$media/annotations"
+    ave_60="$media/ave_60.h5" ave_60_lists="$media/annotations"
+    pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair"
+    heard="$media/heard_test.h5" clips="$media/retrieval.h5" groups="$media/retrieval/groups.csv" s4="$media/s4")
+}
+
+tables digits "${CMG_DIGITS:-}" "$@"

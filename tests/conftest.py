@@ -59,3 +59,15 @@ def digit_media(digits, tmp_path_factory):
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run(call, cwd=digits, env=env, check=True, capture_output=True, text=True)
     return out
+
+
+@pytest.fixture(scope="session")
+def composed(tmp_path_factory):
+    """Folders of clips composed of tiny sources from a server on the loopback interface: {"digits": …, "nature": …}."""
+    import support_clips  # late, for it needs PyAV
+
+    root = tmp_path_factory.mktemp("composed")
+    for name, prepare in (("digits", support_clips.digit_sources), ("nature", support_clips.nature_sources)):
+        with pytest.MonkeyPatch.context() as patch, support_clips.serving(prepare(patch)) as (address, _):
+            support_clips.compose(name, root / name, address)
+    return {name: root / name for name in ("digits", "nature")}

@@ -20,8 +20,8 @@ from cmg.downstream.registry import MODULES
 from support import BAR, CODE, ROOT, SMALL, write_clips
 
 COMMANDS = ["pretrain", "tables.__main__", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
-            "data.pool", "explore.__main__", "extract.__main__", "encode", "search", "export",
-            "released.checkpoints",
+            "data.pool", "data.compose.__main__", "data.compose.render", "explore.__main__", "extract.__main__",
+            "encode", "search", "export", "released.checkpoints",
             *(f"downstream.{task}" for task in MODULES)]
 
 

@@ -67,7 +67,8 @@ def test_only_the_extras_that_bring_them_read_pictures_and_sound():
     package, line = ROOT / "code" / "cmg", re.compile(r"^\s*(?:import|from) (?:torchvision|torchaudio)", re.M)
     importing = {str(path.relative_to(package)) for path in package.rglob("*.py")
                  if line.search(path.read_text(encoding="utf-8"))}
-    assert {name for name in importing if not name.startswith("extract/")} == {"downstream/avs/backbones.py"}
+    assert {name for name in importing if not name.startswith("extract/")} == {
+        "data/compose/sources.py", "downstream/avs/backbones.py"}
     extras = _setup_literals(ROOT / "setup.py")["EXTRAS"]
     for extra in ("extract", "avs", "dev"):
         assert {"torch==2.11.*", "torchvision==0.26.*", "torchaudio==2.11.*"} <= {*extras[extra]}
@@ -119,7 +120,7 @@ def test_modules_import_only_from_their_own_layer_and_those_above():
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_sound(script):
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
-    if script.name != "env.sh":  # that one is sourced
+    if script.name not in ("env.sh", "clips.sh"):  # these are sourced
         assert os.access(script, os.X_OK)
         lines = script.read_text().splitlines()
         assert lines[0] == "#!/usr/bin/env bash" and "set -euo pipefail" in lines
@@ -163,6 +164,7 @@ def test_digits_script_fills_the_tables_that_it_is_asked_for(called, tmp_path):
     calls = called("scripts/digits.sh", str(tmp_path), "--seeds", "7", TABLES="digits pair")
     tables = [call for call in calls if call[:2] == ["-m", "cmg.tables"]]
     media = ROOT / "data" / "digits"
+    assert calls[0] == [str(tmp_path / "render_media.py"), str(media), "--kinds", "pretrain", "ave", "avvp", "s4"]
     assert [call[call.index("--data") + 1 : call.index("--set")] for call in tables] == [
         [str(media / "pretrain.h5"), str(media / "avvp_train.h5")], [str(media / "other_speakers.h5")]]
     assert [call[2] for call in tables] == [str(ROOT / "scripts" / "tables" / f"{t}.toml") for t in ("digits", "pair")]
@@ -171,6 +173,43 @@ def test_digits_script_fills_the_tables_that_it_is_asked_for(called, tmp_path):
     assert made == {str(media / f"{name}.h5") for name in (
         "pretrain", "avvp_train", "other_speakers", "heard_train", "heard_test", "ave", "ave_60", "avvp", "retrieval",
         "pair_video", "pair_audio")}
+
+
+@pytest.mark.parametrize("script, sources", [
+    ("digits", ["--fsdd", "a b", "--mnist=c"]), ("nature", ["--mirror", "http://x/"]), ("nature", [])])
+def test_without_a_folder_the_clips_are_composed_first(called, script, sources):
+    """Into a folder of their own, and every placeholder of the table file is set."""
+    calls = called(f"scripts/{script}.sh", "--seeds", "7", *sources, "--rows", "x", CMG_DIGITS="", CMG_NATURE="")
+    media = ROOT / "data" / "composed" / script
+    assert calls[0] == ["-m", "cmg.data.compose", script, "--out", str(media / "clips"), "--downloads",
+                        str(ROOT / "data" / "downloads"), *sources]
+    assert calls[1][:2] == [str(media / "clips" / "render_media.py"), str(media)]
+    (table,) = [call for call in calls if call[:2] == ["-m", "cmg.tables"]]
+    assert table[-4:] == ["--seeds", "7", "--rows", "x"]
+    assert _value(table, "--out") == str(ROOT / "checkpoint" / "composed" / script)
+    set_ = table[table.index("--set") + 1 : table.index("--seeds")]
+    with open(table[2]) as file:
+        placeholders = set(re.findall(r"\{(\w+)\}", file.read())) - {"run"}
+    assert placeholders <= {pair.split("=")[0] for pair in set_}
+    made = {_value(call, "--out") for call in calls if call[:2] == ["-m", "cmg.extract"]}
+    features = [word.split("=")[-1] for word in table if word.endswith(".h5")]
+    assert features and made >= set(features)
+
+
+@pytest.mark.parametrize("script", ["digits", "nature"])
+@pytest.mark.parametrize("flags, message", [
+    (["away"], "away: no render_media.py; expected a folder of clips, or none to compose them"),
+    (["away", "--mirror", "x"], "away and --mirror; expected a folder of clips, or what to compose them of"),
+    (["--mirror"], "--mirror: expected a value")])
+def test_clip_scripts_refuse_in_one_line(tmp_path, script, flags, message):
+    stand_in = tmp_path / "python"
+    stand_in.write_text("#!/usr/bin/env bash\n")
+    stand_in.chmod(0o755)
+    done = subprocess.run([str(ROOT / "scripts" / f"{script}.sh"), *flags], capture_output=True, text=True,
+                          env={**os.environ, "CMG_PYTHON": str(stand_in)})
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if not line.startswith("env:")]
+    assert said == [f"{script}.sh: error: {message}"]
 
 
 @pytest.mark.parametrize("script", ["table1", "table5", "fig3"])

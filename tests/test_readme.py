@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cmg.__main__ import COMMANDS
+from cmg.data.compose.__main__ import SETS
 from cmg.data.convert import READERS
 from cmg.data.features import FeatureFile
 from cmg.downstream.registry import MODULES as TASK_MODULES
@@ -21,7 +22,8 @@ MODULES = ["pretrain", "encode", "search", "export", "bench", "bench_loading",
            "gpu_check", "data.convert", "downstream.separation",
            *(f"downstream.{task}" for task in TASK_MODULES)]
 MAINS = {f"cmg.{name}": importlib.import_module(f"cmg.{name}").main for name in MODULES}
-MAINS |= {f"cmg.{name}": importlib.import_module(f"cmg.{name}.__main__").main for name in ("extract", "tables")}
+MAINS |= {f"cmg.{name}": importlib.import_module(f"cmg.{name}.__main__").main
+          for name in ("extract", "tables", "data.compose")}
 
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
@@ -126,7 +128,8 @@ def test_commands_of_the_data_guide_name_flags_that_exist():
     for script, *arguments in map(shlex.split, calls):
         assert script == "scripts/extract.sh"
         assert {a for a in arguments if a.startswith("--")} <= flags_known("cmg.extract")
-    known = set().union(*(flags_known(m) for m in MAINS), *(flags_known("cmg.data.convert", name) for name in READERS))
+    known = set().union(*(flags_known(m) for m in MAINS), *(flags_known("cmg.data.convert", name) for name in READERS),
+                        *(flags_known("cmg.data.compose", name) for name in SETS))
     for flag in re.findall(r"`(--[a-z][a-z0-9-]+)", guide):
         assert flag in known, flag
 

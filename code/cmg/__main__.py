@@ -17,6 +17,8 @@ COMMANDS = {  # name -> its module and what it is for
     "convert": ("cmg.data.convert", "released features of other projects to a feature file"),
     "captions": ("cmg.data.captions", "captions of public data sets as one CSV"),
     "pool": ("cmg.data.pool", "a feature file with the mean over video's grid in the place of the grid"),
+    "compose": ("cmg.data.compose.__main__", "clips composed of public recordings and pictures"),
+    "render": ("cmg.data.compose.render", "a folder of clips as media files"),
     "pretrain": ("cmg.pretrain", "pretrain a method on feature files"),
     "launch": ("cmg.launch", "the same in several processes: cmg launch 4 cmg.pretrain …"),
     **{module: (f"cmg.downstream.{module}", next(one.title for one in TASKS.values() if one.module == module))

@@ -1,38 +1,16 @@
 """No split of a composed set shares material with another: by the content of every recording and image."""
 
 import csv
-import hashlib
-import json
+import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from cmg.data.ucf_vggsound import read_pair_lists
 from cmg.downstream.retrieval_head import TENTHS, tenth
 from support import ROOT
-
-
-class Bank:
-    """Recordings and images of a folder of digit clips, by what they hold."""
-
-    def __init__(self, folder):
-        meta = json.loads((folder / "meta.json").read_text())
-        sound = np.load(folder / meta["audio_file"])
-        self.sound, self.offsets = sound["audio"], sound["offsets"]
-        self.images = np.load(folder / meta["image_file"])["images"]
-
-    def material(self, rows):
-        """Hashes of all that clips are made of."""
-        takes = {segment[1] for row in rows for event in row["audio"] for segment in event["segments"]}
-        images = {frame[1] for row in rows for event in row["visual"] for frame in event["frames"]}
-        pieces = [self.sound[self.offsets[i]:self.offsets[i + 1]] for i in takes] + [self.images[i] for i in images]
-        return {hashlib.sha256(piece.tobytes()).digest() for piece in pieces}
-
-
-def compositions(folder):
-    return [json.loads(line) for line in (folder / "compositions.jsonl").read_text().splitlines()]
+from support_material import Bank, compositions
 
 
 def disjoint(bank, **splits):
@@ -53,13 +31,22 @@ def of_other_speakers(digits):
             and not any(event["speaker"] in ("theo", "yweweler") for event in row["audio"])]
 
 
-def test_the_retrieval_set(digits, tmp_path):
+@pytest.fixture(params=["given", "tiny"])
+def clips(request):
+    """A folder of clips, how many groups its takes are enough for, and the new AVE clips of a pattern."""
+    if request.param == "given":
+        return request.getfixturevalue("digits"), 30, 10
+    return request.getfixturevalue("composed")["digits"], 5, 1
+
+
+def test_the_retrieval_set(clips, tmp_path):
     """Between groups, and so between the head's splits, and with the pretraining of Table 5."""
-    run("digit_retrieval.py", digits, tmp_path / "out")
+    digits, number, _ = clips
+    run("digit_retrieval.py", digits, tmp_path / "out", "--groups", str(number))
     rows = {row["id"]: row for row in compositions(tmp_path / "out")}
     with open(tmp_path / "out" / "groups.csv", newline="") as file:
         group_of = {row["id"]: row["group"] for row in csv.DictReader(file)}
-    assert set(rows) == set(group_of) and len(set(group_of.values())) == 30 and len(rows) == 1426
+    assert set(rows) == set(group_of) and len(set(group_of.values())) == number
     with open(tmp_path / "out" / "captions.csv", newline="") as file:
         assert {row["id"]: row["caption"] for row in csv.DictReader(file)} == {
             name: row["caption"] for name, row in rows.items()}
@@ -68,8 +55,10 @@ def test_the_retrieval_set(digits, tmp_path):
     disjoint(bank, pretraining=of_other_speakers(digits), **groups)
     splits = {role: [rows[name] for name, group in group_of.items() if tenth(group) in tenths]
               for role, tenths in TENTHS.items()}
-    disjoint(bank, pretraining=of_other_speakers(digits), **splits)
-    assert sum(map(len, splits.values())) == len(rows) and min(map(len, splits.values())) > 100
+    assert sum(map(len, splits.values())) == len(rows)
+    if number == 30:  # enough for some of each
+        disjoint(bank, pretraining=of_other_speakers(digits), **splits)
+        assert min(map(len, splits.values())) > 100 and len(rows) == 1426
     patterns = [row for row in compositions(digits) if row["kind"] == "pretrain" and row["audio"] and row["visual"]]
     for new, old in zip(rows.values(), patterns, strict=True):
         assert new["caption"] == old["caption"]
@@ -79,11 +68,14 @@ def test_the_retrieval_set(digits, tmp_path):
         assert {event["speaker"] for event in new["audio"]} <= {"theo", "yweweler"}
 
 
-def test_the_new_ave_set(digits, tmp_path):
-    run("digit_ave.py", digits, tmp_path / "out", "--per-clip", "10")
-    rows = compositions(tmp_path / "out")
+def test_the_new_ave_set(clips, tmp_path):
+    digits, _, per_clip = clips
+    run("digit_ave.py", digits, tmp_path / "out", "--per-clip", str(per_clip))
+    rows, before = compositions(tmp_path / "out"), compositions(digits)
     splits = {split: [row for row in rows if row["split"] == split] for split in ("train", "val", "test")}
-    assert [len(own) for own in splits.values()] == [300, 60, 600]
+    assert [len(own) for own in splits.values()] == [
+        sum((row["kind"], row["split"]) == ("ave", split) for row in before) * (per_clip if split == "test" else 1)
+        for split in splits]
     disjoint(Bank(digits), **splits)
     pretraining = [row for row in compositions(digits) if row["kind"] == "pretrain"]
     disjoint(Bank(digits), pretraining=pretraining, test=splits["test"])
@@ -91,6 +83,18 @@ def test_the_new_ave_set(digits, tmp_path):
 
 @pytest.mark.slow
 def test_the_pair(digits, tmp_path):
+    check_the_pair(digits, tmp_path)
+
+
+def test_the_pair_of_composed_clips(composed, tmp_path):
+    """What is rendered of it takes long and is left out."""
+    clips = tmp_path / "clips"
+    shutil.copytree(composed["digits"], clips)
+    (clips / "render_media.py").write_text("")
+    check_the_pair(clips, tmp_path)
+
+
+def check_the_pair(digits, tmp_path):
     """Within each of the two sets, and with a pretraining on other speakers."""
     run("digit_pair.py", digits, tmp_path)
     source = tmp_path / "pair" / "source"

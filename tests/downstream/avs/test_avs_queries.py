@@ -47,8 +47,9 @@ def test_features_of_another_encoder_are_not_made_for_a_checkpoint(s4, pretraine
     backbones = {"audio": Choice("audio", "cepstra"), "text": Choice("text", "hash")}
     reader = QueryReader(folder, "codes", model, backbones=backbones)
     reader.check("audio")
-    model.features = {"audio": Provenance("cepstra", seconds_per_step=1.0, precision="bf16"), "text": Provenance("bert")}
+    model.features = {"audio": Provenance("cepstra", seconds_per_step=1.0, precision="bf16"),
+                      "text": Provenance("bert")}
     assert reader.recipe("audio").precision == "bf16" and reader.recipe("text").precision == "fp32"
-    reader.check("audio")  # log-mel has no weights, and so no precision
+    reader.check("audio")  # cepstra have no weights, and so no precision
     with pytest.raises(UserError, match="^--text-backbone: text features have backbone hash; the checkpoint was"):
         reader.check("text")
