@@ -28,21 +28,27 @@ class Cell:
     """One run of a row: its folder, in --out or the folder given, and the commands that fill it.
 
     `cell.json` is written after every step, so it tells what is done: the flags that were pretrained with, and the
-    arguments and minutes of every evaluation.
+    arguments and minutes of every evaluation. `start` is the cell whose weights it begins with.
     """
 
-    def __init__(self, name, flags, seed, evaluations, args, out=None):
-        self.name, self.seed, self.args = name, seed, args
+    def __init__(self, name, flags, seed, evaluations, args, out=None, start=None):
+        self.name, self.seed, self.args, self.start = name, seed, args, start
         self.folder = Path(out or args.out) / f"{slug(name)}-seed{seed}"
         self.log, self.doing = self.folder.parent / f"{self.folder.name}.log", ""
         settings = read_settings(args.set) | {"run": [str(self.folder)]}
         self.flags = fill(flags, settings, f"row {name!r}")
+        self.flags += ["--init-from", str(start.folder)] if start else []
         self.evaluations = evaluations
         self.calls = {one.name: fill(one.arguments, settings, f"evaluation {one.name!r}") for one in evaluations}
         self.record = read_record(self.folder / "cell.json")
         if self.record and names_only(self.record["flags"]) != names_only(self.flags):
             raise UserError(f"row {name!r}: {self.folder} was pretrained with other flags; expected the same, or "
                             "another name or --out")
+
+    @property
+    def first(self):
+        """The cell that begins with no other, from which this one comes."""
+        return self.start.first if self.start else self
 
     @property
     def pretrained(self):

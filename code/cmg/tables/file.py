@@ -34,6 +34,15 @@ first, then those of the group, then those of the row; the last of equal flags c
 Rows are compared with the first of all, or with the row that the file names by `reference = "full"`; those of a group
 with the row that the group names.
 
+A row may begin with the weights of another one, of the same seed, and be evaluated by some of the tasks, or none:
+
+    rows = [
+        {name = "aligned",  flags = "--method prealign", tasks = []},
+        {name = "captions", flags = "--method uniq4cap", init_from = "aligned"},
+    ]
+
+The other one stands before it, and is run first. A row without tasks has no line in the table.
+
 Rows may be tuned. The first trial of a row is the row as it stands; each entry of its `trials` is one more, with these
 flags after the row's own. What all trials have and rows do not, for example fewer epochs, are the file's `trial_flags`:
 
@@ -83,13 +92,24 @@ class Evaluation(NamedTuple):
 class Table(NamedTuple):
     """rows : dict name -> list of flags; evaluations : list of Evaluation, the one that chooses first; trials : dict
     name -> what each trial adds to the row's flags, nothing for the first; trial_flags : what all trials share;
-    references : dict name -> the row that it is compared with."""
+    references : dict name -> the row that it is compared with; starts : dict name -> the row whose weights it begins
+    with, of rows that have one; tasks : dict name -> names of its evaluations."""
 
     rows: dict[str, list[str]]
     evaluations: list[Evaluation]
     trials: dict[str, list[list[str]]]
     trial_flags: list[str]
     references: dict[str, str]
+    starts: dict[str, str]
+    tasks: dict[str, list[str]]
+
+    def with_starts(self, names) -> list[str]:
+        """These rows and those that they begin with, in the order of the file."""
+        wanted = set(names)
+        for name in reversed(self.rows):  # a row begins with one before it
+            if name in wanted and name in self.starts:
+                wanted.add(self.starts[name])
+        return [name for name in self.rows if name in wanted]
 
 
 def find_table(name) -> Path:
@@ -110,22 +130,33 @@ def read_table(path) -> Table:
     ------
     UserError
         No such file, no TOML, an unknown key or a value of another kind, flags with an open quotation, a name that
-        occurs twice, a task or a reference that does not exist, a trial that occurs twice or fewer trials than other
-        rows have, trials without AVE to judge them, or nothing to run or to evaluate. File and key are named.
+        occurs twice, a task or a reference that does not exist, a row to begin with that does not stand before, a trial
+        that occurs twice or fewer trials than other rows have, trials without AVE to judge them or of rows that begin
+        with others, or nothing to run or to evaluate. File and key are named.
     """
     try:
         content = tomllib.loads(read_text(path, "a table file"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}; expected TOML") from None
     file = _entry(content, FILE, str(path))
-    rows, trials, references = _rows(file, path)
     evaluations = _evaluations(file, path)
-    if not rows:
+    entries = _rows(file, path)
+    if not entries:
         raise UserError(f"{path}: no rows; expected [[rows]] with a name and flags")
     if not evaluations:
         raise UserError(f"{path}: no evaluations; expected [evaluations.ave] with a task and flags")
-    table = Table(rows, sorted(evaluations, key=lambda one: not one.chooses), trials, file["trial_flags"],
-                  references)
+    tasks = {name: _tasks(entry["tasks"], evaluations, f"{path}: row {name!r}") for name, entry in entries.items()}
+    trials = {name: entry["trials"] for name, entry in entries.items()}
+    first = next((name for name in entries if tasks[name]), next(iter(entries)))
+    table = Table(
+        {name: entry["flags"] for name, entry in entries.items()},
+        sorted(evaluations, key=lambda one: not one.chooses),
+        trials if any(len(own) > 1 for own in trials.values()) else {},
+        file["trial_flags"],
+        {name: entry["reference"] or file["reference"] or first for name, entry in entries.items()},
+        {name: entry["init_from"] for name, entry in entries.items() if entry["init_from"]},
+        tasks)
+    _check_others(table, path)
     _check_trials(table, path)
     return table
 
@@ -143,28 +174,46 @@ def _evaluations(file: dict, path) -> list[Evaluation]:
     return list(found.values())
 
 
-def _rows(file: dict, path) -> tuple[dict, dict, dict]:
-    """All rows with all of their flags, their trials, none where no row has more than its first, and their references.
-    """
+def _rows(file: dict, path) -> dict[str, dict]:
+    """All rows by name: their keys, with all of their flags, the reference of their group and the first trial."""
     groups = [{"defaults": [], "rows": file["rows"], "reference": ""}]
     groups += [_entry(group, GROUP, f"{path}: group {n}") for n, group in enumerate(file["groups"], 1)]
-    rows, trials, references = {}, {}, {}
+    rows = {}
     for group, entry in [(own, entry) for own in groups for entry in own["rows"]]:
         place = f"{path}: row {entry.get('name', len(rows) + 1)!r}"
         entry = _entry(entry, ROW, place)
-        name = entry["name"]
-        _check_name(name, rows, place)
-        rows[name] = file["defaults"] + group["defaults"] + entry["flags"]
-        references[name] = group["reference"] or file["reference"] or next(iter(rows))
-        trials[name] = [[]]
+        _check_name(entry["name"], rows, place)
+        trials = [[]]
         for flags in entry["trials"]:
-            if flags in trials[name]:
+            if flags in trials:
                 raise UserError(f"{place}: trials: {shlex.join(flags)!r} is tried already; expected other flags")
-            trials[name].append(flags)
-    for reference in references.values():
-        if reference not in rows:
-            raise UserError(f"{path}: reference: there is no row {reference!r}; {_nearest(reference, rows)}")
-    return rows, trials if any(len(own) > 1 for own in trials.values()) else {}, references
+            trials.append(flags)
+        flags = file["defaults"] + group["defaults"] + entry["flags"]
+        rows[entry["name"]] = entry | {"flags": flags, "trials": trials, "reference": group["reference"]}
+    return rows
+
+
+def _tasks(wanted, evaluations: list[Evaluation], place: str) -> list[str]:
+    """The evaluations of a row, all where it names none."""
+    known = [one.name for one in evaluations]
+    for name in wanted or ():
+        if name not in known:
+            raise UserError(f"{place}: tasks: there is no evaluation {name!r}; {_nearest(name, known)}")
+    return known if wanted is None else wanted
+
+
+def _check_others(table: Table, path: Path):
+    """What rows say of other rows."""
+    for reference in table.references.values():
+        if reference not in table.rows:
+            raise UserError(f"{path}: reference: there is no row {reference!r}; {_nearest(reference, table.rows)}")
+    before = []
+    for name in table.rows:
+        start = table.starts.get(name)
+        if start is not None and start not in before:
+            raise UserError(f"{path}: row {name!r}: init_from: there is no row {start!r} before it; before it are: "
+                            f"{', '.join(before) or 'none'}")
+        before.append(name)
 
 
 def _check_trials(table: Table, path: Path):
@@ -173,6 +222,9 @@ def _check_trials(table: Table, path: Path):
         if table.trial_flags:
             raise UserError(f"{path}: trial_flags and no trials; expected rows with trials")
         return
+    if table.starts:
+        raise UserError(f"{path}: row {next(iter(table.starts))!r}: init_from, and rows have trials; expected one or "
+                        "the other")
     most = max(table.trials, key=lambda name: len(table.trials[name]))
     for name, own in table.trials.items():
         if len(own) < len(table.trials[most]):
@@ -219,7 +271,8 @@ FILE = {"about": (_text, ""), "defaults": (_flags, ""), "trial_flags": (_flags, 
         "rows": (_list(_table), []), "groups": (_list(_table), []), "reference": (_text, "")}
 EVALUATION = {"task": (_text, ""), "metrics": (_list(_text), []), "flags": (_flags, "")}
 GROUP = {"defaults": (_flags, ""), "rows": (_list(_table), []), "reference": (_text, "")}
-ROW = {"name": (_text, ""), "flags": (_flags, ""), "trials": (_list(_flags), [])}
+ROW = {"name": (_text, ""), "flags": (_flags, ""), "trials": (_list(_flags), []), "init_from": (_text, ""),
+       "tasks": (lambda value, place: value if value is None else _list(_text)(value, place), None)}
 
 
 def _entry(entry: dict, known: dict, place: str) -> dict:
