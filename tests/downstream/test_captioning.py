@@ -35,7 +35,7 @@ def rows_of(out):
 
 def test_figures_are_those_of_the_sentences(trained, tmp_path, capsys):
     run, _, test = trained
-    main(["--checkpoint", str(run), "--data", test, "--out", str(tmp_path), "--device", "cpu", "--max-length", "16",
+    main(["--checkpoint", str(run), "--data", test, "--out", str(tmp_path), "--device", "cpu", "--max-length", "22",
           "--min-length", "5"])
     rows = rows_of(tmp_path)
     assert [row["metric"] for row in rows] == [f"{t}_{name}" for t in ("ptb", "simple") for name in METRICS]
@@ -55,12 +55,25 @@ def test_figures_are_those_of_the_sentences(trained, tmp_path, capsys):
     assert "dealt to other clips" in capsys.readouterr().out
 
 
+def test_nearest_captions_are_those_of_the_clips_that_are_nearest(trained, tmp_path):
+    """Among the very clips that are asked for, each is its own nearest, and its first caption is right."""
+    run, clips, _ = trained
+    call = ["--checkpoint", str(run), "--data", clips, "--out", str(tmp_path), "--device", "cpu"]
+    main([*call, "--nearest", clips, "--protocol", "paper"])
+    assert {(row["metric"], row["writing"]) for row in rows_of(tmp_path)} >= {("ptb_bleu_4", "nearest")}
+    features = FeatureSet(clips)
+    words = features.vocabularies["text"]
+    with open(tmp_path / "sentences.csv", newline="") as file:
+        said = [row["caption"] for row in csv.DictReader(file)]
+    assert said == words.sentences(features.tokens("text")[0][:, 0].tolist())
+
+
 def test_references_of_a_csv_and_one_modality(trained, tmp_path):
     run, _, test = trained
     lines = ["id,caption", *(f"test{k}#{n},A Caption {k} {n}!" for k in range(6) for n in range(3))]
     (tmp_path / "captions.csv").write_text("\n".join(lines) + "\n")
     main(["--checkpoint", str(run), "--data", test, "--captions", str(tmp_path / "captions.csv"), "--modalities",
-          "audio", "--tokenizer", "simple", "--out", str(tmp_path), "--device", "cpu", "--max-length", "16"])
+          "audio", "--tokenizer", "simple", "--out", str(tmp_path), "--device", "cpu", "--max-length", "22"])
     rows = rows_of(tmp_path)
     assert {(row["source"], row["references"], row["n_references"]) for row in rows} == {("audio", "captions.csv", 18)}
 
@@ -83,7 +96,7 @@ def refusal(capsys, *argv):
 
 def test_refusals(trained, tmp_path, capsys):
     run, clips, test = trained
-    call = ["--checkpoint", run, "--device", "cpu", "--out", tmp_path, "--max-length", "16"]
+    call = ["--checkpoint", run, "--device", "cpu", "--out", tmp_path, "--max-length", "22"]
     assert "all 32 clips were trained on" in refusal(capsys, *call, "--data", clips)
     assert "expected it, or --videos" in refusal(capsys, *call)
     assert "--modalities depth: --checkpoint has only video, audio" in refusal(
