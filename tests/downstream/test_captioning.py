@@ -53,6 +53,7 @@ def test_figures_are_those_of_the_sentences(trained, tmp_path, capsys):
             (row,) = (row for row in rows if row["metric"] == f"{tokenizer}_{name}")
             assert row["value"] == pytest.approx(100 * found[name], abs=1e-3) and row["tokenizer"] == tokenizer
     assert "dealt to other clips" in capsys.readouterr().out
+    assert (tmp_path / "captions.png").exists() and (tmp_path / "captions.pdf").exists()
 
 
 def test_nearest_captions_are_those_of_the_clips_that_are_nearest(trained, tmp_path):

@@ -87,6 +87,7 @@ def test_clips_are_learnt_by_heart(tmp_path):
     assert model.describe(dealt, writing=writing) == wanted[-1:] + wanted[:-1]
 
 
+@pytest.mark.slow
 def test_hard_rivals_are_told_apart(tmp_path):
     """MTM with rivals that MTC drew: a dozen pairs are all judged rightly, where two thirds are what "never" gets."""
     trainer = trainer_of(write_captioned(tmp_path / "a.h5", n=12, captions=1), "uniq4cap", encoders="none", **{

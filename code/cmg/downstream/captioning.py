@@ -9,7 +9,8 @@ of some (`--modalities`). References are the captions of the CSV as they stand, 
 a clip as `cmg.data.captions` numbers them; or, without one, those of the feature file, turned back into words. Figures
 are BLEU-1 to -4, ROUGE-L and CIDEr-D, times 100, by each tokenizer, which the figure's name begins with. METEOR and
 SPICE are Java programs and not computed. `chance` is the same sentences dealt to other clips: what a model reads that
-neither looks nor listens. `sentences.csv` holds every sentence.
+neither looks nor listens. `sentences.csv` holds every sentence, `captions.png` (and .pdf) shows a few clips: how far
+what is seen and heard is from the clip's median at every second, a reference, and what was written.
 
 Protocols
 ---------
@@ -42,6 +43,8 @@ from cmg.downstream.tokens import item_vectors
 from cmg.errors import UserError
 from cmg.extract.alike import Encoders, add_encoder_flags, encoder_flags
 from cmg.extract.clips import Media, find_media
+from cmg.figures.captions import CaptionedClip, draw
+from cmg.figures.style import save
 from cmg.files import read_columns, write_atomically
 from cmg.metrics.captions import METRICS, score
 from cmg.metrics.retrieval import unit
@@ -50,6 +53,7 @@ from cmg.modalities import ordered
 from cmg.models.uniq4cap.generation import WritingConfig
 
 BATCH = 64
+SHOWN = 4  # clips of the picture
 SYNTHETIC_TEST = "syn_test_"
 
 
@@ -189,6 +193,16 @@ def media_of(paths):
     return found
 
 
+def picture(path, features, rows, seen, said, wanted):
+    """Draw SHOWN clips, evenly spaced among `rows`, with what was said of them and a reference."""
+    places = sorted({k * len(rows) // SHOWN for k in range(SHOWN)})
+    batch = features.__getitems__([int(rows[k]) for k in places])
+    clips = [CaptionedClip(features.ids[rows[k]], {m: batch[m][n].float().numpy() for m in seen},
+                           {"reference": wanted[k][0], "written": said[k] or "(nothing)"})
+             for n, k in enumerate(places)]
+    return save(draw(clips, "Captions"), path)
+
+
 def caption_videos(args, model, writing):
     """Print a sentence of each video."""
     seen = seen_modalities(model, model.modalities, args.modalities)
@@ -231,12 +245,12 @@ def main(argv=None):
                         "paper")
     tell_pretrained(len(ids) - len(fresh), "clips")
     wanted = references(args, features, fresh)
-    rows, how = features.rows_of(fresh)[0], "drawn" if writing.draw else f"{writing.beams} beams"
+    places, how = features.rows_of(fresh)[0], "drawn" if writing.draw else f"{writing.beams} beams"
     if args.nearest:
         known = known_clips(args.nearest, run, seen)
-        said, how = nearest(model, features, rows, seen, known, run.device), "nearest"
+        said, how = nearest(model, features, places, seen, known, run.device), "nearest"
     else:
-        said = describe(model, features, rows, seen, writing, args.seed, run.device)
+        said = describe(model, features, places, seen, writing, args.seed, run.device)
     rows = measured(said, wanted, run.settings, seen, args.tokenizer, n_excluded=len(ids) - len(fresh),
                     references=Path(args.captions).name if args.captions else "of the feature file",
                     writing=how)
@@ -245,6 +259,7 @@ def main(argv=None):
     rows = run.write("Captioning", rows, table)
     write_sentences(run.out / "sentences.csv", fresh, said)
     print(run.out / "sentences.csv")
+    print(picture(run.out / "captions.png", features, places, seen, said, wanted))
     return rows
 
 
