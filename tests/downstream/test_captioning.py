@@ -69,6 +69,21 @@ def test_nearest_captions_are_those_of_the_clips_that_are_nearest(trained, tmp_p
     assert said == words.sentences(features.tokens("text")[0][:, 0].tolist())
 
 
+def test_clips_are_told_at_the_scale_of_training(trained):
+    """Of a model that standardises, features as files hold them say what those of its own scale say."""
+    run, _, test = trained
+    model, batch = cmg.load_pretrained(run), FeatureSet(test).__getitems__(range(6))
+    seen = {m: batch[m] for m in ("video", "audio")}
+    assert not model.feature_scale.standardised
+    wanted, (_, _, vectors) = model.describe(seen), model.look(seen)
+    offset = 100 * torch.randn(12, generator=torch.Generator().manual_seed(0))
+    model.feature_scale._set("video", offset, torch.tensor(50.0))
+    stored = seen | {"video": seen["video"] * 50 + offset}
+    torch.testing.assert_close(model.look(stored)[2], vectors, rtol=1e-3, atol=1e-4)
+    assert model.describe(stored) == wanted
+    assert not torch.allclose(model.look(seen)[2], vectors, atol=1e-2)
+
+
 def test_references_of_a_csv_and_one_modality(trained, tmp_path):
     run, _, test = trained
     lines = ["id,caption", *(f"test{k}#{n},A Caption {k} {n}!" for k in range(6) for n in range(3))]
