@@ -3,7 +3,7 @@
 import numpy as np
 
 from cmg.data.features import FeatureWriter
-from cmg.data.synthetic_captions import render_captions, vocabulary
+from cmg.data.synthetic_captions import render_captions, sample_composed, vocabulary
 
 TINY = {"caption_width": 16, "caption_layers": 2, "caption_heads": 2, "caption_hidden": 32, "queries": 4,
         "source_width": 16, "contrast_dim": 8}
@@ -14,23 +14,20 @@ def flags(settings):
     return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def write_captioned(path, n=32, captions=2, absent=(), classes=6, seconds=6, prefix="clip"):
-    """A feature file of clips in which sight and sound show one or two events, each with its captions."""
-    rng = np.random.default_rng(0)
-    labels = np.stack([np.arange(n) % classes, (np.arange(n) // classes) % (classes + 1) - 1], 1)
-    labels[:, 1] = np.where(labels[:, 1] == labels[:, 0], -1, labels[:, 1])
-    spans = np.array([[[0, 2], [3, 6]]] * n)
+def write_captioned(path, n=32, captions=2, absent=(), classes=6, seconds=6, prefix="clip", seed=0):
+    """A feature file of composed clips, each with its captions."""
+    rng = np.random.default_rng(seed)
+    label, video, audio = sample_composed(rng, n, classes, seconds)
     words = vocabulary(classes)
-    ids, exists = render_captions(labels, spans, seconds, captions, words)
+    ids, exists = render_captions(label, video, audio, captions, words)
     exists[list(absent)] = False
     ids[list(absent)] = 0
-    world = {"video": rng.standard_normal((classes, 12)), "audio": rng.standard_normal((classes, 10))}
-    features = {}
-    for m, directions in world.items():
-        x = 0.1 * rng.standard_normal((n, seconds, directions.shape[1]))
-        x[:, :2] += directions[labels[:, 0], None]
-        x[:, 3:] += directions[labels[:, 1], None] * (labels[:, 1] >= 0)[:, None, None]
-        features[m] = x
+    known = np.random.default_rng(1)  # what the classes look and sound like
+    world = {"video": known.standard_normal((classes, 12)), "audio": known.standard_normal((classes, 10))}
+    t, features = np.arange(seconds)[None, :, None], {}
+    for m, spans in (("video", video), ("audio", audio)):
+        on = (spans[:, None, :, 0] <= t) & (t < spans[:, None, :, 1])  # (n, seconds, slots)
+        features[m] = on @ world[m][label] + 0.1 * rng.standard_normal((n, seconds, world[m].shape[1]))
     shapes = {"video": (seconds, 12), "audio": (seconds, 10), "text": ids.shape[1:]}
     dtypes = {"video": "float32", "audio": "float32", "text": "int32"}
     attrs = {"backbone/text": "test", "sha256/text": words.sha256}

@@ -8,6 +8,8 @@ import torch
 
 from cmg import gpu_check
 from cmg.bench import OperatorCounter, main
+from cmg.bench_captions import main as captions
+from cmg.bench_captions import without_keys
 from cmg.bench_loading import main as loading
 from cmg.bench_loading import read_released, write_released
 from cmg.bench_report import comparison, draw
@@ -15,6 +17,8 @@ from cmg.data.feature_file import FeatureWriter
 from cmg.data.features import FeatureSet
 from cmg.data.pickles import array_in_zip
 from cmg.figures import roofline
+from cmg.models.uniq4cap.generation import Marks, WritingConfig, write
+from cmg.models.uniq4cap.transformer import QueryTransformer, TransformerConfig
 
 TINY = ["--shapes", "tiny", "--preset", "small", "--dim", "16", "--specific-dim", "8", "--device", "cpu",
         "--steps", "2", "--warmup", "0"]
@@ -47,6 +51,31 @@ def test_records_and_picture(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count("matrix product ceiling") == 2 and "epoch of 20 clips" in printed
     assert "AVT 8 fp32" in out.with_suffix(".svg").read_text() and out.with_suffix(".pdf").exists()
+
+
+def test_captions_a_second(tmp_path, capsys):
+    """All modes are measured; greedy writing says the same with and without the keys that it keeps."""
+    record = captions(["--clips", "3", "--tokens", "4", "--length", "6", "--vocabulary", "30", "--repeats", "1",
+                       "--device", "cpu", "--out", str(tmp_path / "b.json")])
+    assert json.loads((tmp_path / "b.json").read_text()) == record
+    assert set(record["captions_per_second"]) == {"greedy", "3 beams", "5 beams", "greedy, no keys kept"}
+    assert min(record["captions_per_second"].values()) > 0 and "times no keys kept" in capsys.readouterr().out
+    torch.manual_seed(0)
+    transformer = QueryTransformer(30, TransformerConfig(caption_width=16, caption_heads=2, source_width=8)).eval()
+    with torch.no_grad():
+        queries = transformer.embedded_queries(5)
+        _, prefix = transformer(queries, queries.shape[1], source=torch.randn(5, 4, 8))
+    how = WritingConfig(beams=1, min_length=9, max_length=9)
+    ids, _ = write(transformer, prefix, Marks(29, 3), how)
+    assert torch.equal(ids, without_keys(transformer, prefix, Marks(29, 3), how)) and len(ids.unique()) > 3
+
+
+@pytest.mark.slow
+def test_a_step_of_captions_is_counted(capsys):
+    (record,) = main(["--method", "uniq4cap", "--preset", "small", "--shapes", "captions", "--batch-size", "2",
+                      "--steps", "1", "--warmup", "0", "--device", "cpu", "--set", "encoders=none", "caption_layers=1",
+                      "caption_width=8", "caption_heads=1"])
+    assert record["gflop_per_step"] > 0 and record["step_ms"] > 0
 
 
 @pytest.mark.slow

@@ -19,9 +19,9 @@ from cmg.cli import command, number, whole
 from cmg.downstream.registry import MODULES
 from support import BAR, CODE, ROOT, SMALL, write_clips
 
-COMMANDS = ["pretrain", "tables.__main__", "bench", "bench_loading", "gpu_check", "data.convert", "data.captions",
-            "data.pool", "data.compose.__main__", "data.compose.render", "explore.__main__", "extract.__main__",
-            "encode", "search", "export", "released.checkpoints",
+COMMANDS = ["pretrain", "tables.__main__", "bench", "bench_loading", "bench_captions", "gpu_check", "data.convert",
+            "data.captions", "data.pool", "data.compose.__main__", "data.compose.render", "explore.__main__",
+            "extract.__main__", "encode", "search", "export", "released.checkpoints",
             *(f"downstream.{task}" for task in MODULES)]
 
 

@@ -23,12 +23,12 @@ COMMANDS = {  # name -> its module and what it is for
     "launch": ("cmg.launch", "the same in several processes: cmg launch 4 cmg.pretrain …"),
     **{module: (f"cmg.downstream.{module}", next(one.title for one in TASKS.values() if one.module == module))
        for module in MODULES},
-    "separation": ("cmg.downstream.separation", "whether CMMixer separates what it mixed"),
     "tables": ("cmg.tables.__main__", "tables of many runs: mean ± std over seeds"),
     "compare": ("cmg.tables.compare", "finished runs side by side"),
     "released": ("cmg.released.checkpoints", "checkpoints of the public implementation, to ours and back"),
     "bench": ("cmg.bench", "what a step costs here: FLOPs, time, memory"),
     "bench_loading": ("cmg.bench_loading", "what reading a clip costs"),
+    "bench_captions": ("cmg.bench_captions", "how many captions UniQ4Cap writes a second"),
     "gpu_check": ("cmg.gpu_check", "all evidence that needs a card, in one go"),
     "explore": ("cmg.explore.__main__", "a page that shows what the codes stand for"),
     "encode": ("cmg.encode", "codes and vectors of media files and sentences"),

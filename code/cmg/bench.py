@@ -4,6 +4,7 @@
     python -m cmg.bench --modalities video audio --batch-size 80 256 --precision bf16 --compile
     python -m cmg.bench --method multisk --preset released --shapes howto100m --batch-size 2160 --against assignment=off
     python -m cmg.bench --method cmmixer --preset base --shapes raw --modalities video audio --batch-size 8
+    python -m cmg.bench --method uniq4cap --preset small --shapes captions --batch-size 64 --set encoders=none
     python -m cmg.bench --epoch 40000 --device cuda                  # and a whole epoch over that many clips
 
 Random features of the published shapes, resident on the device in float16; the step and the feed are those of
@@ -31,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from cmg.bench_features import SHAPES, RandomFeatures
+from cmg.bench_features import PIECES, SHAPES, RandomFeatures
 from cmg.bench_report import comparison, draw, table
 from cmg.cli import Parser, command, git_commit, versions, whole
 from cmg.configs import with_values
@@ -113,6 +114,8 @@ def make_trainer(args, device, batch_size, clips):
     recipe = registry.recipe_of(kind, args.preset)
     asked = {name: getattr(args, name) for name in ("dim", "specific_dim", "specific_steps")}
     asked = {name: value for name, value in asked.items() if value is not None} | {"codebook_init": "uniform"}
+    pieces = PIECES.get(args.shapes, 0)
+    asked |= {"vocabulary": pieces} if pieces else {}
     settings = with_values(with_values(recipe.method, asked), dict(args.set), strict=True)
     shapes = {m: SHAPES[args.shapes][m] for m in args.modalities}
     torch.manual_seed(0)
@@ -121,7 +124,7 @@ def make_trainer(args, device, batch_size, clips):
     optimiser = with_values(recipe.optimiser, {"batch_size": batch_size})
     if device.type == "cpu":
         choose_convolutions(args.toom_cook, method, shapes, batch_size)
-    return Trainer(method, RandomFeatures(shapes, clips, device), run, optimiser, ".", device)
+    return Trainer(method, RandomFeatures(shapes, clips, device, pieces), run, optimiser, ".", device)
 
 
 def by_phase(trainer, batch, device, steps):

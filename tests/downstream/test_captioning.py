@@ -35,7 +35,7 @@ def rows_of(out):
 
 def test_figures_are_those_of_the_sentences(trained, tmp_path, capsys):
     run, _, test = trained
-    main(["--checkpoint", str(run), "--data", test, "--out", str(tmp_path), "--device", "cpu", "--max-length", "16",
+    main(["--checkpoint", str(run), "--data", test, "--out", str(tmp_path), "--device", "cpu", "--max-length", "22",
           "--min-length", "5"])
     rows = rows_of(tmp_path)
     assert [row["metric"] for row in rows] == [f"{t}_{name}" for t in ("ptb", "simple") for name in METRICS]
@@ -53,6 +53,35 @@ def test_figures_are_those_of_the_sentences(trained, tmp_path, capsys):
             (row,) = (row for row in rows if row["metric"] == f"{tokenizer}_{name}")
             assert row["value"] == pytest.approx(100 * found[name], abs=1e-3) and row["tokenizer"] == tokenizer
     assert "dealt to other clips" in capsys.readouterr().out
+    assert (tmp_path / "captions.png").exists() and (tmp_path / "captions.pdf").exists()
+
+
+def test_nearest_captions_are_those_of_the_clips_that_are_nearest(trained, tmp_path):
+    """Among the very clips that are asked for, each is its own nearest, and its first caption is right."""
+    run, clips, _ = trained
+    call = ["--checkpoint", str(run), "--data", clips, "--out", str(tmp_path), "--device", "cpu"]
+    main([*call, "--nearest", clips, "--protocol", "paper"])
+    assert {(row["metric"], row["writing"]) for row in rows_of(tmp_path)} >= {("ptb_bleu_4", "nearest")}
+    features = FeatureSet(clips)
+    words = features.vocabularies["text"]
+    with open(tmp_path / "sentences.csv", newline="") as file:
+        said = [row["caption"] for row in csv.DictReader(file)]
+    assert said == words.sentences(features.tokens("text")[0][:, 0].tolist())
+
+
+def test_clips_are_told_at_the_scale_of_training(trained):
+    """Of a model that standardises, features as files hold them say what those of its own scale say."""
+    run, _, test = trained
+    model, batch = cmg.load_pretrained(run), FeatureSet(test).__getitems__(range(6))
+    seen = {m: batch[m] for m in ("video", "audio")}
+    assert not model.feature_scale.standardised
+    wanted, (_, _, vectors) = model.describe(seen), model.look(seen)
+    offset = 100 * torch.randn(12, generator=torch.Generator().manual_seed(0))
+    model.feature_scale._set("video", offset, torch.tensor(50.0))
+    stored = seen | {"video": seen["video"] * 50 + offset}
+    torch.testing.assert_close(model.look(stored)[2], vectors, rtol=1e-3, atol=1e-4)
+    assert model.describe(stored) == wanted
+    assert not torch.allclose(model.look(seen)[2], vectors, atol=1e-2)
 
 
 def test_references_of_a_csv_and_one_modality(trained, tmp_path):
@@ -60,7 +89,7 @@ def test_references_of_a_csv_and_one_modality(trained, tmp_path):
     lines = ["id,caption", *(f"test{k}#{n},A Caption {k} {n}!" for k in range(6) for n in range(3))]
     (tmp_path / "captions.csv").write_text("\n".join(lines) + "\n")
     main(["--checkpoint", str(run), "--data", test, "--captions", str(tmp_path / "captions.csv"), "--modalities",
-          "audio", "--tokenizer", "simple", "--out", str(tmp_path), "--device", "cpu", "--max-length", "16"])
+          "audio", "--tokenizer", "simple", "--out", str(tmp_path), "--device", "cpu", "--max-length", "22"])
     rows = rows_of(tmp_path)
     assert {(row["source"], row["references"], row["n_references"]) for row in rows} == {("audio", "captions.csv", 18)}
 
@@ -83,7 +112,7 @@ def refusal(capsys, *argv):
 
 def test_refusals(trained, tmp_path, capsys):
     run, clips, test = trained
-    call = ["--checkpoint", run, "--device", "cpu", "--out", tmp_path, "--max-length", "16"]
+    call = ["--checkpoint", run, "--device", "cpu", "--out", tmp_path, "--max-length", "22"]
     assert "all 32 clips were trained on" in refusal(capsys, *call, "--data", clips)
     assert "expected it, or --videos" in refusal(capsys, *call)
     assert "--modalities depth: --checkpoint has only video, audio" in refusal(

@@ -19,7 +19,7 @@ from cmg.optimisation import OptimiserConfig
 from cmg.pretrain import main
 from cmg.training.loop import Trainer
 from cmg.training.run_config import RunConfig
-from support import environment, free_port, refused, same_weights, without_dropout
+from support import environment, free_port, killed_and_resumed, refused, same_weights, without_dropout
 from support_captions import ALIGNED, TINY, flags, write_captioned
 
 
@@ -81,10 +81,54 @@ def test_clips_are_learnt_by_heart(tmp_path):
     batch = features.__getitems__(range(32))
     seen = {m: batch[m].double() for m in ("video", "audio")}
     wanted = features.vocabularies["text"].sentences(batch["text"][:, 0].tolist())
-    writing = WritingConfig(beams=1, max_length=16)
+    writing = WritingConfig(beams=1, max_length=22)
     assert model.describe(seen, writing=writing) == wanted
     dealt = {m: x.roll(1, 0) for m, x in seen.items()}
     assert model.describe(dealt, writing=writing) == wanted[-1:] + wanted[:-1]
+
+
+@pytest.mark.slow
+def test_hard_rivals_are_told_apart(tmp_path):
+    """MTM with rivals that MTC drew: a dozen pairs are all judged rightly, where two thirds are what "never" gets."""
+    trainer = trainer_of(write_captioned(tmp_path / "a.h5", n=12, captions=1), "uniq4cap", encoders="none", **{
+        **TINY, "caption_width": 32, "caption_hidden": 64}, batch_size=12, lr=5e-3, warmup_steps=10, epochs=160,
+        w_mgm=0.0)
+    judged = steps(trainer, 160)[:, -1]
+    assert judged[:10].mean() < 0.7 and judged[-10:].mean() > 0.98
+
+
+def test_clips_with_the_same_caption_are_no_rivals(tmp_path):
+    """Neither the caption nor the clip, by any of its captions; where nothing else is left, nothing is judged. The
+    release takes them all."""
+    trainer = trainer_of(write_captioned(tmp_path / "a.h5", n=8), "uniq4cap", encoders="none", **TINY, batch_size=8)
+    method = trainer.method
+    batch = {k: v.double() if v.is_floating_point() else v for k, v in trainer.features.__getitems__(range(8)).items()}
+    batch["text"][1:] = batch["text"][:1]  # one and the same clip, but for the last one
+    batch["text"][7, :, 1] = 5
+
+    def state_of(rivals):
+        object.__setattr__(method.config, "rivals", rivals)
+        state = method.encode(batch)
+        state["ids"] = batch["text"][:, 0].long()
+        return state
+
+    state = state_of("different")
+    seen, judge = [], method.model.matching
+    method.model.matching = lambda source, exists, ids: seen.append((source, ids)) or judge(source, exists, ids)
+    found = method.matching(state, torch.zeros(8, 8), torch.zeros(8, 8))
+    (source, ids), last = seen[0], state["source"][7]
+    assert all(torch.equal(one, last) for one in source[8:15]) and (ids[16:23, 1] == 5).all()
+    assert not torch.equal(source[15], last) and ids[23, 1] != 5 and state["rivalled"].all()
+    batch["text"][7] = batch["text"][0]
+    state = state_of("different")
+    alone = method.matching(state, torch.zeros(8, 8), torch.zeros(8, 8))
+    assert state["rivalled"].sum(0).tolist() == [8, 0, 0] and not torch.equal(alone, found)
+    logits = judge(state["source"], state["exists"], state["ids"])
+    torch.testing.assert_close(alone, torch.nn.functional.cross_entropy(logits, torch.ones(8).long()))
+    assert method.metrics(method.carry(state))["matching/accuracy"] == logits.argmax(1).double().mean()
+    state = state_of("all")
+    method.matching(state, torch.zeros(8, 8), torch.zeros(8, 8))
+    assert state["rivalled"].all()
 
 
 def test_stage_two_starts_from_stage_one(clips, tmp_path):
@@ -169,6 +213,19 @@ def test_two_ranks_equal_one(clips, both_ranks, case):
         torch.testing.assert_close(value, alone[key], rtol=1e-7, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["prealign", "uniq4cap"])
+def test_kill_and_resume(clips, tmp_path, method):
+    """Killed with kill -9: the same bits as a run that was left alone."""
+    more = ["--epochs", "40", "--checkpoint-epochs", "1", *([] if method == "prealign" else ["--encoders", "none"])]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    stage(method, clips, whole, *more)
+    sizes = ALIGNED if method == "prealign" else {**ALIGNED, **TINY}
+    killed_and_resumed(["--data", clips, "--method", method, "--out", str(part), "--device", "cpu", "--batch-size", "8",
+                        "--log-every", "1", *flags(sizes), *more], part, 160)
+    same_weights(whole, part)
+
+
 @pytest.mark.parametrize("method", ["prealign", "uniq4cap"])
 def test_a_stopped_run_goes_on_to_the_same_bits(clips, tmp_path, method):
     more = [] if method == "prealign" else ["--encoders", "none"]
@@ -185,7 +242,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(clips, tmp_path, method):
 def test_what_is_kept(clips, tmp_path):
     out = stage("uniq4cap", clips, tmp_path / "run", "--encoders", "none")
     model = cmg.load_pretrained(out)
-    assert model.offers == ("vectors", "sentences") and model.vocabularies["text"] == vocabulary(6)
+    assert model.offers == ("vectors", "sentences", "matching") and model.vocabularies["text"] == vocabulary(6)
     tokens = model.encode(clips)
     assert {m: tuple(t.vectors.shape) for m, t in tokens.items()} == {
         "video": (32, 6, 8), "audio": (32, 6, 8), "text": (32, 2, 8)}
@@ -199,7 +256,7 @@ def test_what_is_kept(clips, tmp_path):
 @pytest.mark.parametrize(("more", "message"), [
     (["--modalities", "video", "audio"], "needs text as well"),
     (["--vocabulary", "9"], "--vocabulary 9: that of --data has"),
-    (["--caption-words", "8"], "captions of --data have 16 pieces; expected 16 at least"),
+    (["--caption-words", "8"], "captions of --data have 22 pieces; expected 22 at least"),
     (["--caption-heads", "3"], "--caption-width 16: expected a multiple of --caption-heads 3"),
     (["--w-mtc", "0", "--w-mtm", "0", "--w-mgm", "0"], "nothing to learn from"),
     (["--encoders", "aligned"], "has learnt nothing; expected --init-from"),

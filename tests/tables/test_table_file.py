@@ -14,7 +14,7 @@ from support import TABLES
 
 def test_table_files_of_the_repository_parse():
     paths = sorted(TABLES.glob("*.toml"))
-    assert len(paths) == 13
+    assert len(paths) == 15
     for path in paths:
         table = read_table(path)
         settings = {name: ["x"] for name in re.findall(r"\{(\w+)\}", path.read_text())}
@@ -95,6 +95,8 @@ def test_rows_are_compared_with_the_first_or_the_one_that_is_named(tmp_path):
     file.write_text("reference = 'cc'\n" + AVE + rows(a="", b=""))
     with pytest.raises(UserError, match="reference: there is no row 'cc'; expected one of a, b"):
         read_table(file)
+    file.write_text(AVE + "rows = [{name = 'stage', tasks = []}, {name = 'a', init_from = 'stage'}, {name = 'b'}]\n")
+    assert set(read_table(file).references.values()) == {"a"}  # not one that is not evaluated
 
 
 @pytest.mark.parametrize("flags, chooses", [
@@ -145,6 +147,14 @@ def test_ave_chooses_unless_told_otherwise(flags, chooses, tmp_path):
      ".py file, or a task of cmg.downstream"),
     ("evaluations.a = {task = 'codebook'}\n", "evaluation 'a': task: there is no 'codebook'; expected one of "
      "ave, ave_avvp, avs, avvp, captioning, neighbourhood, retrieval, separation, ucf_vggsound"),
+    (AVE + "rows = [{name = 'a', init_from = 'b'}, {name = 'b'}]\n",
+     "row 'a': init_from: there is no row 'b' before it; before it are: none"),
+    (AVE + "rows = [{name = 'a'}, {name = 'b', init_from = 'b'}]\n",
+     "row 'b': init_from: there is no row 'b' before it; before it are: a"),
+    (AVE + "rows = [{name = 'a', trials = ['--x']}, {name = 'b', trials = ['--x'], init_from = 'a'}]\n",
+     "row 'b': init_from, and rows have trials; expected one or the other"),
+    (AVE + "rows = [{name = 'a', tasks = ['avvp']}]\n",
+     "row 'a': tasks: there is no evaluation 'avvp'; expected one of ave"),
     (AVE, "no rows; expected [[rows]] with a name and flags"),
     (rows(a="--x"), "no evaluations; expected [evaluations.ave] with a task and flags"),
 ])

@@ -38,7 +38,7 @@ def test_jobs_side_by_side_get_devices_of_their_own():
         seen.append(device)
         met.wait()
 
-    kind = type("Stub", (), {"run": staticmethod(work), "progress": lambda self: ("", 0.0)})
+    kind = type("Stub", (), {"run": staticmethod(work), "progress": lambda self: ("", 0.0), "start": None})
     cells = [kind() for _ in range(4)]
     assert fill_in(cells, 2, ["cuda:0", "cuda:3"]) == []
     assert sorted(seen) == ["cuda:0", "cuda:0", "cuda:3", "cuda:3"]

@@ -178,6 +178,42 @@ def test_only_what_is_missing_is_run(tmp_path, processes, capsys):
     assert "row 'a':" in capsys.readouterr().err and len(processes.calls) == 6
 
 
+STAGES = """rows = [{name = "one", flags = "--lr 1", tasks = []}, {name = "two", flags = "--lr 2", init_from = "one"},
+    {name = "three", init_from = "two", tasks = ["avvp"]}, {name = "alone"}]\n"""
+
+
+def test_a_row_begins_with_another_of_the_same_seed(tmp_path, processes):
+    """The other one is run before it, also where it was not asked for; a row has its own tasks, or none and no line."""
+    made = run(tmp_path, AVE + AVVP + STAGES, "--seeds", "1", "0", "--jobs", "2", "--rows", "three")
+    began = {Path(given[given.index("--out") + 1]).name: given for given in processes.arguments if "--lr" in given
+             or "--init-from" in given}
+    assert len(began) == 6
+    for seed in (0, 1):
+        order = [name for name in began if name.endswith(str(seed))]
+        assert order == [f"{name}-seed{seed}" for name in ("one", "two", "three")]
+        assert "--init-from" not in began[f"one-seed{seed}"]
+        for name, before in (("two", "one"), ("three", "two")):
+            given = began[f"{name}-seed{seed}"]
+            assert given[given.index("--init-from") + 1] == str(tmp_path / "o" / f"{before}-seed{seed}")
+    assert {(line["name"], line["task"]) for line in made["lines"]} == {
+        ("two", "ave"), ("two", "avvp"), ("three", "avvp")}
+    assert {(cell["name"], cell["seed"]) for cell in made["cells"]} == {
+        (name, seed) for name in ("one", "two", "three") for seed in (0, 1)}
+    before = len(processes.calls)
+    run(tmp_path, AVE + AVVP + STAGES, "--seeds", "0", "1")
+    assert processes.calls[before:] == ["pretrain", "ave", "avvp"] * 2  # only `alone` was left
+
+
+def test_a_row_whose_start_failed_is_told(tmp_path, processes, capsys):
+    processes.fails = {"1"}
+    with pytest.raises(SystemExit):
+        run(tmp_path, AVE + AVVP + STAGES, "--jobs", "2")
+    told = capsys.readouterr().err
+    assert "failed: row 'two', seed 0: begins with row 'one', which failed" in told
+    assert "failed: row 'three', seed 0: begins with row 'two', which failed" in told
+    assert processes.calls.count("ave") == 1 and "3 of 4 cells failed" in told  # that of `alone`
+
+
 def test_other_arguments_are_another_evaluation_and_a_new_choice_outdates_the_rest(tmp_path, processes):
     run(tmp_path, AVE + AVVP + rows(a=""))
     for task in ("ave", "avvp"):

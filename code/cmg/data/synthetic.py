@@ -26,8 +26,8 @@ import numpy as np
 
 from cmg.cli import number, whole
 from cmg.configs import Config, setting, with_values
+from cmg.data import synthetic_captions as composed
 from cmg.data.features import FeatureWriter
-from cmg.data.synthetic_captions import LENGTH, MOST, render_captions, vocabulary
 from cmg.data.synthetic_world import make_world, render_audio, render_grid, render_text, rng_of
 from cmg.errors import UserError
 from cmg.files import write_atomically
@@ -57,7 +57,8 @@ class SyntheticSpec:
     misalign : probability that audio and video differ by a second at one end of an event
     second_event : share of pretraining clips with a second event of another class
     grids : names of further modalities, which see what video sees, in a world of their own
-    captions : K, composed captions a clip, which are then its text; 0: word vectors
+    captions : K, composed captions a clip, which are then its text, of clips that are composed as well
+        (`cmg.data.synthetic_captions`); 0: word vectors
     """
 
     seed: int = 0
@@ -82,8 +83,8 @@ class SyntheticSpec:
                 raise UserError(f"--synthetic-grids {name}: the set has {', '.join(BUILT_IN)} already; expected "
                                 "another name")
             declare(Modality(name, name, ("grids", "vectors")), "--synthetic-grids")
-        if self.captions > MOST:
-            raise UserError(f"--synthetic-captions is {self.captions}, expected at most {MOST}")
+        if self.captions > composed.MOST:
+            raise UserError(f"--synthetic-captions is {self.captions}, expected at most {composed.MOST}")
         for name, least in (("clips", 1), ("classes", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"--synthetic-{name} is {getattr(self, name)}, expected at least {least}")
@@ -100,11 +101,12 @@ class SyntheticFiles(NamedTuple):
 
 
 class Events(NamedTuple):
-    """What happens in n clips, before any feature is made. A clip holds a first event and perhaps a second one."""
+    """What happens in n clips, before any feature is made. A clip holds a first event and perhaps a second one, E = 2;
+    composed ones have E = 5 slots."""
 
-    label: np.ndarray  # int [n, 2], -1 where there is no second event
-    video: np.ndarray  # int [n, 2, 2], [onset, offset) in seconds
-    audio: np.ndarray  # int [n, 2, 2]
+    label: np.ndarray  # int [n, E], -1 where there is no such event
+    video: np.ndarray  # int [n, E, 2], [onset, offset) in seconds
+    audio: np.ndarray  # int [n, E, 2]
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ class SyntheticConfig(Config):
     synthetic_classes : event classes
     synthetic_difficulty : factor on nuisance and noise
     synthetic_grids : further modalities of these names, depth say, that see what video sees
-    synthetic_captions : composed captions of a clip, which are then its text; 0: word vectors, or four captions for a
-        method that reads them
+    synthetic_captions : captions of a clip, which are then its text, of clips composed for them; 0: word vectors, or
+        four captions for a method that reads them
     """
 
     synthetic_clips: int = setting(SyntheticSpec.clips, whole(1))
@@ -176,6 +178,8 @@ def sample_events(spec, split):
     """
     rng = rng_of(spec, "events", split)
     n, T = _size(spec, split), spec.seconds
+    if spec.captions:
+        return Events(*composed.sample_composed(rng, n, spec.classes, T))
     first = rng.permutation(np.arange(n) % spec.classes)
     second = (first + rng.integers(1, spec.classes, n)) % spec.classes
     two = rng.random(n) < (spec.second_event if split == "pre" else 0.0)
@@ -210,8 +214,8 @@ def _write_features(path, spec, world, splits):
         attrs[f"sha256/{m}"] = hashlib.sha256(b"".join(part.tobytes() for part in maps)).hexdigest()
     dtypes, known = dict.fromkeys(shapes, "float16"), {}
     if spec.captions:
-        shapes["text"], dtypes["text"] = (spec.captions, LENGTH), "int32"
-        known = {"text": vocabulary(spec.classes)}
+        shapes["text"], dtypes["text"] = (spec.captions, composed.LENGTH), "int32"
+        known = {"text": composed.vocabulary(spec.classes)}
         attrs["sha256/text"] = known["text"].sha256
     with FeatureWriter(path, shapes, attrs, dtypes, known) as writer:
         for split, events in splits.items():
@@ -219,8 +223,8 @@ def _write_features(path, spec, world, splits):
                 block = Events(*(part[start : start + BLOCK] for part in events))
                 rng = {m: rng_of(spec, m, f"{split}/{start}") for m in shapes}
                 real = np.ones((len(block.label), spec.seconds), bool)
-                text, words = (render_captions(block.label, block.video, spec.seconds, spec.captions, known["text"])
-                               if known else render_text(world["text"], block.label, spec, rng["text"]))
+                text, words = (composed.render_captions(*block, spec.captions, known["text"]) if known
+                               else render_text(world["text"], block.label, spec, rng["text"]))
                 features = {
                     "audio": render_audio(world["audio"], block.label, block.audio, spec, rng["audio"]),
                     "text": text,
@@ -230,9 +234,11 @@ def _write_features(path, spec, world, splits):
 
 
 def _annotation_rows(split, events):
-    """AVE's `category&id&quality&onset&offset`; an event counts while audio and video both show it."""
-    onset = np.maximum(events.video[:, 0, 0], events.audio[:, 0, 0])
-    offset = np.minimum(events.video[:, 0, 1], events.audio[:, 0, 1])
+    """AVE's `category&id&quality&onset&offset`; an event counts while audio and video both show it, what is only seen
+    while it is seen."""
+    video = events.video[:, 0]
+    audio = np.where(events.audio[:, 0].any(1, keepdims=True), events.audio[:, 0], video)
+    onset, offset = np.maximum(video[:, 0], audio[:, 0]), np.minimum(video[:, 1], audio[:, 1])
     rows = zip(events.label[:, 0], onset, offset, strict=True)
     return "".join(f"{_class_name(k)}&{_clip_id(split, i)}&good&{on}&{off}\n" for i, (k, on, off) in enumerate(rows))
 
@@ -255,7 +261,8 @@ def _settings(spec):
 
 
 def _digest(spec):
-    return hashlib.sha256(json.dumps([RECIPE, _settings(spec)]).encode()).hexdigest()[:10]
+    recipes = [RECIPE, composed.RECIPE] if spec.captions else [RECIPE]
+    return hashlib.sha256(json.dumps([*recipes, _settings(spec)]).encode()).hexdigest()[:10]
 
 
 def _data_folder():

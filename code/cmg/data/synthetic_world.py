@@ -48,23 +48,23 @@ def make_world(spec):
 
 
 def render_audio(world, label, spans, spec, rng):
-    """Audio features float32 [n, T, A] of events `label` int [n, 2] with `spans` int [n, 2, 2]."""
+    """Audio features float32 [n, T, A] of events `label` int [n, E] with `spans` int [n, E, 2]."""
     n, T = len(label), spec.seconds
-    h = SIGNAL["audio"] * presence(label, spans, T) @ world.classes[label]  # [n, T, 2] @ [n, 2, LATENT]
+    h = SIGNAL["audio"] * presence(label, spans, T) @ world.classes[label]  # [n, T, E] @ [n, E, LATENT]
     h += _nuisance(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, T))
     return _features(world, h)
 
 
 def render_grid(world, label, spans, spec, rng):
-    """Features of video, or of another grid, float32 [n, T, H, W, C] of `label` int [n, 2], `spans` int [n, 2, 2]."""
-    n, T, (H, W, C) = len(label), spec.seconds, spec.video_shape
+    """Features of video, or of another grid, float32 [n, T, H, W, C] of `label` int [n, E], `spans` int [n, E, 2]."""
+    (n, E), T, (H, W, C) = label.shape, spec.seconds, spec.video_shape
     # The event lights up the cells around its own place, one cell wide (standard deviation).
-    place = rng.random((n, 2, 2)) * (H - 1, W - 1)
+    place = rng.random((n, E, 2)) * (H - 1, W - 1)
     cells = np.stack(np.meshgrid(np.arange(H), np.arange(W), indexing="ij"), axis=-1).reshape(-1, 2)  # [H·W, 2]
-    far = ((cells - place[:, :, None]) ** 2).sum(axis=-1)  # [n, 2, H·W]
+    far = ((cells - place[:, :, None]) ** 2).sum(axis=-1)  # [n, E, H·W]
     shown = (np.exp(-far / 2)[..., None] * world.classes[label][:, :, None]).astype(np.float32)
-    on = presence(label, spans, T)  # [n, T, 2]
-    h = SIGNAL["video"] * on @ shown.reshape(n, 2, H * W * LATENT)
+    on = presence(label, spans, T)  # [n, T, E]
+    h = SIGNAL["video"] * on @ shown.reshape(n, E, H * W * LATENT)
     h = h.reshape(n, T, H * W, LATENT)
     h += _nuisance(world, spec, rng, (n, 1, 1)) / np.sqrt(2)  # the scene
     h += _nuisance(world, spec, rng, (n, 1, H * W)) / np.sqrt(2)  # what stands in each cell of it
@@ -91,7 +91,7 @@ def render_text(world, label, spec, rng):
 
 
 def presence(label, spans, T):
-    """1 where an event is on: float32 [n, T, 2]."""
+    """1 where an event is on: float32 [n, T, E]."""
     t = np.arange(T)[None, :, None]
     return ((spans[:, None, :, 0] <= t) & (t < spans[:, None, :, 1]) & (label[:, None] >= 0)).astype(np.float32)
 

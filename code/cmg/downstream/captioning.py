@@ -9,12 +9,16 @@ of some (`--modalities`). References are the captions of the CSV as they stand, 
 a clip as `cmg.data.captions` numbers them; or, without one, those of the feature file, turned back into words. Figures
 are BLEU-1 to -4, ROUGE-L and CIDEr-D, times 100, by each tokenizer, which the figure's name begins with. METEOR and
 SPICE are Java programs and not computed. `chance` is the same sentences dealt to other clips: what a model reads that
-neither looks nor listens. `sentences.csv` holds every sentence.
+neither looks nor listens. `sentences.csv` holds every sentence, `captions.png` (and .pdf) shows a few clips: how far
+what is seen and heard is from the clip's median at every second, a reference, and what was written.
 
 Protocols
 ---------
 strict : clips whose videos the checkpoint was trained on are left out, and counted.
 paper : nothing is left out.
+
+`--nearest FILE` writes nothing: a clip gets the first caption of the clip in FILE that is nearest to it, by the cosines
+of the model's vectors, mean over modalities. That is the baseline of a model that writes, and needs none that does.
 
 Videos are extracted as the checkpoint's features were, with the weights that `--video-weights` and `--audio-weights`
 name where there are any, and nothing is measured.
@@ -34,17 +38,22 @@ from cmg.data.videos import clip_of
 from cmg.downstream.collection import left
 from cmg.downstream.results import markdown_table, result
 from cmg.downstream.splits import tell_pretrained
-from cmg.downstream.task import DATA, add_place_flags, open_run, task_parser
+from cmg.downstream.task import DATA, add_place_flags, open_run, synthetic_of, task_parser
+from cmg.downstream.tokens import item_vectors
 from cmg.errors import UserError
 from cmg.extract.alike import Encoders, add_encoder_flags, encoder_flags
 from cmg.extract.clips import Media, find_media
+from cmg.figures.captions import CaptionedClip, draw
+from cmg.figures.style import save
 from cmg.files import read_columns, write_atomically
 from cmg.metrics.captions import METRICS, score
+from cmg.metrics.retrieval import unit
 from cmg.metrics.words import TOKENIZERS
 from cmg.modalities import ordered
 from cmg.models.uniq4cap.generation import WritingConfig
 
 BATCH = 64
+SHOWN = 4  # clips of the picture
 SYNTHETIC_TEST = "syn_test_"
 
 
@@ -52,6 +61,8 @@ def parser() -> Parser:
     p = task_parser("captioning")
     p.add_argument("--data", nargs="+", help=DATA)
     p.add_argument("--captions", help="CSV with the columns id and caption: the references; default: those of --data")
+    p.add_argument("--nearest", nargs="+", metavar="FILE", help="take captions of the nearest of these clips instead "
+                   "of writing: feature files, or synthetic")
     p.add_argument("--videos", nargs="+", metavar="PATH", help="media files to caption instead of --data")
     p.add_argument("--modalities", nargs="+", help="that are looked at; default: all of the checkpoint and the data")
     p.add_argument("--tokenizer", nargs="+", choices=tuple(TOKENIZERS), default=tuple(TOKENIZERS),
@@ -62,6 +73,17 @@ def parser() -> Parser:
     add_flags(p, WritingConfig())
     add_encoder_flags(p)
     return add_place_flags(p, "results.json and sentences.csv")
+
+
+def known_clips(paths, run, seen):
+    """The feature set of --nearest."""
+    synthetic = synthetic_of(paths, run.content, run.path, run.args.method)
+    known = FeatureSet([synthetic.pretrain] if synthetic else paths, [*seen, "text"])
+    run.model.check(known, "--nearest")
+    if "text" not in known.vocabularies:
+        raise UserError("--nearest: holds no captions that can be read as words; expected those of cmg.extract "
+                        "--text-backbone wordpiece")
+    return known
 
 
 def seen_modalities(model, present, asked):
@@ -85,6 +107,20 @@ def describe(model, features, rows, seen, writing, seed, device):
         said += model.describe({m: batch[m].to(device) for m in seen},
                                {m: batch[f"valid/{m}"].to(device) for m in seen}, writing, seed)
     return said
+
+
+def nearest(model, features, rows, seen, known, device):
+    """The first caption of the nearest clip of `known`, a feature set with captions, for each of these rows."""
+    tokens, exists = map(torch.as_tensor, known.tokens("text"))
+    told = exists.any(1).nonzero()[:, 0]
+    near = 0
+    for m in seen:
+        own, others = (item_vectors(model, held, m, rows=of, device=device)[0]["semantic"]
+                       for held, of in ((features, torch.as_tensor(rows)), (known, told)))
+        near = near + unit(own) @ unit(others).T  # (clips, known clips)
+    best = told[near.argmax(1).cpu()]
+    first = tokens[best, exists[best].long().argmax(1)]
+    return known.vocabularies["text"].sentences(first.tolist())
 
 
 def references(args, features, ids):
@@ -157,6 +193,16 @@ def media_of(paths):
     return found
 
 
+def picture(path, features, rows, seen, said, wanted):
+    """Draw SHOWN clips, evenly spaced among `rows`, with what was said of them and a reference."""
+    places = sorted({k * len(rows) // SHOWN for k in range(SHOWN)})
+    batch = features.__getitems__([int(rows[k]) for k in places])
+    clips = [CaptionedClip(features.ids[rows[k]], {m: batch[m][n].float().numpy() for m in seen},
+                           {"reference": wanted[k][0], "written": said[k] or "(nothing)"})
+             for n, k in enumerate(places)]
+    return save(draw(clips, "Captions"), path)
+
+
 def caption_videos(args, model, writing):
     """Print a sentence of each video."""
     seen = seen_modalities(model, model.modalities, args.modalities)
@@ -183,7 +229,9 @@ def main(argv=None):
     if bool(args.data) == bool(args.videos):
         raise UserError("--data: the clips; expected it, or --videos, and not both")
     writing = with_values(WritingConfig(), vars(args))
-    run = open_run(args, needs=("sentences",))
+    if args.nearest and args.videos:
+        raise UserError("--nearest: goes with --data, whose clips have captions to compare with; expected no --videos")
+    run = open_run(args, needs=("vectors",) if args.nearest else ("sentences",))
     model = run.model
     if args.videos:
         return caption_videos(args, model, writing)
@@ -197,15 +245,21 @@ def main(argv=None):
                         "paper")
     tell_pretrained(len(ids) - len(fresh), "clips")
     wanted = references(args, features, fresh)
-    said = describe(model, features, features.rows_of(fresh)[0], seen, writing, args.seed, run.device)
+    places, how = features.rows_of(fresh)[0], "drawn" if writing.draw else f"{writing.beams} beams"
+    if args.nearest:
+        known = known_clips(args.nearest, run, seen)
+        said, how = nearest(model, features, places, seen, known, run.device), "nearest"
+    else:
+        said = describe(model, features, places, seen, writing, args.seed, run.device)
     rows = measured(said, wanted, run.settings, seen, args.tokenizer, n_excluded=len(ids) - len(fresh),
                     references=Path(args.captions).name if args.captions else "of the feature file",
-                    writing="drawn" if writing.draw else f"{writing.beams} beams")
+                    writing=how)
     if len(fresh) == 1:
         print("note: CIDEr-D of a single clip is 0 by definition, and chance is its own sentence", file=sys.stderr)
     rows = run.write("Captioning", rows, table)
     write_sentences(run.out / "sentences.csv", fresh, said)
     print(run.out / "sentences.csv")
+    print(picture(run.out / "captions.png", features, places, seen, said, wanted))
     return rows
 
 

@@ -17,6 +17,10 @@ Published figures of MSR-VTT and YouCook2 are divided by 1000 and 3350 queries, 
 features: `--expected 1000` adds R@k that count the lacking ones as wrong, beside those of the queries there are. With
 `--whole-videos` a video's clips are one item, the mean of their vectors.
 
+With `--rerank K`, of a checkpoint that judges pairs of clips and captions (`--method uniq4cap`), the same figures of
+clips, all that is seen and heard of each, and captions: by similarity ("mtc"), and with the first K of every query
+put into order anew by that judgement ("mtm"; `cmg.downstream.reranking`).
+
 With `--gallery audio` the checkpoint knows two other modalities, for example video and text. A head learns to find a
 clip's audio features, which no pretraining has touched, by the codes of the source; then it is queried with the
 target's.
@@ -47,6 +51,7 @@ from cmg.data.features import FeatureSet
 from cmg.data.joining import held
 from cmg.downstream.clip_scores import read_clusters
 from cmg.downstream.collection import Collection, Items, fused, fused_pairs
+from cmg.downstream.reranking import reranked
 from cmg.downstream.results import markdown_table, result
 from cmg.downstream.retrieval_head import RULES, with_head
 from cmg.downstream.splits import tell_pretrained
@@ -85,28 +90,44 @@ def zero_shot(model, collection: Collection, pairs, settings: Settings, device="
     rows = []
     for source, target in pairs:
         queries, gallery = items[source], items[target]
-        shown, rule = gallery.clips[gallery.has], RULES[settings.protocol]
+        shown = gallery.clips[gallery.has]
         guessed, count = chance(queries.clips, shown), len(queries.clips)
         if len(shown) == 1:
             print(f"warning: {source} → {target}: the gallery is one item; whatever is found is right", file=sys.stderr)
-        asked = count if expected is None else expected - collection.n_excluded
-        if asked < count:
+        asked = None if expected is None else expected - collection.n_excluded
+        if asked is not None and asked < count:
             raise UserError(f"--expected {expected}: {source} → {target} has {count + collection.n_excluded} queries; "
                             "expected at least as many")
         for kind in (kind for kind in gallery.vectors if kind in queries.vectors):
-            found = retrieve(queries, gallery, kind)
-            recalls = {f"r{k}": (rule.recall_at(k, found), recall_at(k, guessed), count) for k in RECALLS}
-            figures = recalls | {
-                "median_rank": (rule.median_rank(found), (len(shown) + 1) / 2, count),
-                "mean_rank": (rule.mean_rank(found), present_ranks(guessed).mean().item(), count)}
-            if expected is not None:
-                figures |= {name + EXPECTED: (value * count / asked, of_chance * count / asked, asked)
-                            for name, (value, of_chance, _) in recalls.items()}
-            missing = int((found.right == 0).sum())
-            rows += [result("retrieval", source, target, settings, f"{kind}_{name}", value, None, None, of_chance, 0, n,
-                            n_gallery=len(shown), n_missing=missing + n - count, n_excluded=collection.n_excluded)
-                     for name, (value, of_chance, n) in figures.items()]
+            rows += described(retrieve(queries, gallery, kind), guessed, source, target, kind, len(shown), settings,
+                              collection.n_excluded, asked)
     return rows
+
+
+def by_judgement(model, collection: Collection, seen, settings: Settings, first: int, device="cpu") -> list[dict]:
+    """The same of clips and captions, before and after the `first` of every query are judged."""
+    rows = []
+    for source, target, kind, found, queries, gallery in reranked(model, collection, seen, first, device):
+        rows += described(found, chance(queries, gallery), source, target, kind, len(gallery), settings,
+                          collection.n_excluded, None)
+    return rows
+
+
+def described(found, guessed, source, target, kind, size, settings, n_excluded, asked) -> list[dict]:
+    """Rows of one direction by one kind of items. found, guessed : Places of the queries, and of chance. size : of the
+    gallery. asked : how many queries there should be, where that is known: adds R@k of so many."""
+    rule, count = RULES[settings.protocol], len(found.right)
+    recalls = {f"r{k}": (rule.recall_at(k, found), recall_at(k, guessed), count) for k in RECALLS}
+    figures = recalls | {
+        "median_rank": (rule.median_rank(found), (size + 1) / 2, count),
+        "mean_rank": (rule.mean_rank(found), present_ranks(guessed).mean().item(), count)}
+    if asked is not None:
+        figures |= {name + EXPECTED: (value * count / asked, of_chance * count / asked, asked)
+                    for name, (value, of_chance, _) in recalls.items()}
+    missing = int((found.right == 0).sum())
+    return [result("retrieval", source, target, settings, f"{kind}_{name}", value, None, None, of_chance, 0, n,
+                   n_gallery=size, n_missing=missing + n - count, n_excluded=n_excluded)
+            for name, (value, of_chance, n) in figures.items()]
 
 
 def parser() -> Parser:
@@ -118,6 +139,8 @@ def parser() -> Parser:
                    "R@k that count the lacking ones as wrong; 1000 for MSR-VTT, 3350 for YouCook2")
     p.add_argument("--whole-videos", action="store_true", help="a video's clips are one item, the mean of their "
                    "vectors")
+    p.add_argument("--rerank", type=whole(1), metavar="K", help="find captions of clips and clips of captions by a "
+                   "model that judges pairs, which puts the first K of every query into order anew")
     p.add_argument("--gallery", help="fit a head to this modality's features; without it zero-shot")
     p.add_argument("--groups", help="CSV with the columns id and group: clips of a group share what they are made of, "
                    "and are not divided between the head's fit, val and test; default: the clips of a video")
@@ -127,7 +150,7 @@ def parser() -> Parser:
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    run = open_run(args)
+    run = open_run(args, needs=("matching",) if args.rerank else ("vectors",))
     data = run.data
     present = list(held(data))
     if args.captions and not args.text_data:
@@ -140,6 +163,9 @@ def main(argv=None):
         raise UserError("--groups: goes with --gallery, whose head is fitted; zero-shot divides no clips")
     if args.gallery and (args.expected or args.whole_videos):
         raise UserError("--expected and --whole-videos: are of zero-shot retrieval; expected no --gallery")
+    if args.rerank and (args.gallery or args.expected or args.whole_videos):
+        raise UserError("--rerank: is of clips and captions as they are; expected no --gallery, --expected or "
+                        "--whole-videos")
     if args.gallery and args.gallery not in present:
         raise UserError(f"--gallery {args.gallery}: --data has only {', '.join(present)}")
     pairs = run.directions(m for m in present if m != args.gallery)
@@ -154,7 +180,11 @@ def main(argv=None):
     else:
         asked = [name for name, in read_columns(args.captions, "id")] if args.captions else ()
         collection = Collection(features, texts, asked, pretrain_ids, args.whole_videos)
-        rows = zero_shot(run.model, collection, pairs + fused_pairs(pairs), run.settings, run.device, args.expected)
+        pairs = pairs + fused_pairs(pairs)
+        rows = zero_shot(run.model, collection, pairs, run.settings, run.device, args.expected)
+        if args.rerank:
+            seen = ordered({m for pair in pairs for m in pair[0].split("+")} - {"text"})
+            rows += by_judgement(run.model, collection, seen, run.settings, args.rerank, run.device)
     tell_pretrained(rows[0]["n_excluded"], "clips")
     rows = run.write("Retrieval", rows, table)
     name = "_".join(filter(None, (rows[0]["task"], args.gallery, args.protocol)))

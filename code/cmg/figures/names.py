@@ -8,7 +8,8 @@ TASKS = {
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
     "neighbourhood": "Neighbourhoods", "separation": "Separation", "captioning": "Captions",
 }
-REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings"}
+REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings",
+                   "mtc": "MTC", "mtm": "MTC, re-ranked by MTM"}
 METRICS = {  # name, label of the axis
     "accuracy": ("clip top-1", "accuracy, %"),
     "segment_accuracy": ("segment accuracy", "accuracy, %"),

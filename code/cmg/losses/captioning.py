@@ -3,7 +3,7 @@
     MTC   multimodal-text contrast: a clip's queries find its caption among those of the batch, and the other way round.
           The similarity of a clip and a caption is that of the query which is nearest to it.
     MTM   multimodal-text matching: does this caption belong to this clip? The wrong pairs are hard ones, drawn by the
-          similarity that MTC found; a clip's own is never drawn, another clip's with equal words may be.
+          similarity that MTC found; a clip's own is never drawn.
     MGM   multimodal-grounded generation: the next piece of the caption.
 
 All are means over the clips (MGM: the pieces) of all processes.
@@ -47,11 +47,17 @@ def contrast(queries, texts, temperature, smoothing=0.1, own_side=False):
     return loss, of_clips, of_texts
 
 
-def rival_probabilities(scores, first):
+def rival_probabilities(scores, first, same=None):
     """How likely each is to be drawn as the wrong partner: softmax of scores [B, N] in which row i owns column
-    first + i."""
+    first + i. same : BoolTensor[B, N], what is right as well and no rival."""
     own = torch.arange(len(scores), device=scores.device)
-    return scores.detach().index_put((own, first + own), scores.new_tensor(OWN)).softmax(1)
+    scores = scores.detach().index_put((own, first + own), scores.new_tensor(OWN))
+    return (scores if same is None else scores.masked_fill(same, OWN)).softmax(1)
+
+
+def among(ids, captions):
+    """Which captions int [A, L] are word by word one of those of a clip int [B, K, L]: BoolTensor[A, B]."""
+    return (ids[:, None, None] == captions).all(3).any(2)
 
 
 def draw(probabilities, uniform):

@@ -48,7 +48,8 @@ class Pretrained(nn.Module, ABC):
     Attributes
     ----------
     offers : names of what a task may ask for: "vectors" (all models have them), "codes" (discrete tokens of its
-        `codebook`, a module with `size` M and `embedding` [M, D]), "sentences" (`describe` says clips in words).
+        `codebook`, a module with `size` M and `embedding` [M, D]), "sentences" (`describe` says clips in words),
+        "matching" (which captions belong to clips, see `cmg.models.uniq4cap.captioner`).
     method : what it was pretrained with, as in --method.
     features : dict modality -> Provenance, where the features came from that it was pretrained on.
     feature_scale : FeatureScale, what the numbers of these features were like, and what brings them to about one.

@@ -41,7 +41,7 @@ def parser():
                    help="what stands for {NAME} in the table file, feature files and annotation folders say")
     p.add_argument("--seeds", type=whole(), nargs="+", default=[0, 1, 2],
                    help="of pretraining, one run of a row for each")
-    p.add_argument("--rows", nargs="+", help="only the rows of these names")
+    p.add_argument("--rows", nargs="+", help="only the rows of these names, and those that they begin with")
     p.add_argument("--tasks", nargs="+", help="only the evaluations of these names")
     p.add_argument("--jobs", type=whole(1), default=1, help="runs side by side, each with OMP_NUM_THREADS threads; if "
                    "that is not set, the cores are shared out among them")
@@ -61,22 +61,13 @@ def chosen(flag, wanted, named, path):
     return [name for name in named if not wanted or name in wanted]
 
 
-def with_origins(names, table):
-    """The rows, and those that they begin with, in the order of the table."""
-    wanted = set(names)
-    for name in reversed(table.rows):  # a row begins with one before it
-        if name in wanted:
-            wanted.add(table.begins.get(name))
-    return [name for name in table.rows if name in wanted]
-
-
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
     require_folder(args.out)
     args.table = find_table(args.table)
     table = read_table(args.table)
-    names = with_origins(chosen("--rows", args.rows, list(table.rows), args.table), table)
+    names = table.with_starts(chosen("--rows", args.rows, list(table.rows), args.table))
     tasks = chosen("--tasks", args.tasks, [one.name for one in table.evaluations], args.table)
     evaluations = [one for one in table.evaluations if one.name in tasks]
     published = read_published(args.table)
@@ -86,12 +77,14 @@ def main(argv=None):
     rows, sweep, failed = tune(table, names, args)
     cells = {}
     for name, flags in rows.items():
+        own = [one for one in evaluations if one.name in table.tasks[name]]
         for seed in dict.fromkeys(args.seeds):
-            begins = cells.get((table.begins.get(name), seed))
-            asked = [one for one in evaluations if one.name in table.evaluated[name]]
-            cells[name, seed] = Cell(name, flags, seed, asked, args, begins=begins)
+            start = cells.get((table.starts.get(name), seed))
+            cells[name, seed] = Cell(name, flags, seed, own, args, start=start)
     # Seed by seed, so that a table that is stopped early has all of its rows.
-    own = of_shard(sorted(cells.values(), key=lambda cell: args.seeds.index(cell.seed)), args.shard)
+    own = sorted(cells.values(), key=lambda cell: args.seeds.index(cell.seed))
+    firsts = of_shard([cell for cell in own if not cell.start], args.shard)  # what begins with one goes where it is
+    own = [cell for cell in own if cell.first in firsts]
     missing = [cell for cell in own if not cell.finished]
     print(f"{len(own)} cells, {len(own) - len(missing)} finished before", file=sys.stderr)
     failures = fill_in(missing, args.jobs, args.device)

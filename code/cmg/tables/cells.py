@@ -25,27 +25,30 @@ FIGURES = {"value", "chance", "n_test", "source_value", "target_value", "test_er
 
 
 class Cell:
-    """One run of a row: its folder, in --out or the folder given, and the commands that fill it; `begins` is the cell
-    whose weights it begins with, if any.
+    """One run of a row: its folder, in --out or the folder given, and the commands that fill it.
 
     `cell.json` is written after every step, so it tells what is done: the flags that were pretrained with, and the
-    arguments and minutes of every evaluation.
+    arguments and minutes of every evaluation. `start` is the cell whose weights it begins with.
     """
 
-    def __init__(self, name, flags, seed, evaluations, args, out=None, begins=None):
-        self.name, self.seed, self.args, self.begins = name, seed, args, begins
+    def __init__(self, name, flags, seed, evaluations, args, out=None, start=None):
+        self.name, self.seed, self.args, self.start = name, seed, args, start
         self.folder = Path(out or args.out) / f"{slug(name)}-seed{seed}"
         self.log, self.doing = self.folder.parent / f"{self.folder.name}.log", ""
         settings = read_settings(args.set) | {"run": [str(self.folder)]}
         self.flags = fill(flags, settings, f"row {name!r}")
+        self.flags += ["--init-from", str(start.folder)] if start else []
         self.evaluations = evaluations
         self.calls = {one.name: fill(one.arguments, settings, f"evaluation {one.name!r}") for one in evaluations}
         self.record = read_record(self.folder / "cell.json")
-        self.origin = {"begins": begins.name} if begins else {}
-        if self.record and (names_only(self.record["flags"]), self.record.get("begins")) != (
-                names_only(self.flags), self.origin.get("begins")):
+        if self.record and names_only(self.record["flags"]) != names_only(self.flags):
             raise UserError(f"row {name!r}: {self.folder} was pretrained with other flags; expected the same, or "
                             "another name or --out")
+
+    @property
+    def first(self):
+        """The cell that begins with no other, from which this one comes."""
+        return self.start.first if self.start else self
 
     @property
     def pretrained(self):
@@ -80,7 +83,10 @@ class Cell:
                 raise UserError(f"row {self.name!r}, seed {self.seed}: another process is at work in {self.folder}") \
                     from None
             if not self.pretrained:
-                self.pretrain(workers, log)
+                self.call(workers, log, "cmg.pretrain", "--data", *self.args.data, *self.flags,
+                          "--seed", str(self.seed), "--out", str(self.folder), "--resume", "auto",
+                          "--device", device)
+                self.note({"name": self.name, "seed": self.seed, "flags": self.flags, "evaluations": {}})
             failures = {}
             while waiting := [one for one in self.missing() if one.name not in failures]:
                 try:
@@ -91,17 +97,6 @@ class Cell:
                         break
             for error in failures.values():
                 raise error
-
-    def pretrain(self, workers, log):
-        before = []
-        if self.begins:
-            if not self.begins.pretrained:
-                raise UserError(f"row {self.name!r}, seed {self.seed}: begins with {self.begins.name!r}, which has "
-                                "not been pretrained")
-            before = ["--init-from", str(self.begins.folder / "latest.pt")]
-        self.call(workers, log, "cmg.pretrain", "--data", *self.args.data, *self.flags, *before, "--seed",
-                  str(self.seed), "--out", str(self.folder), "--resume", "auto", "--device", self.device)
-        self.note({"name": self.name, "seed": self.seed, "flags": self.flags, **self.origin, "evaluations": {}})
 
     def evaluate(self, one, workers, log):
         start = time.monotonic()

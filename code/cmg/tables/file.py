@@ -31,17 +31,18 @@ AVE under `strict` chooses this checkpoint, so it comes before all others, whate
 Rows that have more in common stand in `[[groups]]`, each with `defaults` and `rows` of its own: flags of the file come
 first, then those of the group, then those of the row; the last of equal flags counts. Rows outside of groups lead.
 
-A group may name the `evaluations` that its rows get, where not all suit them.
-
 Rows are compared with the first of all, or with the row that the file names by `reference = "full"`; those of a group
 with the row that the group names.
 
-A row may begin with what another row before it has learnt, from the last step of the same seed:
+A row may begin with the weights of another one, of the same seed, and be evaluated by some of the tasks, or none:
 
-    [[rows]]
-    name = "pairs after mixing"
-    flags = "--method cmmixer-pair"
-    begins = "mixing"
+    rows = [
+        {name = "aligned",  flags = "--method prealign", tasks = []},
+        {name = "captions", flags = "--method uniq4cap", init_from = "aligned"},
+    ]
+
+The other one stands before it, and is run first. A row without tasks has no line in the table. A group may name the
+`tasks` of its rows.
 
 Rows may be tuned. The first trial of a row is the row as it stands; each entry of its `trials` is one more, with these
 flags after the row's own. What all trials have and rows do not, for example fewer epochs, are the file's `trial_flags`:
@@ -57,7 +58,6 @@ cmg/tables/sweep.py).
 """
 
 import ast
-import difflib
 import re
 import shlex
 import tomllib
@@ -69,6 +69,7 @@ from cmg.configs import nearest
 from cmg.downstream.registry import TABLED
 from cmg.errors import UserError
 from cmg.files import read_text
+from cmg.tables.keys import EVALUATION, FILE, GROUP, ROW, as_table, meant, read_entry
 
 FILES = Path(__file__).parent / "files"  # of the package; in the checkout a link to scripts/tables
 
@@ -92,16 +93,24 @@ class Evaluation(NamedTuple):
 class Table(NamedTuple):
     """rows : dict name -> list of flags; evaluations : list of Evaluation, the one that chooses first; trials : dict
     name -> what each trial adds to the row's flags, nothing for the first; trial_flags : what all trials share;
-    references : dict name -> the row that it is compared with; begins : dict name -> the row that it begins with;
-    evaluated : dict name -> names of its evaluations."""
+    references : dict name -> the row that it is compared with; starts : dict name -> the row whose weights it begins
+    with, of rows that have one; tasks : dict name -> names of its evaluations."""
 
     rows: dict[str, list[str]]
     evaluations: list[Evaluation]
     trials: dict[str, list[list[str]]]
     trial_flags: list[str]
     references: dict[str, str]
-    begins: dict[str, str]
-    evaluated: dict[str, list[str]]
+    starts: dict[str, str]
+    tasks: dict[str, list[str]]
+
+    def with_starts(self, names) -> list[str]:
+        """These rows and those that they begin with, in the order of the file."""
+        wanted = set(names)
+        for name in reversed(self.rows):  # a row begins with one before it
+            if name in wanted and name in self.starts:
+                wanted.add(self.starts[name])
+        return [name for name in self.rows if name in wanted]
 
 
 def find_table(name) -> Path:
@@ -122,22 +131,33 @@ def read_table(path) -> Table:
     ------
     UserError
         No such file, no TOML, an unknown key or a value of another kind, flags with an open quotation, a name that
-        occurs twice, a task or a reference that does not exist, a trial that occurs twice or fewer trials than other
-        rows have, trials without AVE to judge them, or nothing to run or to evaluate. File and key are named.
+        occurs twice, a task or a reference that does not exist, a row to begin with that does not stand before, a trial
+        that occurs twice or fewer trials than other rows have, trials without AVE to judge them or of rows that begin
+        with others, or nothing to run or to evaluate. File and key are named.
     """
     try:
         content = tomllib.loads(read_text(path, "a table file"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}; expected TOML") from None
-    file = _entry(content, FILE, str(path))
+    file = read_entry(content, FILE, str(path))
     evaluations = _evaluations(file, path)
-    rows, trials, references, begins, evaluated = _rows(file, path, [one.name for one in evaluations])
-    if not rows:
+    entries = _rows(file, path)
+    if not entries:
         raise UserError(f"{path}: no rows; expected [[rows]] with a name and flags")
     if not evaluations:
         raise UserError(f"{path}: no evaluations; expected [evaluations.ave] with a task and flags")
-    table = Table(rows, sorted(evaluations, key=lambda one: not one.chooses), trials, file["trial_flags"],
-                  references, begins, evaluated)
+    tasks = {name: _tasks(entry["tasks"], evaluations, f"{path}: row {name!r}") for name, entry in entries.items()}
+    trials = {name: entry["trials"] for name, entry in entries.items()}
+    first = next((name for name in entries if tasks[name]), next(iter(entries)))
+    table = Table(
+        {name: entry["flags"] for name, entry in entries.items()},
+        sorted(evaluations, key=lambda one: not one.chooses),
+        trials if any(len(own) > 1 for own in trials.values()) else {},
+        file["trial_flags"],
+        {name: entry["reference"] or file["reference"] or first for name, entry in entries.items()},
+        {name: entry["init_from"] for name, entry in entries.items() if entry["init_from"]},
+        tasks)
+    _check_others(table, path)
     _check_trials(table, path)
     return table
 
@@ -146,7 +166,7 @@ def _evaluations(file: dict, path) -> list[Evaluation]:
     found = {}
     for name, entry in file["evaluations"].items():
         place = f"{path}: evaluation {name!r}"
-        entry = _entry(_table(entry, place), EVALUATION, place)
+        entry = read_entry(as_table(entry, place), EVALUATION, place)
         _check_name(name, found, place)
         if slug(name) == "tb":
             raise UserError(f"{place}: is what a run calls its own folder; expected another name")
@@ -155,39 +175,48 @@ def _evaluations(file: dict, path) -> list[Evaluation]:
     return list(found.values())
 
 
-def _rows(file: dict, path, evaluations) -> tuple[dict, dict, dict, dict, dict]:
-    """All rows with all of their flags, their trials, none where no row has more than its first, their references, what
-    they begin with, and which of the evaluations they get.
-    """
-    groups = [{"defaults": [], "rows": file["rows"], "reference": "", "evaluations": []}]
-    groups += [_entry(group, GROUP, f"{path}: group {n}") for n, group in enumerate(file["groups"], 1)]
-    rows, trials, references, begins, evaluated = {}, {}, {}, {}, {}
-    for n, group in enumerate(groups):
-        for name in group["evaluations"]:
-            if name not in evaluations:
-                raise UserError(f"{path}: group {n}: evaluations: there is no {name!r}; {_nearest(name, evaluations)}")
+def _rows(file: dict, path) -> dict[str, dict]:
+    """All rows by name: their keys, with all of their flags, the reference of their group and the first trial."""
+    groups = [{"defaults": [], "rows": file["rows"], "reference": "", "tasks": None}]
+    groups += [read_entry(group, GROUP, f"{path}: group {n}") for n, group in enumerate(file["groups"], 1)]
+    rows = {}
     for group, entry in [(own, entry) for own in groups for entry in own["rows"]]:
         place = f"{path}: row {entry.get('name', len(rows) + 1)!r}"
-        entry = _entry(entry, ROW, place)
-        name = entry["name"]
-        _check_name(name, rows, place)
-        if entry["begins"]:
-            if entry["begins"] not in rows:
-                raise UserError(f"{place}: begins: there is no row {entry['begins']!r} before it; "
-                                f"{_nearest(entry['begins'], rows)}")
-            begins[name] = entry["begins"]
-        rows[name] = file["defaults"] + group["defaults"] + entry["flags"]
-        evaluated[name] = group["evaluations"] or evaluations
-        references[name] = group["reference"] or file["reference"] or next(iter(rows))
-        trials[name] = [[]]
+        entry = read_entry(entry, ROW, place)
+        _check_name(entry["name"], rows, place)
+        trials = [[]]
         for flags in entry["trials"]:
-            if flags in trials[name]:
+            if flags in trials:
                 raise UserError(f"{place}: trials: {shlex.join(flags)!r} is tried already; expected other flags")
-            trials[name].append(flags)
-    for reference in references.values():
-        if reference not in rows:
-            raise UserError(f"{path}: reference: there is no row {reference!r}; {_nearest(reference, rows)}")
-    return rows, trials if any(len(own) > 1 for own in trials.values()) else {}, references, begins, evaluated
+            trials.append(flags)
+        flags = file["defaults"] + group["defaults"] + entry["flags"]
+        tasks = group["tasks"] if entry["tasks"] is None else entry["tasks"]
+        rows[entry["name"]] = entry | {"flags": flags, "trials": trials, "reference": group["reference"],
+                                       "tasks": tasks}
+    return rows
+
+
+def _tasks(wanted, evaluations: list[Evaluation], place: str) -> list[str]:
+    """The evaluations of a row, all where it names none."""
+    known = [one.name for one in evaluations]
+    for name in wanted or ():
+        if name not in known:
+            raise UserError(f"{place}: tasks: there is no evaluation {name!r}; {meant(name, known)}")
+    return known if wanted is None else wanted
+
+
+def _check_others(table: Table, path: Path):
+    """What rows say of other rows."""
+    for reference in table.references.values():
+        if reference not in table.rows:
+            raise UserError(f"{path}: reference: there is no row {reference!r}; {meant(reference, table.rows)}")
+    before = []
+    for name in table.rows:
+        start = table.starts.get(name)
+        if start is not None and start not in before:
+            raise UserError(f"{path}: row {name!r}: init_from: there is no row {start!r} before it; before it are: "
+                            f"{', '.join(before) or 'none'}")
+        before.append(name)
 
 
 def _check_trials(table: Table, path: Path):
@@ -196,66 +225,16 @@ def _check_trials(table: Table, path: Path):
         if table.trial_flags:
             raise UserError(f"{path}: trial_flags and no trials; expected rows with trials")
         return
+    if table.starts:
+        raise UserError(f"{path}: row {next(iter(table.starts))!r}: init_from, and rows have trials; expected one or "
+                        "the other")
     most = max(table.trials, key=lambda name: len(table.trials[name]))
     for name, own in table.trials.items():
         if len(own) < len(table.trials[most]):
             raise UserError(f"{path}: row {name!r}: {len(own)} of {len(table.trials[most])} trials; expected as many "
                             f"as {most!r} has")
-    if table.begins:
-        raise UserError(f"{path}: row {next(iter(table.begins))!r}: begins, and rows have trials; expected one of the "
-                        "two")
-    if not table.evaluations[0].chooses or any(table.evaluations[0].name not in own
-                                               for own in table.evaluated.values()):
+    if not table.evaluations[0].chooses:
         raise UserError(f"{path}: trials and nothing to judge them by; expected an evaluation by ave, strict")
-
-
-# -- values and keys -------------------------------------------------------------------------------------------------
-
-
-def _text(value, place) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"{place} is {value!r}; expected text in quotes")
-    return value
-
-
-def _flags(value, place) -> list[str]:
-    """Flags as a shell splits them, over several lines if need be."""
-    try:
-        return shlex.split(_text(value, place))
-    except ValueError as error:
-        raise UserError(f"{place}: {str(error).lower()}; expected quotes in pairs") from None
-
-
-def _table(value, place) -> dict:
-    if not isinstance(value, dict):
-        raise UserError(f"{place} is {value!r}; expected a table of keys")
-    return value
-
-
-def _list(read):
-    def read_all(values, place) -> list:
-        if not isinstance(values, list):
-            raise UserError(f"{place} is {values!r}; expected a list")
-        return [read(value, place) for value in values]
-
-    return read_all
-
-
-# Of every table of the file: key -> how its value is read, and the value of a key that is not there.
-FILE = {"about": (_text, ""), "defaults": (_flags, ""), "trial_flags": (_flags, ""), "evaluations": (_table, {}),
-        "rows": (_list(_table), []), "groups": (_list(_table), []), "reference": (_text, "")}
-EVALUATION = {"task": (_text, ""), "metrics": (_list(_text), []), "flags": (_flags, "")}
-GROUP = {"defaults": (_flags, ""), "rows": (_list(_table), []), "reference": (_text, ""),
-         "evaluations": (_list(_text), [])}
-ROW = {"name": (_text, ""), "flags": (_flags, ""), "trials": (_list(_flags), []), "begins": (_text, "")}
-
-
-def _entry(entry: dict, known: dict, place: str) -> dict:
-    """All keys of a table of the file, read; what is unknown is refused."""
-    for key in entry:
-        if key not in known:
-            raise UserError(f"{place}: unknown key {key!r}; {_nearest(key, known)}")
-    return {key: read(entry.get(key, absent), f"{place}: {key}") for key, (read, absent) in known.items()}
 
 
 def _check_name(name: str, others, place: str):
@@ -277,7 +256,7 @@ def _module(task: str, folder: Path, place: str) -> str:
         return str(path)
     name = task.removeprefix("cmg.downstream.")
     if name not in TABLED:
-        raise UserError(f"{place}: task: there is no {task!r}; {_nearest(name, sorted(TABLED))}")
+        raise UserError(f"{place}: task: there is no {task!r}; {meant(name, sorted(TABLED))}")
     return f"cmg.downstream.{name}"
 
 
@@ -294,11 +273,6 @@ def _check_task(path: Path, place: str):
         if "main" in names:
             return
     raise UserError(f"{place}: has no `main`; expected a task, as cmg/downstream/task.py says what that is")
-
-
-def _nearest(name: str, known) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
 
 
 # -- placeholders and names ------------------------------------------------------------------------------------------

@@ -244,4 +244,5 @@ def draw(path, summary, evaluations, cells):
         else:
             panels.append(bars.Panel(title, axis_label(metric), [arrow_of(direction) for _, direction, _ in own],
                                      {name: figures(name, own) for name in rows}, chance))
-    return save(lines.draw(panels, swept(cells)) if sweep else bars.draw(panels), path) if panels else None
+    named = [cell for cell in cells if cell.name in rows]
+    return save(lines.draw(panels, swept(named)) if sweep else bars.draw(panels), path) if panels else None

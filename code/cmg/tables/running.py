@@ -54,14 +54,18 @@ class Workers:
 def fill_in(cells, jobs, devices):
     """Run what the cells lack -> one line for every cell that failed. An interrupt ends the processes.
 
-    devices : names as --device takes them, dealt to the jobs in turn.
+    devices : names as --device takes them, dealt to the jobs in turn. cells : one that begins with the weights of
+    another stands behind it, and waits for it.
     """
     workers, free, at_work, failures, futures = Workers(jobs), queue.SimpleQueue(), [], {}, {}
     for number in range(jobs):
         free.put(devices[number % len(devices)])
 
     def run(cell):
-        wait([futures[cell.begins]] if cell.begins in futures else [])  # which was submitted before
+        if cell.start in futures:
+            wait([futures[cell.start]])
+        if cell.start and not cell.start.pretrained:
+            raise UserError(f"row {cell.name!r}, seed {cell.seed}: begins with row {cell.start.name!r}, which failed")
         device = free.get()
         at_work.append(cell)
         try:
@@ -71,10 +75,9 @@ def fill_in(cells, jobs, devices):
             free.put(device)
 
     with ThreadPoolExecutor(jobs) as pool, Progress(len(cells), "cell", quiet=not cells) as bar:
-        waiting = {}
         for cell in cells:
             futures[cell] = pool.submit(run, cell)
-            waiting[futures[cell]] = cell
+        waiting = {future: cell for cell, future in futures.items()}
         try:
             while waiting:
                 ended, _ = wait(waiting, LOOK, FIRST_COMPLETED)

@@ -7,7 +7,10 @@ row without pre-alignment). The paper names three losses, the released code trai
 
 Choices of this project: of several captions of a clip one is drawn at each step; the rate rises over the warm-up and
 falls as a cosine by steps, where the release warms up within its first epoch and falls by epochs; frozen encoders are
-in eval mode, where the release leaves them in train mode; MTC moves both sides, `--mtc-gradient own` as the release.
+in eval mode, where the release leaves them in train mode; MTC moves both sides, `--mtc-gradient own` as the release; a
+clip that has the very caption is no rival in MTM, `--rivals all` as the release. The gradient of
+MTC, over a temperature, is some ten times that of MTM, which then learns nothing before MTC has done: `small`, whose
+steps are few, gives MTC a tenth of the weight.
 """
 
 from dataclasses import dataclass, field
@@ -18,9 +21,9 @@ from torch.nn import functional as F
 
 from cmg.cli import number, whole
 from cmg.configs import Config, setting
-from cmg.distributed import first_row, gather, total
+from cmg.distributed import first_row, gather, share, total
 from cmg.errors import UserError
-from cmg.losses.captioning import contrast, draw, next_piece, rival_probabilities
+from cmg.losses.captioning import among, contrast, draw, next_piece, rival_probabilities
 from cmg.methods.contract import Recipe
 from cmg.methods.uniq4cap.captions import CaptionMethod, CaptionsConfig, one_caption, shared_uniform
 from cmg.methods.uniq4cap.prealign import refuse_heads
@@ -43,6 +46,7 @@ class Uniq4CapConfig(Config):
     smoothing : share of a label that is spread over all, in MTC and MGM
     contrast_dim : of the space of MTC
     mtc_gradient : MTC moves both sides in each direction, or as in the release its own
+    rivals : of a pair in MTM, clips that do not have its caption, or as in the release all others
     encoders : frozen ones of prealign, by --init-from, or none
     start_from : file with weights of BERT or of BLIP-2's query transformer that the transformer starts from
     """
@@ -53,6 +57,7 @@ class Uniq4CapConfig(Config):
     smoothing: float = setting(0.1, number(least=0, below=1))
     contrast_dim: int = setting(64, whole(1))
     mtc_gradient: str = setting("both", choices=("both", "own"))
+    rivals: str = setting("different", choices=("different", "all"))
     encoders: str = setting("aligned", choices=("aligned", "none"))
     start_from: str = setting("", metavar="FILE")
     captions: CaptionsConfig = field(default_factory=CaptionsConfig)
@@ -67,7 +72,7 @@ class Uniq4Cap(CaptionMethod):
     Config = Uniq4CapConfig
     starts_from_data = True
     recipes = {
-        "small": Recipe(Uniq4CapConfig(), OptimiserConfig(
+        "small": Recipe(Uniq4CapConfig(w_mtc=0.1), OptimiserConfig(
             batch_size=64, optimizer="adamw", lr=1e-3, weight_decay=0.05, decay_norms=False, schedule="cosine",
             warmup_steps=30, clip_grad=1.0), epochs=30),
         "paper": Recipe(Uniq4CapConfig(contrast_dim=256, transformer=TransformerConfig(
@@ -90,7 +95,7 @@ class Uniq4Cap(CaptionMethod):
         encoders = nn.ModuleDict({m: ClipEncoder(shape, config.aligned) for m, shape in shapes.items()
                                   if m != "text" and config.encoders == "aligned"})
         return Captioner(shapes, encoders, config.captions.size, config.transformer, config.contrast_dim,
-                         config.aligned.cells)
+                         config.aligned.cells, bool(config.w_mtc and config.w_mtm))
 
     def taken_over(self, state, method):
         """Of stage 1 the encoders of what is captioned; another run of this stage is gone on from as it is."""
@@ -114,7 +119,8 @@ class Uniq4Cap(CaptionMethod):
         source, exists = model.sources(seen, {m: batch[f"valid/{m}"] for m in seen})
         ids, _ = one_caption(batch["text"], batch["valid/text"])
         queries, prefix = model.asked(source, exists)
-        return {"source": source, "exists": exists, "ids": ids, "queries": queries, "prefix": prefix}
+        return {"source": source, "exists": exists, "ids": ids, "captions": batch["text"], "queries": queries,
+                "prefix": prefix}
 
     def losses(self, state):
         config, model, found = self.config, self.model, {}
@@ -133,28 +139,37 @@ class Uniq4Cap(CaptionMethod):
 
     def matching(self, state, of_clips, of_texts):
         """MTM on the pairs, on each caption with another clip, and on each clip with another caption, all drawn out of
-        the batch of all processes."""
+        the batch of all processes. Where all others have the same caption, there is no rival to judge."""
         source, exists, ids = (state[name] for name in ("source", "exists", "ids"))
+        all_ids, B = gather(ids), len(ids)
         uniform, first = shared_uniform(ids, 2), first_row(ids)
-        clips, texts = (draw(rival_probabilities(scores, first), uniform[:, side])
-                        for side, scores in enumerate((of_texts, of_clips)))
-        B, labels = len(ids), torch.arange(3, device=ids.device).eq(0).long()
+        same = [torch.zeros_like(scores, dtype=torch.bool) for scores in (of_texts, of_clips)]
+        if self.config.rivals == "different":
+            same = [among(ids, gather(state["captions"])), among(all_ids, state["captions"]).t()]
+        clips, texts = (draw(rival_probabilities(scores, first, taken), uniform[:, side])
+                        for side, (scores, taken) in enumerate(zip((of_texts, of_clips), same)))
         logits = self.model.matching(torch.cat([source, gather(source)[clips], source]),
                                      torch.cat([exists, gather(exists)[clips], exists]),
-                                     torch.cat([ids, ids, gather(ids)[texts]]))
-        labels = labels.repeat_interleave(B)  # 1 where they belong together
-        state["judged"] = (logits.argmax(1) == labels).unflatten(0, (3, B)).t()  # (B, 3)
-        return F.cross_entropy(logits, labels)
+                                     torch.cat([ids, ids, all_ids[texts]]))
+        labels = torch.arange(3, device=ids.device).eq(0).long().repeat_interleave(B)  # 1 where they belong together
+        own = first + torch.arange(B, device=ids.device)
+        some = torch.stack([torch.ones_like(own, dtype=torch.bool), *(
+            (~taken).index_put((own - first, own), taken.new_zeros(())).any(1) for taken in same)])  # (3, B)
+        state["judged"] = (logits.argmax(1) == labels).unflatten(0, (3, B)).t()
+        state["rivalled"] = some.t()  # (B, 3)
+        each = F.cross_entropy(logits, labels, reduction="none")
+        return (each * some.flatten()).sum() / share(some.sum().to(each.dtype))
 
     def carry(self, state):
-        return {name: state[name].detach() for name in ("judged",) if name in state}
+        return {name: state[name].detach() for name in ("judged", "rivalled") if name in state}
 
     def metrics(self, carried):
         """Share of MTM's pairs that are judged rightly; two thirds are what "never" gets."""
         if "judged" not in carried:
             return {}
-        right = carried["judged"].float()
-        return {"matching/accuracy": total(right.sum()) / total(right.new_tensor(float(right.numel())))}
+        counted = carried["rivalled"]
+        right = (carried["judged"] & counted).float()
+        return {"matching/accuracy": total(right.sum()) / total(counted.float().sum())}
 
     def kept(self):
         return self.model

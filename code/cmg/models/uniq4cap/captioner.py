@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmg.errors import UserError
+from cmg.losses.captioning import similarity
 from cmg.models.pretrained import Pretrained, Tokens
 from cmg.models.uniq4cap import masks
 from cmg.models.uniq4cap.encoders import averaged
@@ -23,17 +24,19 @@ class Captioner(Pretrained):
     shapes : dict modality -> shape of one clip; "text" is (K, L), captions of L pieces.
     encoders : ModuleDict of `ClipEncoder`, frozen; a modality without one is read as it was extracted.
     vocabulary : V, the start mark included as the last piece. config : TransformerConfig. contrast_dim : of MTC.
-    cells : side of the grid that a second of video is averaged to, where it has no encoder.
+    cells : side of the grid that a second of video is averaged to, where it has no encoder. judges : whether it learns
+    by MTC and MTM, and so can say what belongs together.
 
     Attributes
     ----------
     seen : the modalities that are captioned, in order.
     """
 
-    offers = ("vectors", "sentences")
+    offers = ("vectors", "sentences", "matching")
 
-    def __init__(self, shapes, encoders, vocabulary, config, contrast_dim=256, cells=1):
+    def __init__(self, shapes, encoders, vocabulary, config, contrast_dim=256, cells=1, judges=True):
         super().__init__(shapes)
+        self.offers = Captioner.offers if judges else Captioner.offers[:2]
         self.seen = tuple(m for m in self.shapes if m != "text")
         self.cells, self.encoders = cells, encoders.requires_grad_(False)
         widths = {m: encoders[m].context.norm.normalized_shape[0] if m in encoders else self.shapes[m][-1]
@@ -139,6 +142,32 @@ class Captioner(Pretrained):
             return len(shape) == 2 and shape[1] <= self.transformer.position.num_embeddings
         return super().fits(modality, shape)
 
+    def scaled(self, features, valid=None):
+        """Features as files hold them, on the model's device and of its scale; which steps exist."""
+        for m, x in features.items():
+            self.require(m, x.shape[1:])
+        valid = {m: x.to(self.device) for m, x in (valid or {}).items()}
+        return {m: self.feature_scale(m, x.to(self.device), valid.get(m)) for m, x in features.items()}, valid
+
+    def look(self, features, valid=None):
+        """What clips are compared and judged by: sources [B, N, S], which of them exist [B, N], and vectors of the
+        queries [B, Q, contrast_dim]."""
+        source, there = self.sources(*self.scaled(features, valid))
+        return source, there, self.query_vectors(self.asked(source, there)[0])
+
+    def caption_vectors(self, ids):
+        """Unit vectors [B, contrast_dim] of captions int [B, L]."""
+        return self.text_vectors(self.read(ids.long()))
+
+    def similarity(self, queries, texts):
+        """MTC's scores [A, B] of clips [A, Q, contrast_dim] and captions [B, contrast_dim]."""
+        return similarity(queries, texts) / self.temperature
+
+    def belonging(self, source, seen, ids):
+        """Log-odds [B] that captions int [B, L] belong to their clips, as MTM judges."""
+        no, yes = self.matching(source, seen, ids.long()).unbind(1)
+        return yes - no
+
     @torch.no_grad()
     def describe(self, features, valid=None, writing=None, seed=0):
         """Sentences of clips, list of str.
@@ -153,10 +182,7 @@ class Captioner(Pretrained):
             raise UserError("this model has no vocabulary; expected one that was pretrained on captions of a feature "
                             "file")
         writing = writing or WritingConfig(max_length=min(30, self.transformer.position.num_embeddings))
-        for m, x in features.items():
-            self.require(m, x.shape[1:])
-        _, prefix = self.asked(*self.sources({m: x.to(self.device) for m, x in features.items()},
-                                             {m: x.to(self.device) for m, x in (valid or {}).items()}))
+        _, prefix = self.asked(*self.sources(*self.scaled(features, valid)))
         generator = torch.Generator(self.device).manual_seed(seed) if writing.draw else None
         marks = Marks(self.start, vocabulary.end, PAD)
         ids, _ = write(self.transformer, prefix, marks, writing, generator)

@@ -18,7 +18,8 @@ from cmg.configs import Config, setting
 
 NORM_EPS = 1e-12
 UNSEEN = -10000.0  # added to the score of what is not seen, as in BERT; finite, so that a row without any stays finite
-START_STD = 0.02
+START_STD = 0.02  # of BERT's weights, at its width; in a narrow model they would pass on next to nothing
+BERT_WIDTH = 768
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,13 @@ class QueryTransformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config, n % config.cross_every == 0) for n in range(config.caption_layers))
         self.head, self.head_norm = nn.Linear(D, D), nn.LayerNorm(D, NORM_EPS)
         self.head_bias = nn.Parameter(torch.zeros(vocabulary))
+        std = START_STD * (BERT_WIDTH / D) ** 0.5
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=START_STD)
+                nn.init.normal_(module.weight, std=std)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.query_tokens, std=START_STD)
+        nn.init.normal_(self.query_tokens, std=std)
         for layer in self.layers:  # the queries' feed-forwards begin as the words', as in the release
             layer.queries.load_state_dict(layer.words.state_dict())
 
