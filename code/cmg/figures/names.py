@@ -8,8 +8,7 @@ TASKS = {
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
     "neighbourhood": "Neighbourhoods", "separation": "Separation", "captioning": "Captions",
 }
-REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings"}
-METRICS = {  # name, label of the axis
+PROBED = {  # metrics of probes: name, label of the axis
     "accuracy": ("clip top-1", "accuracy, %"),
     "segment_accuracy": ("segment accuracy", "accuracy, %"),
     "micro_f1": ("micro F1", "F1, %"),
@@ -17,6 +16,11 @@ METRICS = {  # name, label of the axis
     "event_f1": ("event F1", "F1, %"),
     "f1": ("F1", "F1, %"),
     "precision": ("precision", "precision, %"),
+}
+REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings"}
+METRICS = {  # the same of all
+    **PROBED,
+    **{f"toc_{metric}": (f"{name}, TOC", axis) for metric, (name, axis) in PROBED.items()},
     "miou": ("mean IoU", "mean IoU, %"),
     "f_measure": ("F-measure", "F-measure, %"),
     **{f"{words}_{metric}": (f"{name} ({words} words)", f"{name}, %") for words in ("ptb", "simple")
