@@ -203,6 +203,9 @@ class ProbeTask:
         """The name of the one class that is held."""
         return repr([*self.classes, "background"][min(held)])
 
+    def fitted(self, probing: "Probing"):
+        """Called in strict when probes are chosen, before any test."""
+
     def reported(self, figures) -> list[str]:
         """Which metrics get rows; the others are there for `extra`."""
         return list(figures)
@@ -259,6 +262,7 @@ class Probing:
             self.probes = selected.probes
             self.chosen = {"probe_lr": selected.lr, "probe_epoch": selected.epochs,
                            "source_val": mean(selected.val.accuracy)}
+            task.fitted(self)
             return
         judged = {m: self.data("test", m) for m in (source, *self.targets)}
         self.curves = {m: {} for m in judged}

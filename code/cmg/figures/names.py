@@ -5,6 +5,7 @@ from cmg.modalities import TABLE
 TASKS = {
     "ave": "AVE", "labels": "own labels", "avvp": "AVVP", "ave_avvp": "AVE→AVVP",
     "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
+    "ave_open_set": "AVE, open set", "ucf_vggsound_open_set": "UCF101↔VGGSound, open set",
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
     "neighbourhood": "Neighbourhoods", "separation": "Separation", "captioning": "Captions",
 }
@@ -16,6 +17,8 @@ PROBED = {  # metrics of probes: name, label of the axis
     "event_f1": ("event F1", "F1, %"),
     "f1": ("F1", "F1, %"),
     "precision": ("precision", "precision, %"),
+    "auroc": ("AUROC", "AUROC, %"),
+    "h_score": ("H", "H, %"),
 }
 REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings"}
 METRICS = {  # the same of all
