@@ -30,6 +30,10 @@ SETTINGS = {
     "paper": ["--preset", "paper", "--cpc-steps", "2"],
     "official": ["--preset", "official", "--lr", "1e-3"],
     "parts": ["--preset", "paper", "--accumulate", "2"],
+    "micu": ["--preset", "paper", "--method", "micu"],
+    "codaar": ["--preset", "paper", "--method", "codaar"],
+    "fcid": ["--preset", "paper", "--method", "fcid"],
+    "srcid": ["--preset", "paper", "--method", "srcid"],
     "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn"],
 }
 
@@ -43,6 +47,7 @@ def curve(path, flags, rank=0, size=1):
         return method
 
     trainer = trainer_of(path, "--reset-after", "3", *flags, prepare=in_float64)
+    trainer.method.begin_epoch(9, 10)
     torch.manual_seed(1 + rank)
     found = []
     while trainer.step < STEPS:

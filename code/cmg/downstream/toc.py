@@ -67,7 +67,7 @@ def subsets(model, toc: Toc) -> dict[int, torch.Tensor]:
     ------
     UserError : a k that the codebook cannot give, or tokens that are no code vectors.
     """
-    books = [book.embedding for book in getattr(model, "codebooks", None) or [model.codebook]]
+    books = [book.embedding for book in getattr(model, "codebooks", [model.codebook])]
     narrowest = min(book.shape[1] for book in books)
     if min(map(len, books)) < 2:
         raise UserError("--toc-dims: the codebook has a single code; expected two or more, which differ")
