@@ -34,7 +34,7 @@ SETTINGS = {
     "codaar": ["--preset", "paper", "--method", "codaar"],
     "fcid": ["--preset", "paper", "--method", "fcid"],
     "srcid": ["--preset", "paper", "--method", "srcid"],
-    "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn"],
+    "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn+simmmdg"],
 }
 
 

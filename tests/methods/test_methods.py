@@ -29,7 +29,7 @@ from support import (
 )
 
 RIVALS = ("smit", "mst", "codis", "turn", "cmcm")
-FOLLOWUPS = ("micu", "codaar", "fcid", "srcid")
+FOLLOWUPS = ("micu", "codaar", "fcid", "srcid", "simmmdg")
 COMPOSED = tuple(f"dcid+{name}" for name in RIVALS)
 
 
