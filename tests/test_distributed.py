@@ -41,9 +41,10 @@ SETTINGS = {
 def curve(path, flags, rank=0, size=1):
     """Losses of 20 steps in float64 without dropout, and the state after them."""
     def in_float64(method):
-        for name, buffer in method.double().train().model.codebook.named_buffers():
-            if buffer.is_floating_point():
-                method.model.codebook._buffers[name] = buffer.double()
+        for book in method.double().train().model.codebooks:
+            for name, buffer in book.named_buffers():
+                if buffer.is_floating_point():
+                    book._buffers[name] = buffer.double()
         return method
 
     trainer = trainer_of(path, "--reset-after", "3", *flags, prepare=in_float64)

@@ -168,6 +168,7 @@ def test_commands(opened, tmp_path, monkeypatch, capsys):
             ("ave_open_set", "test", 2, 8, 12)}
     assert (tmp_path / "out" / "ave_open_set_strict.png").exists()
     for wrong, said in ((["3"], "there are 3 classes; expected 2 to 2"), (["2", "--choose-by", "none"], "chooses none"),
+                        (["2", "--labels", "mine.csv"], "expected --annotations and not --labels"),
                         (["1"], "'1' is not a whole number of at least 2")):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:

@@ -201,8 +201,6 @@ def open_task(run: Run) -> AveTask:
         raise UserError("--annotations: missing; expected the folder of AVE's Annotations.txt, or --labels FILE.csv")
     task, annotations = AveTask, read_ave(annotations) if run.args.labels is None else read_labels(run.args.labels)
     if run.args.labels is not None:
-        if known:
-            raise UserError(f"--open-set {known}: knows the classes of AVE; expected --annotations instead of --labels")
         task = OwnLabels if has_seconds(annotations) else OwnClipLabels
     pairs = run.directions(held(paths))
     given = run.features(paths, pairs), annotations, pairs
@@ -225,6 +223,9 @@ def main(argv=None):
         if args.choose_only or args.choose_by != "target":
             raise UserError(f"--open-set {args.open_set}: reads the checkpoint that AVE chose and chooses none; "
                             "expected neither --choose-by nor --choose-only")
+        if args.labels is not None:
+            raise UserError(f"--open-set {args.open_set}: is about the classes of AVE; expected --annotations and not "
+                            "--labels")
         run = open_run(args)
         return run.finish(open_task(run))
     paths = find_checkpoints(args.checkpoint)[-1 if args.choose_by == "none" else 0:]
