@@ -30,19 +30,25 @@ SETTINGS = {
     "paper": ["--preset", "paper", "--cpc-steps", "2"],
     "official": ["--preset", "official", "--lr", "1e-3"],
     "parts": ["--preset", "paper", "--accumulate", "2"],
-    "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn"],
+    "micu": ["--preset", "paper", "--method", "micu"],
+    "codaar": ["--preset", "paper", "--method", "codaar"],
+    "fcid": ["--preset", "paper", "--method", "fcid"],
+    "srcid": ["--preset", "paper", "--method", "srcid"],
+    "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn+simmmdg"],
 }
 
 
 def curve(path, flags, rank=0, size=1):
     """Losses of 20 steps in float64 without dropout, and the state after them."""
     def in_float64(method):
-        for name, buffer in method.double().train().model.codebook.named_buffers():
-            if buffer.is_floating_point():
-                method.model.codebook._buffers[name] = buffer.double()
+        for book in method.double().train().model.codebooks:
+            for name, buffer in book.named_buffers():
+                if buffer.is_floating_point():
+                    book._buffers[name] = buffer.double()
         return method
 
     trainer = trainer_of(path, "--reset-after", "3", *flags, prepare=in_float64)
+    trainer.method.begin_epoch(9, 10)
     torch.manual_seed(1 + rank)
     found = []
     while trainer.step < STEPS:

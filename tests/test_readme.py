@@ -120,6 +120,15 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert set(both) == {"video", "audio"}
 
 
+def test_commands_of_the_page_of_followups_exist():
+    calls = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "followups.md").read_text(), re.S)
+    assert len(calls) > 3
+    for script, *arguments in (shlex.split(line) for block in calls for line in block.strip().splitlines()):
+        text = (ROOT / script).read_text() if script != "python" else f"-m {arguments[1]}"
+        known = set().union(*(flags_known(m) for m in {*re.findall(r"-m (cmg[\w.]+)", text)} - {"cmg.launch"}))
+        assert {a for a in arguments if a.startswith("--")} <= known, script
+
+
 def test_commands_of_the_data_guide_name_flags_that_exist():
     guide = (ROOT / "data" / "README.md").read_text()
     (block,) = re.findall(r"```bash\n(.*?)```", guide, re.S)

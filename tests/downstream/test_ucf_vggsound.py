@@ -3,38 +3,14 @@
 import json
 from collections import Counter
 
-import numpy as np
 import pytest
+from support_pair import FAST, PAIRS, UCF, VGG, OneHotModel, by_pair, write_lists
 
-import support
-from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.data.ucf_vggsound import read_pair_lists
 from cmg.downstream import ucf_vggsound
-from cmg.downstream.task import Settings
 from cmg.downstream.ucf_vggsound import PairTask
 from cmg.errors import UserError
 from cmg.training import checkpoint
-
-UCF, VGG = ["Cello", "Bowling\tbowling", "Frisbee", "Piano"], ["playing cello", "bowling", "frisbee", "playing piano"]
-CODES, T = 16, 10
-FAST = Settings(epochs=12, probe_seeds=2, batch_size=8, lrs=(1e-2,))
-PAIRS = [("video", "audio"), ("audio", "video")]
-
-
-def write_lists(folder, ucf=None, vgg=None, names=(UCF, VGG)):
-    """25 groups of one UCF clip of Cello, Piano and Frisbee each; 30 sounds of cello, piano and bowling."""
-    folder.mkdir(exist_ok=True)
-    if ucf is None:
-        ucf = [f"{name},v_{name}_g{group:02d}_c01" for name in ("Cello", "Piano", "Frisbee") for group in range(1, 26)]
-    if vgg is None:
-        split = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
-        vgg = [f"{name},{name[-3:]}{n:08d},{split[n]}"  # ids of eleven characters
-               for name in ("playing cello", "bowling", "playing piano") for n in range(10)]
-    (folder / "UCF101sameVGGSound.txt").write_text("\r\n".join(names[0]))
-    (folder / "VGGSoundsameUCF101.txt").write_text("\n".join(names[1]))
-    (folder / "ucf2vggsound.csv").write_text("category,video_id\n" + "".join(f"{row}\n" for row in ucf))
-    (folder / "vggsound2ucf.csv").write_text("category,video_id,split\n" + "".join(f"{row}\n" for row in vgg))
-    return folder
 
 
 def test_oddities_are_accounted_for(tmp_path):
@@ -64,29 +40,6 @@ def test_broken_lists_are_refused_in_one_line(tmp_path, change, said):
     with pytest.raises(UserError, match="^[^\n]*$") as error:
         read_pair_lists(write_lists(tmp_path, **change))
     assert said in str(error.value)
-
-
-class OneHotModel(support.OneHotModel):
-    shapes, size = {"video": (T, CODES), "audio": (T, CODES)}, CODES
-
-
-def write_features(path, modality, items):
-    codes = np.full((len(items), T), 7)
-    codes[:, 3:7] = np.array([item.label for item in items])[:, None]
-    with FeatureWriter(path, {modality: (T, CODES)}, {"source": "made up"}) as writer:
-        writer.append([item.id for item in items], {modality: np.eye(CODES, dtype=np.float32)[codes]}, None)
-    return path
-
-
-@pytest.fixture
-def sets(tmp_path):
-    lists = read_pair_lists(write_lists(tmp_path / "lists"))
-    features = {m: FeatureSet(write_features(tmp_path / f"{m}.h5", m, items)) for m, items in lists.items.items()}
-    return features, lists
-
-
-def by_pair(rows):
-    return {(row["source"], row["target"]): row for row in rows}
 
 
 def test_shared_codes_cross_modality_and_data_set(sets):

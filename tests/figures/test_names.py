@@ -10,12 +10,17 @@ from cmg.figures.names import METRICS, TASKS, arrow, axis_label, figure_name
 from cmg.metrics import captions
 from cmg.metrics.words import TOKENIZERS
 
-WRITTEN = {
+PROBED = {
     "ave": [kind.metric for kind in ave.AveTask.kinds],
     "labels": [kind.metric for kind in ave.OwnLabels.kinds],
     "avvp": ["micro_f1", "segment_f1", "event_f1", "precision"],
     "ave_avvp": ["micro_f1", "segment_f1", "event_f1", "f1"],
     "ucf_vggsound": ["accuracy"],
+    "ave_open_set": ["auroc", "h_score"],
+    "ucf_vggsound_open_set": ["auroc", "h_score"],
+}
+WRITTEN = {
+    **{task: [*own, *(f"toc_{metric}" for metric in own)] for task, own in PROBED.items()},
     "avs": ["miou", "f_measure"],
     "retrieval": [f"{kind}_{name}" for kind in names.REPRESENTATIONS
                   for name in (*(f"r{k}{end}" for k in retrieval.RECALLS for end in ("", retrieval.EXPECTED)),

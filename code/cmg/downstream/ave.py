@@ -43,6 +43,7 @@ from cmg.data.ave import SPLITS, AveAnnotations, clip_labels, read_ave, segment_
 from cmg.data.features import FeatureSet
 from cmg.data.joining import held
 from cmg.data.labels import has_seconds, read_labels
+from cmg.downstream.open_set import OpenSet, add_flag
 from cmg.downstream.probe import ClipProbes, SegmentProbes
 from cmg.downstream.probing import ProbeTask, Probings
 from cmg.downstream.results import find_checkpoints, mark_best, markdown_table, mean, printed, rounded
@@ -87,6 +88,7 @@ class AveTask(ProbeTask):
     """
 
     name, title, kinds = "ave", "AVE", (ClipProbes, SegmentProbes)
+    published = [("fit", "train")]  # role and split, of paper
 
     def __init__(self, features: FeatureSet, annotations: AveAnnotations, pairs, settings=STRICT, pretrain_ids=(),
                  device="cpu"):
@@ -99,7 +101,7 @@ class AveTask(ProbeTask):
                     SegmentProbes: segment_labels(clips, self.classes, seconds)}
 
         for m in self.modalities:
-            for role, split in zip(("fit", "val", "test"), SPLITS) if self.strict else [("fit", "train")]:
+            for role, split in zip(("fit", "val", "test"), SPLITS) if self.strict else self.published:
                 self.splits.add(role, m, features, annotations.splits[split], labels, called=split)
         self.settle()
 
@@ -153,6 +155,16 @@ class OwnClipLabels(OwnLabels):
     kinds = (ClipProbes,)
 
 
+class AveOpenSet(OpenSet, AveTask):
+    """The same where the first K classes are known."""
+
+    name, title = "ave_open_set", "AVE with unknown classes"
+    published = [("fit", "train"), ("test", "test")]
+
+    def about(self, kind, target):
+        return super().about(kind, target) | {"split": "test"}
+
+
 def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=None, settings=STRICT,
              pretrain_ids=(), device="cpu") -> list[dict]:
     """Fit, choose and test probes on one frozen model -> rows of `results.json` less checkpoint and commit.
@@ -176,12 +188,13 @@ def parser() -> Parser:
                    "among a run's checkpoints; none takes the last one (default: target)")
     p.add_argument("--choose-only", action="store_true", help="strict: score the checkpoints on val, mark best.pt, and "
                    "leave the test split alone")
+    add_flag(p)
     return add_probe_flags(p)
 
 
 def open_task(run: Run) -> AveTask:
     """The task that the flags ask for."""
-    paths, annotations = run.data, run.args.annotations
+    paths, annotations, known = run.data, run.args.annotations, run.args.open_set
     if run.synthetic:
         annotations = annotations or run.synthetic.annotations
     elif annotations is None and run.args.labels is None:
@@ -190,7 +203,8 @@ def open_task(run: Run) -> AveTask:
     if run.args.labels is not None:
         task = OwnLabels if has_seconds(annotations) else OwnClipLabels
     pairs = run.directions(held(paths))
-    task = task(run.features(paths, pairs), annotations, pairs, **run.how)
+    given = run.features(paths, pairs), annotations, pairs
+    task = AveOpenSet(*given, known=known, **run.how) if known else task(*given, **run.how)
     for line in annotations.skipped + annotations.notes:
         print(f"warning: {line}", file=sys.stderr)
     return task
@@ -205,6 +219,15 @@ def main(argv=None):
     if args.choose_by != "target" and not strict:
         raise UserError(f"--choose-by {args.choose_by}: {args.protocol} chooses by the target's training labels; "
                         "expected --protocol strict")
+    if args.open_set:
+        if args.choose_only or args.choose_by != "target":
+            raise UserError(f"--open-set {args.open_set}: reads the checkpoint that AVE chose and chooses none; "
+                            "expected neither --choose-by nor --choose-only")
+        if args.labels is not None:
+            raise UserError(f"--open-set {args.open_set}: is about the classes of AVE; expected --annotations and not "
+                            "--labels")
+        run = open_run(args)
+        return run.finish(open_task(run))
     paths = find_checkpoints(args.checkpoint)[-1 if args.choose_by == "none" else 0:]
     judge = args.choose_by if len(paths) > 1 else "none"  # a single one needs no choice
     run = open_run(args, path=paths[0])

@@ -40,6 +40,7 @@ from cmg.downstream.probe import (
 from cmg.downstream.results import mean, result, rounded
 from cmg.downstream.splits import Splits
 from cmg.downstream.task import CLIP_NORM, STRICT, Settings
+from cmg.downstream.toc import Cut, subsets
 from cmg.downstream.tokens import TokenSet, codebook_sharing, encode_set
 from cmg.errors import UserError
 from cmg.figures.names import TASKS, arrow
@@ -146,9 +147,11 @@ class ProbeTask:
         return self.report(Probings(self, model))
 
     def report(self, probings: "Probings") -> list[dict]:
-        """Test all probes: a row for every direction and metric."""
-        return [found for source in self.sources for kind in self.kinds if self.targets(source, kind)
-                for found in self.rows(probings, kind, source)]
+        """Test all probes: a row for every direction and metric, of whole tokens and, where it is asked for, of TOC's.
+        """
+        ways = [probings, TocProbings(probings)] if self.settings.toc else [probings]
+        return [found for one in ways for source in self.sources for kind in self.kinds if self.targets(source, kind)
+                for found in self.rows(one, kind, source)]
 
     def rows(self, probings: "Probings", kind: type[Probes], source: str) -> list[dict]:
         """A row for every target and metric of one source's probe."""
@@ -162,15 +165,17 @@ class ProbeTask:
             unlearnt = self.tell_unfair(kind, source, target, probing.train, test)
             for metric in self.reported(figures):
                 found.append(result(
-                    self.name, source, target, self.settings, metric, figures[metric], own and own[metric],
-                    bound[metric], chance[metric], len(probing.train.labels), len(test.labels),
-                    **self.about(kind, target), **self.extra(probing, target, metric, figures), **sharing,
+                    self.name, source, target, self.settings, probings.prefix + metric, figures[metric],
+                    own and own[metric], bound[metric], chance[metric], len(probing.train.labels), len(test.labels),
+                    **self.about(kind, target), **self.extra(probing, target, metric, figures),
+                    **probings.readout(probing), **sharing,
                     **({"unlearnt": unlearnt} if unlearnt else {})))
             if self.strict:
                 names = self.names(probing.encoded, "test", target)
-                self.clips |= {(probing.source, target, metric): (names, scores.mean(0))
+                self.clips |= {(probing.source, target, probings.prefix + metric): (names, scores.mean(0))
                                for metric, scores in self.clip_scores(probing.probes, test).items()}
-            self.tested(probing, target)
+            if not probings.prefix:
+                self.tested(probing, target)
         return found
 
     def tell_unfair(self, kind, source: str, target: str, train: ProbeData, test: ProbeData) -> list[str]:
@@ -197,6 +202,9 @@ class ProbeTask:
     def called(self, held: set[int]) -> str:
         """The name of the one class that is held."""
         return repr([*self.classes, "background"][min(held)])
+
+    def fitted(self, probing: "Probing"):
+        """Called in strict when probes are chosen, before any test."""
 
     def reported(self, figures) -> list[str]:
         """Which metrics get rows; the others are there for `extra`."""
@@ -254,6 +262,7 @@ class Probing:
             self.probes = selected.probes
             self.chosen = {"probe_lr": selected.lr, "probe_epoch": selected.epochs,
                            "source_val": mean(selected.val.accuracy)}
+            task.fitted(self)
             return
         judged = {m: self.data("test", m) for m in (source, *self.targets)}
         self.curves = {m: {} for m in judged}
@@ -278,7 +287,14 @@ class Probing:
 
 
 class Probings(dict):
-    """(kind, modality) -> Probing of one model, each fitted when it is first asked for."""
+    """(kind, modality) -> Probing of one model, each fitted when it is first asked for.
+
+    Attributes
+    ----------
+    prefix : what the names of its figures begin with in results.json
+    """
+
+    prefix = ""
 
     def __init__(self, task: ProbeTask, model):
         super().__init__()
@@ -287,6 +303,30 @@ class Probings(dict):
     def __missing__(self, key):
         self[key] = Probing(self.task, *key, self.encoded)
         return self[key]
+
+    def readout(self, probing: Probing) -> dict:
+        """What a row says of how tokens were read."""
+        return {}
+
+
+class TocProbings(Probings):
+    """The same on TOC's dimensions of the tokens; where several numbers of them are given, strict takes for each probe
+    the one that does best on val of the probe's own modality, the smaller of equals."""
+
+    prefix = "toc_"
+
+    def __init__(self, whole: Probings):
+        super().__init__(whole.task, whole.encoded.model)
+        self.encoded, self.subsets = whole.encoded, subsets(whole.encoded.model, self.task.settings.toc)
+
+    def __missing__(self, key):
+        tried = [Probing(self.task, *key, Cut(self.encoded, dims)) for _, dims in sorted(self.subsets.items())]
+        self[key] = max(tried, key=lambda probing: probing.chosen.get("source_val", 0))
+        return self[key]
+
+    def readout(self, probing):
+        score, (best, worst) = self.task.settings.toc[1:]
+        return {"toc_dims": len(probing.encoded.dims), "toc_score": score, "toc_mix": f"{best}:{worst}"}
 
 
 def held_classes(labels: torch.Tensor) -> set[int]:

@@ -32,6 +32,10 @@ TASKS = {  # name in results.json -> its entry
                       ("ave_avvp.sh",)),
     "ucf_vggsound": Entry("ucf_vggsound", "UCF101 (video) ↔ VGGSound (audio)", "top-1 across modality and data set",
                           ("ucf_vggsound.sh",)),
+    "ave_open_set": Entry("ave", "AVE with unknown classes", "AUROC of known against unknown clips, H at a threshold",
+                          ("ave.sh --open-set 14",)),
+    "ucf_vggsound_open_set": Entry("ucf_vggsound", "UCF101 ↔ VGGSound with unknown classes", "the same",
+                                   ("ucf_vggsound.sh --open-set 8",)),
     "avs": Entry("avs", "AVS-S4 segmentation, A2T / T2A", "mIoU, F with β² = 0.3", ("avs_train.sh", "avs_test.sh")),
     "retrieval": Entry("retrieval", "retrieval, zero-shot", "R@1/5/10/25/50, median and mean rank, on codes, "
                        "semantics or joint embeddings; text ↔ video+audio",

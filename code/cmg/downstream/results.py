@@ -16,7 +16,7 @@ from cmg.training.checkpoint import file_of
 from cmg.training.exported import CONFIG, on_hub
 
 # Two rows with equal values here are the same measurement: the newer one replaces the older.
-IDENTITY = ("task", "source", "target", "gallery", "protocol", "metric", "seed")
+IDENTITY = ("task", "source", "target", "gallery", "protocol", "metric", "n_known", "seed")
 
 
 def rounded(x):

@@ -144,7 +144,7 @@ def parser() -> Parser:
     p.add_argument("--gallery", help="fit a head to this modality's features; without it zero-shot")
     p.add_argument("--groups", help="CSV with the columns id and group: clips of a group share what they are made of, "
                    "and are not divided between the head's fit, val and test; default: the clips of a video")
-    return add_probe_flags(p, epochs=50, clusters=False)
+    return add_probe_flags(p, epochs=50, probe_task=False)
 
 
 @command

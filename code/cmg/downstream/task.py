@@ -21,6 +21,7 @@ from cmg.distributed import choose_device
 from cmg.downstream.clip_scores import clustered, read_clusters, write_clip_scores
 from cmg.downstream.registry import TASKS
 from cmg.downstream.results import chosen_by, prepare_results, printed, results_table, rounded, write_results
+from cmg.downstream.toc import SCORES, Toc, mix, subsets
 from cmg.downstream.tokens import directions
 from cmg.errors import UserError
 from cmg.modalities import ordered
@@ -34,7 +35,7 @@ DATA = "feature files, or synthetic: the labelled clips of the built-in set that
 
 
 class Settings(NamedTuple):
-    """How probes are trained; `lrs` None stands for the protocol's own."""
+    """How probes are trained; `lrs` None stands for the protocol's own, `toc` None for whole tokens alone."""
 
     protocol: str = "strict"
     epochs: int = 30
@@ -42,6 +43,7 @@ class Settings(NamedTuple):
     batch_size: int = 80
     probe_seeds: int = 3
     seed: int = 0
+    toc: Toc | None = None
 
     def fit_arguments(self):
         return {"seeds": [self.seed + i for i in range(self.probe_seeds)], "lrs": self.lrs or LRS[self.protocol],
@@ -60,8 +62,8 @@ def task_parser(name: str, about: str = "", checkpoint="a .pt file, or a run fol
     return p
 
 
-def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30, clusters=True) -> argparse.ArgumentParser:
-    """The flags that mean the same in every task with a probe; `clusters` of those that give clips' scores."""
+def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30, probe_task=True) -> argparse.ArgumentParser:
+    """The flags that mean the same in every task with a probe; `probe_task` : of a `ProbeTask`."""
     p.add_argument("--source", help="default: every modality that data and checkpoint share")
     p.add_argument("--target", help="default: every other modality")
     p.add_argument("--protocol", choices=("strict", "paper"), default="strict",
@@ -74,7 +76,13 @@ def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30, clusters=True)
     p.add_argument("--batch-size", type=whole(1), default=80, help="clips in a step of the probe")
     p.add_argument("--probe-seeds", type=whole(1), default=3, help="probes per direction, for mean and std")
     p.add_argument("--seed", type=whole(), default=0, help="first probe's seed")
-    if clusters:
+    if probe_task:
+        p.add_argument("--toc-dims", type=whole(1), nargs="+", metavar="K", help="probe K dimensions of the tokens as "
+                       "well, chosen by TOC; of several K strict takes the best on val of the source")
+        p.add_argument("--toc-score", choices=tuple(SCORES), default="full", help="what TOC ranks dimensions by: "
+                       "likeness and variance of the codes, or likeness alone")
+        p.add_argument("--toc-mix", type=mix, default=(1, 0), metavar="BEST:WORST",
+                       help="shares of the best and of the worst dimensions (default: 1:0)")
         p.add_argument("--clusters", help="CSV with the columns id and cluster: which test clips share something, for "
                        "the error of the test set; default: clusters.csv beside their annotations, else their videos")
     return add_place_flags(p)
@@ -197,7 +205,7 @@ def open_run(args, needs=("vectors",), path=None) -> Run:
     settings = Settings()
     if "probe_epochs" in args:
         settings = Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
-                            args.probe_seeds, args.seed)
+                            args.probe_seeds, args.seed, find_toc(args))
     elif "protocol" in args:
         settings = Settings(args.protocol, seed=args.seed)
     clusters = find_clusters(args)
@@ -205,9 +213,21 @@ def open_run(args, needs=("vectors",), path=None) -> Run:
     content = read(path)
     run = Run(args, settings, device, path, content, build_model(content, device, path, args.method), clusters,
               chosen_by(path))
-    require(run.model, needs, path)
+    require(run.model, (*needs, "codes") if settings.toc else needs, path)
+    if settings.toc:
+        subsets(run.model, settings.toc)  # what is wrong with them is told before the work
     prepare_results(run.out)
     return run
+
+
+def find_toc(args) -> Toc | None:
+    """What --toc-dims and its companions ask for."""
+    if not vars(args).get("toc_dims"):
+        return None
+    if args.protocol != "strict" and len(args.toc_dims) > 1:
+        raise UserError(f"--toc-dims {' '.join(map(str, args.toc_dims))}: {args.protocol} has no split to choose on; "
+                        "expected one")
+    return Toc(tuple(args.toc_dims), args.toc_score, args.toc_mix)
 
 
 def find_clusters(args) -> dict[str, str] | None:

@@ -31,6 +31,7 @@ from cmg.cli import Parser, command
 from cmg.data.features import FeatureSet
 from cmg.data.joining import held
 from cmg.data.ucf_vggsound import SPLITS, PairLists, read_pair_lists
+from cmg.downstream.open_set import OpenSet, add_flag
 from cmg.downstream.probe import ClipProbes
 from cmg.downstream.probing import ProbeTask
 from cmg.downstream.results import rounded
@@ -89,11 +90,18 @@ class PairTask(ProbeTask):
         return confusion.draw(kept, self.classes, title)
 
 
+class PairOpenSet(OpenSet, PairTask):
+    """The same where the first K classes are known."""
+
+    name, title = "ucf_vggsound_open_set", "UCF101 ↔ VGGSound with unknown classes"
+
+
 def parser() -> Parser:
     p = task_parser("ucf_vggsound")
     p.add_argument("--video-data", nargs="+", required=True, help="feature files with the video of UCF101's clips")
     p.add_argument("--audio-data", nargs="+", required=True, help="feature files with the audio of VGGSound's clips")
     p.add_argument("--annotations", required=True, help="folder of ucf2vggsound.csv and the other three lists")
+    add_flag(p)
     return add_probe_flags(p)
 
 
@@ -105,7 +113,9 @@ def main(argv=None):
     paths = {"video": args.video_data, "audio": args.audio_data}
     pairs = run.directions([m for m, own in paths.items() if m in held(own)])
     features = {m: run.features(own, [(m,)], f"--{m}-data") for m, own in paths.items()}
-    task = PairTask(features, lists, pairs, **run.how)
+    known = args.open_set
+    task = (PairOpenSet(features, lists, pairs, known=known, **run.how) if known else
+            PairTask(features, lists, pairs, **run.how))
     for line in task.lists.skipped + task.lists.notes:
         print(f"annotations: {line}", file=sys.stderr)
     return run.finish(task)

@@ -5,12 +5,11 @@ from cmg.modalities import TABLE
 TASKS = {
     "ave": "AVE", "labels": "own labels", "avvp": "AVVP", "ave_avvp": "AVE→AVVP",
     "ucf_vggsound": "UCF101↔VGGSound", "avs": "AVS-S4",
+    "ave_open_set": "AVE, open set", "ucf_vggsound_open_set": "UCF101↔VGGSound, open set",
     "retrieval": "Retrieval", "retrieval_head": "Retrieval by a head",
     "neighbourhood": "Neighbourhoods", "separation": "Separation", "captioning": "Captions",
 }
-REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings",
-                   "mtc": "MTC", "mtm": "MTC, re-ranked by MTM"}
-METRICS = {  # name, label of the axis
+PROBED = {  # metrics of probes: name, label of the axis
     "accuracy": ("clip top-1", "accuracy, %"),
     "segment_accuracy": ("segment accuracy", "accuracy, %"),
     "micro_f1": ("micro F1", "F1, %"),
@@ -18,6 +17,14 @@ METRICS = {  # name, label of the axis
     "event_f1": ("event F1", "F1, %"),
     "f1": ("F1", "F1, %"),
     "precision": ("precision", "precision, %"),
+    "auroc": ("AUROC", "AUROC, %"),
+    "h_score": ("H", "H, %"),
+}
+REPRESENTATIONS = {"codes": "codes", "semantic": "semantic vectors", "joint": "joint embeddings",
+                   "mtc": "MTC", "mtm": "MTC, re-ranked by MTM"}
+METRICS = {  # the same of all
+    **PROBED,
+    **{f"toc_{metric}": (f"{name}, TOC", axis) for metric, (name, axis) in PROBED.items()},
     "miou": ("mean IoU", "mean IoU, %"),
     "f_measure": ("F-measure", "F-measure, %"),
     **{f"{words}_{metric}": (f"{name} ({words} words)", f"{name}, %") for words in ("ptb", "simple")

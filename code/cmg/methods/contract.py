@@ -1,6 +1,7 @@
 """What the training loop needs of a pretraining method, and nothing more.
 
     method.begin(carried)                    once, before the first step, of the first batch; only if `starts_from_data`
+    method.begin_epoch(epoch, epochs)        at the start of every epoch, and where a run goes on within one
     state = method.encode(batch)             what inner steps, losses and update share
     method.fit(state)                        optimiser steps of its own
     losses = method.losses(state)            named, weighted scalars; slash keys = TensorBoard tags = CSV columns
@@ -67,6 +68,9 @@ class Method(nn.Module, ABC):
     follows_data = ()
 
     # -- a step --------------------------------------------------------------------------------------------------
+
+    def begin_epoch(self, epoch, epochs):
+        """Called before the first step of an epoch, counted from 0, or of what is left of it, of so many."""
 
     def begin(self, carried):
         """Start from the first batch, of which `carried` is what `carry` gives in eval mode."""

@@ -106,16 +106,25 @@ class Codebook(nn.Module):
                 self._buffers[name] = buffer.to(dtypes[name])
         return self
 
-    def distances(self, z):
+    def distances(self, z, modality=None):
         """Squared Euclidean distances [.., M] in the codebook's precision, never below 0."""
-        with torch.autocast(z.device.type, enabled=False):
-            z = z.to(self.embedding.dtype)
-            cross = z @ self.embedding.t()
-            return (z.square().sum(-1, keepdim=True) - 2 * cross + self.embedding.square().sum(-1)).clamp_min(0)
+        return self.squared(z, self.embedding)
 
-    def quantize(self, z):
-        """Nearest codes of z [B, T, D]; no side effect. Returns `Quantized`."""
-        distances = self.distances(z)
+    @staticmethod
+    def squared(z, codes):
+        """Those of z [.., D] to codes [M, D], in the precision of these."""
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.to(codes.dtype)
+            cross = z @ codes.t()
+            return (z.square().sum(-1, keepdim=True) - 2 * cross + codes.square().sum(-1)).clamp_min(0)
+
+    def quantize_all(self, z, valid):
+        """`quantize` of all modalities: dicts of Tensor[B, T, D] and BoolTensor[B, T] -> dict of Quantized."""
+        return {m: self.quantize(x, m) for m, x in z.items()}
+
+    def quantize(self, z, modality=None):
+        """Nearest codes of z [B, T, D], whosever it is; no side effect. Returns `Quantized`."""
+        distances = self.distances(z, modality)
         codes = distances.argmin(-1)
         vectors = self.lookup(codes).to(z.dtype)
         return Quantized(z + (vectors - z).detach(), vectors, codes, distances)
@@ -134,7 +143,8 @@ class Codebook(nn.Module):
         z : dict modality -> Tensor[B, T, D]; valid : dict modality -> BoolTensor[B, T].
         """
         targets = {m: gather(self.target(m, z, valid)) for m in self.modalities}  # (N, T, D), of all processes
-        points = torch.cat([targets[m][gather(valid[m])] for m in self.modalities])  # (n, D)
+        rows, real = self.candidates(targets, {m: gather(valid[m]) for m in self.modalities})
+        points = rows[real]  # (n, D)
         if not len(points):
             raise UserError("--data: no clip of the first batch has a single step that is no padding")
         order = shared_permutation(len(points), points.device)
@@ -155,10 +165,10 @@ class Codebook(nn.Module):
 
         z : dict modality -> Tensor[B, T, D]; codes, valid : dict modality -> [B, T]. Call after the optimiser step.
         """
-        sums, counts, candidates = [], [], []
+        sums, counts, targets = [], [], {}
         for m in self.modalities:
             target = self.target(m, z, valid)  # (B, T, D)
-            candidates.append(target)
+            targets[m] = target
             weight = valid[m].flatten().to(self.embedding.dtype)
             one_hot = torch.zeros(len(weight), self.size, dtype=self.embedding.dtype, device=target.device)
             one_hot.scatter_(1, codes[m].flatten().unsqueeze(1), weight.unsqueeze(1))  # (B·T, M)
@@ -176,8 +186,13 @@ class Codebook(nn.Module):
         self.usage.mul_(0.99).add_(counts.to(self.usage.dtype), alpha=0.01)
         self.idle.copy_(torch.where(counts > 0, 0, self.idle + 1))
         if self.reset != "off":
-            real = torch.cat([gather(valid[m]).flatten() for m in self.modalities])
-            self.revive(torch.cat([gather(c).flatten(0, 1) for c in candidates]), real, finite)
+            everyone = ({m: gather(x[m]) for m in self.modalities} for x in (targets, valid))
+            self.revive(*self.candidates(*everyone), finite)
+
+    def candidates(self, targets, valid):
+        """What codes may restart at, Tensor[n, D], and which of it exists: dicts of Tensor[B, T, D] and [B, T]."""
+        return (torch.cat([targets[m].flatten(0, 1) for m in self.modalities]),
+                torch.cat([valid[m].flatten() for m in self.modalities]))
 
     def target(self, m, z, valid):
         """What the steps of modality m add to their codes, Tensor[B, T, D]: (z + r) / 2, r the other modalities' mean.
@@ -207,7 +222,7 @@ class Codebook(nn.Module):
         return weight / self.smoothed(count).unsqueeze(1), weight, count
 
     def smoothed(self, count):
-        total = count.sum()
+        total = count.sum(0)
         return (count + self.epsilon) / (total + self.size * self.epsilon) * total
 
     def revive(self, targets, real, finite):

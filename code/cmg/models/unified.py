@@ -48,12 +48,13 @@ class UnifiedModel(Pretrained):
     """
 
     offers = ("vectors", "codes")
+    book = Codebook  # class of the codebook
+    first = ("audio", "video", "text")  # in which order the released code updates its codebook
 
     def __init__(self, shapes, config=ModelConfig(), arithmetic=unchanged):
         super().__init__(shapes)
-        encoder, book = config.encoder, config.codebook
-        # The released code updates its codebook audio first, then video, then text; other modalities follow.
-        first = [m for m in ("audio", "video", "text") if m in shapes]
+        encoder = config.encoder
+        first = [m for m in self.first if m in shapes]  # other modalities follow
         self.modalities = (*first, *(m for m in ordered(shapes) if m not in first))
         # Shapes of what `SemanticEncoder.inputs` gives, which Ψ and the decoders work on.
         self.input_shapes = {m: shape if modality(m).timed else (*shape[:-1], encoder.dim)
@@ -62,12 +63,48 @@ class UnifiedModel(Pretrained):
             m: SemanticEncoder(m, self.shapes[m], encoder, arithmetic(GridPooling)) for m in self.modalities})
         if encoder.transformer == "shared":
             share_transformer(self.semantic, encoder.layers)
-        self.codebook = arithmetic(Codebook)(self.modalities, book.codes, encoder.dim, book.decay, book.mm_ema,
-                                             book.reset, book.reset_after)
+        self.codebook = self.new_codebook(config, arithmetic)
+
+    def new_codebook(self, config, arithmetic):
+        book = config.codebook
+        return arithmetic(self.book)(self.modalities, book.codes, config.encoder.dim, book.decay, book.mm_ema,
+                                     book.reset, book.reset_after)
+
+    @classmethod
+    def made(cls, shapes, config, arithmetic):
+        """The model of a method's settings, a `CodebookMethodConfig`."""
+        return cls(shapes, config.model, arithmetic)
+
+    @property
+    def codebooks(self):
+        """Those whose vectors a token has side by side."""
+        return [self.codebook]
+
+    @property
+    def token_dim(self):
+        """Width of a row of the first of them."""
+        return self.codebook.embedding.shape[1]
 
     @property
     def device(self):
         return self.codebook.embedding.device
+
+    @property
+    def decoded(self):
+        """Modalities whose features are rebuilt, and that therefore have a Ψ."""
+        return self.modalities
+
+    def clips(self, semantic, valid) -> dict:
+        """Vectors of whole clips, modality -> ClipVectors, of a model that quantises these; else empty."""
+        return {}
+
+    def below(self, pooled, valid) -> dict:
+        """What a second layer says of Ψ's vectors, modality -> Tensor[B, T, D], of a model that has one; else empty."""
+        return {}
+
+    def points(self, modality, semantic, valid=None):
+        """What is quantised where tokens are read, Tensor[B, T, D]."""
+        return semantic
 
     def mask(self, valid):
         """Which steps count, BoolTensor[B, T]: those that exist."""
@@ -79,6 +116,11 @@ class UnifiedModel(Pretrained):
         if valid is not None:
             valid = self.mask(valid)
         features = features.to(encoder.temporal.project.weight.dtype)  # public checkpoints are float64
-        semantic = encoder(encoder.inputs(features, valid), valid)
-        quantized = self.codebook.quantize(semantic)
-        return Tokens(quantized.codes, quantized.vectors, semantic)
+        inputs = encoder.inputs(features, valid)
+        return self.read(modality, inputs, encoder(inputs, valid), valid)
+
+    def read(self, modality, inputs, semantic, valid) -> Tokens:
+        """Tokens of z [B, T, D]; inputs [B, T, …] : what Φ and Ψ read."""
+        points = self.points(modality, semantic, valid)
+        quantized = self.codebook.quantize(points, modality)
+        return Tokens(quantized.codes, quantized.vectors, points)

@@ -4,13 +4,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cmg.distributed import first_row, gather, shared_permutation, shared_rand
+from cmg.distributed import first_row, gather, shared_permutation, shared_rand, world
 from cmg.losses.club import CLUB
 from cmg.losses.cross_cpc import CrossCPC
 from cmg.losses.matching import CodeMatching
 from cmg.methods.codebook.baseline import Commitment, Reconstruction
 from cmg.methods.codebook.cmcm import Matching
 from cmg.methods.codebook.dcid import Disentangling, Prediction
+from cmg.methods.codebook.fcid import ClipCLUB
 from cmg.modalities import direction
 
 
@@ -34,6 +35,20 @@ class ReleasedCLUB(CLUB):
         positive = -((mean - y) ** 2).mean(1) / variance
         negative = -((mean - negatives) ** 2).mean(1) / variance
         return (positive - negative).sum(-1).mean() / 2
+
+
+class ReleasedClipCLUB(ClipCLUB, ReleasedCLUB):
+    """Of clips, which have no time, the mean over D takes its place, and the last sum runs over the batch."""
+
+    def upper_bound(self, x, y, valid, permutation=None):
+        """As of `ReleasedCLUB`; x, y : Tensor[B, 1, D]."""
+        mean, variance = self.mean(x), self.logvar(x).mean((1, 2)).exp()  # (B, 1, D), (B,)
+        everyone, begin = gather(y), first_row(y)
+        if permutation is None:
+            permutation = shared_permutation(len(everyone), y.device)
+        negatives = everyone[permutation[begin : begin + len(y)]]
+        gap = ((mean - negatives) ** 2 - (mean - y) ** 2).mean((1, 2)) / variance
+        return world()[1] * gap.sum() / 2  # ranks are averaged later
 
 
 class ReleasedDisentangling(Disentangling):
@@ -121,7 +136,8 @@ def clip_by_module(method):
     """Gradients of biLSTMs, of encoders and of every term are clipped apart."""
     words = [p for e in method.model.semantic.values() if e.words for p in e.words.parameters()]
     ours = set(words)
-    encoder = [p for part in (method.model, method.specific) if isinstance(part, nn.Module) for p in part.parameters()]
+    encoder = dict.fromkeys(p for part in (method.model, method.specific) if isinstance(part, nn.Module)
+                            for p in part.parameters())  # Ψ may be part of the model
     groups = [words, [p for p in encoder if p not in ours], *(term.parameters() for term in method.terms.values())]
     groups = [[p for p in group if p.requires_grad] for group in groups]
     return [group for group in groups if group]

@@ -4,7 +4,10 @@ import torch
 from torch import nn
 
 from cmg.distributed import shared_rand
+from cmg.models.block_codebook import BlockCodebook, BlockModel
+from cmg.models.clip_path import ClipModel
 from cmg.models.codebook import Codebook, sample
+from cmg.models.residual import ResidualModel
 from cmg.models.semantic import channel_attention
 from cmg.models.specific import GridSpecific
 from cmg.models.unified import UnifiedModel
@@ -80,3 +83,39 @@ class ReleasedCodebook(Codebook):
         noise = (2 * shared_rand(self.embedding.numel(), dead.device) - 1) * self.jitter
         beside = self.embedding[sample(~dead & (self.idle.amin(0) < self.recent), self.size)]
         return {"embedding": beside + noise.view_as(beside).to(beside.dtype)}, dead
+
+
+class ReleasedBlockCodebook(BlockCodebook):
+    """Smoothed counts stored back; float64; a reset writes the row alone, a near-copy of one that was used lately,
+    which the next update undoes, as of `ReleasedCodebook`."""
+
+    dtype = torch.float64
+    first_count = 0.0
+    jitter = 1e-3  # standard deviation of the noise on a reset row
+    recent = 100
+
+    def kept(self, count):
+        return self.smoothed(count)
+
+    def read(self, count):
+        return count
+
+    def restarts(self, targets, real, finite, dead):
+        uniform = shared_rand(self.embedding.numel(), dead.device).clamp(1e-12, 1 - 1e-12)
+        noise = self.jitter * torch.special.ndtri(uniform).view_as(self.embedding)  # normal, alike on all ranks
+        beside = self.embedding[sample(~dead & (self.idle.amin(0) < self.recent), self.size)]
+        return {"embedding": beside + noise.to(beside.dtype)}, dead
+
+
+class ReleasedBlockModel(ReleasedModel, BlockModel):
+    """The same of a model with blocks."""
+
+
+class ReleasedClipModel(ReleasedModel, ClipModel):
+    """The same of a model that quantises clips."""
+
+
+class ReleasedResidualModel(ReleasedModel, ResidualModel):
+    """The same of a model with two layers; Ψ reads the whole grid."""
+
+    fits = UnifiedModel.fits

@@ -87,7 +87,7 @@ class Evaluation(NamedTuple):
     def chooses(self) -> bool:
         """Does it mark the run's best.pt, which the others read?"""
         words = {part for word in self.arguments for part in word.split("=")}
-        return self.module == "cmg.downstream.ave" and not {"paper", "--checkpoint"} & words
+        return self.module == "cmg.downstream.ave" and not {"paper", "--checkpoint", "--open-set"} & words
 
 
 class Table(NamedTuple):

@@ -166,6 +166,7 @@ class Trainer:
     def run_epoch(self, recorder, bar, pauses):
         """The rest of the current epoch, or less if the run ends inside it; returns what `pauses` said last."""
         config, began, seen = self.config, time.monotonic(), 0
+        self.method.begin_epoch(self.epoch, config.epochs)
         for batch in self.loader():
             losses, carried, norm = self.train_step(batch)
             seen += self.optimising.batch_size

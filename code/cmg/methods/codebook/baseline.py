@@ -41,8 +41,10 @@ class Reconstruction(nn.Module):
     def __init__(self, model, specific, dim):
         super().__init__()
         targets = self.target_shapes(model)
+        if model.token_dim != dim:  # tokens of several blocks come down to D first
+            self.reduce = nn.ModuleDict({m: nn.Linear(model.token_dim, dim) for m in specific})
         self.decoders = nn.ModuleDict({
-            m: build_decoder(model.input_shapes[m], dim, specific[m].out_dim, targets[m][-1]) for m in model.modalities
+            m: build_decoder(model.input_shapes[m], dim, specific[m].out_dim, targets[m][-1]) for m in specific
         })
 
     def target_shapes(self, model):
@@ -52,10 +54,15 @@ class Reconstruction(nn.Module):
         """What is rebuilt: the input, of text the embeddings of its words."""
         return state.features
 
+    def tokens(self, state, m):
+        """What the decoder reads of the codes, Tensor[B, T', D]."""
+        tokens = state.quantized[m].straight[:, state.steps]
+        return self.reduce[m](tokens) if hasattr(self, "reduce") else tokens
+
     def forward(self, state):
         targets, at = self.targets(state), state.steps
         return {
-            m: mse(decoder(state.quantized[m].straight[:, at], state.specific[m]), targets[m][:, at],
+            m: mse(decoder(self.tokens(state, m), state.specific[m]), targets[m][:, at],
                    state.valid[m][:, at])
             for m, decoder in self.decoders.items()
         }
@@ -77,13 +84,13 @@ class Commitment(nn.Module):
         self.beta, self.timed = beta, timed
 
     def forward(self, state):
-        timed = state.semantic if self.timed is None else self.timed
+        timed = state.points if self.timed is None else self.timed
         losses = {}
-        for m, z in state.semantic.items():
-            loss = mse(z, state.quantized[m].vectors, state.valid[m])
+        for m, z in state.points.items():
+            loss = mse(z, state.quantized[m].vectors, state.exists[m])
             others = [n for n in timed if n != m] if m in timed else []
             for n in others:
-                both = state.valid[m] & state.valid[n]
+                both = state.exists[m] & state.exists[n]
                 loss = loss + mse(z, state.quantized[n].vectors, both) / (2 * len(others))
             losses[m] = self.beta * self.scale * loss
         return losses

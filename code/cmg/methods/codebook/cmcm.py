@@ -29,7 +29,7 @@ class Matching(CodeMatching):
     """L_cmcm on the code distances of a state."""
 
     def forward(self, state):
-        return super().forward({m: q.distances for m, q in state.quantized.items()}, state.valid)
+        return super().forward({m: q.distances for m, q in state.quantized.items()}, state.exists)
 
 
 def matching(blueprint):

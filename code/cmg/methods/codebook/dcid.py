@@ -45,43 +45,24 @@ class DisentanglingConfig(Config):
     cpc_temperature: float | None = setting(None, number(above=0))
 
 
-class Disentangling(nn.Module):
-    """vCLUB between Φ and Ψ of every modality, with its alternating likelihood steps (eq. 5).
-
-    A vector of Ψ is what the decoder reads. Of a grid, however, the decoder reads Ψ's map, and "mean" bounds what Φ
-    says of the map's mean alone: what the mean does not show passes to the decoder unbounded. "map" bounds every cell,
-    as a y of its own with its own q(y | x), on average over cells.
+class Bounds(nn.Module):
+    """Estimators of vCLUB and their alternating likelihood steps; a subclass says what is compared.
 
     Parameters
     ----------
+    estimators : dict name -> CLUB.
     steps, lr : likelihood steps per batch and their Adam learning rate (5 and 1e-3 in the released code).
-    estimator : class of the estimators.
-    reads : "mean" or "map".
     """
 
-    READABLE = "mean", "map"  # what of a grid's Ψ it can bound
-
-    def __init__(self, model, specific, dim, steps=5, lr=1e-3, estimator=CLUB, reads="mean"):
+    def __init__(self, estimators, steps, lr):
         super().__init__()
-        self.steps, self.reads = steps, reads
-
-        def width(m):
-            psi = specific[m]
-            return psi.pooled_dim if reads == "mean" else psi.out_dim * cells(model.input_shapes[m])
-
-        self.estimators = nn.ModuleDict({m: estimator(dim, width(m)) for m in model.modalities})
+        self.steps, self.estimators = steps, nn.ModuleDict(estimators)
         self.optimizer = torch.optim.Adam(self.estimators.parameters(), lr=lr, fused=True)
         self.estimators.requires_grad_(False)  # the main backward pass needs no gradient of them
 
-    def vectors(self, state, m):
-        """What of Φ is bounded: z, at the seconds at which Ψ was run, Tensor[B, T', D]."""
-        return state.semantic[m][:, state.steps]
-
-    def pair(self, state, m):
+    def pair(self, state, name):
         """(x, y, which steps count): what of Φ and of Ψ is compared."""
-        x = self.vectors(state, m)
-        y = state.pooled[m] if self.reads == "mean" else state.specific[m].flatten(2)  # (B, T', h·w·S)
-        return x, y.to(x.dtype), state.valid[m][:, state.steps]
+        raise NotImplementedError
 
     def objective(self, given):
         """-log q(y | x), summed: the estimators share no parameter, so the gradient is that of each alone."""
@@ -108,6 +89,40 @@ class Disentangling(nn.Module):
             with torch.autocast(pair[0].device.type, enabled=False):
                 bounds[m] = q.upper_bound(*pair)
         return bounds
+
+
+class Disentangling(Bounds):
+    """vCLUB between Φ and Ψ of every modality, with its alternating likelihood steps (eq. 5).
+
+    A vector of Ψ is what the decoder reads. Of a grid, however, the decoder reads Ψ's map, and "mean" bounds what Φ
+    says of the map's mean alone: what the mean does not show passes to the decoder unbounded. "map" bounds every cell,
+    as a y of its own with its own q(y | x), on average over cells.
+
+    Parameters
+    ----------
+    steps, lr : as of `Bounds`.
+    estimator : class of the estimators.
+    reads : "mean" or "map".
+    """
+
+    READABLE = "mean", "map"  # what of a grid's Ψ it can bound
+
+    def __init__(self, model, specific, dim, steps=5, lr=1e-3, estimator=CLUB, reads="mean"):
+        def width(m):
+            psi = specific[m]
+            return psi.pooled_dim if reads == "mean" else psi.out_dim * cells(model.input_shapes[m])
+
+        super().__init__({m: estimator(dim, width(m)) for m in specific}, steps, lr)
+        self.reads = reads
+
+    def vectors(self, state, m):
+        """What of Φ is bounded: z, at the seconds at which Ψ was run, Tensor[B, T', D]."""
+        return state.semantic[m][:, state.steps]
+
+    def pair(self, state, m):
+        x = self.vectors(state, m)
+        y = state.pooled[m] if self.reads == "mean" else state.specific[m].flatten(2)  # (B, T', h·w·S)
+        return x, y.to(x.dtype), state.valid[m][:, state.steps]
 
 
 class Prediction(CrossCPC):

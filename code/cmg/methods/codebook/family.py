@@ -9,9 +9,11 @@ from cmg.errors import UserError
 from cmg.methods.codebook.method import CodebookMethod
 from cmg.methods.codebook.objective import Objective
 from cmg.methods.codebook.recipes import recipes_of
+from cmg.models.unified import UnifiedModel
 
 OBJECTIVES = {name: f"cmg.methods.codebook.{name}:OBJECTIVE" for name in (
-    "baseline", "cmcm", "codis", "dcid", "mst", "smit", "turn", "unicode")}
+    "baseline", "cmcm", "codaar", "codis", "dcid", "fcid", "micu", "mst", "simmmdg", "smit", "srcid", "turn",
+    "unicode")}
 
 
 def objective(name) -> Objective:
@@ -41,10 +43,13 @@ def family(method, contents=()) -> type[CodebookMethod]:
         return found.name
 
     names = [add(name) for name in method.split("+")] if method != "baseline" else ["baseline"]
+    models = {one.name: one.model for one in joined.values() if one.model}
+    if models and len(names) > 1:
+        raise UserError(f"--method {method}: {next(iter(models))} has a codebook of its own kind; expected it alone")
     known = {name: objective(name) for name in OBJECTIVES} | joined
     cls = type("CodebookMethod", (CodebookMethod,), {
         "__doc__": CodebookMethod.__doc__, "__module__": CodebookMethod.__module__,
-        "name": "+".join(names), "objectives": joined,
+        "name": "+".join(names), "objectives": joined, "model_class": next(iter(models.values()), UnifiedModel),
         "owned": {name: one.owns for name, one in known.items()},
         "recipes": {preset: _fitted(recipe, joined, known) for preset, recipe in recipes_of(known).items()},
     })

@@ -30,11 +30,23 @@ class State:
     valid: dict  # BoolTensor[B, T]
     inputs: dict = field(default_factory=dict)  # Tensor[B, T, …]: features, or the biLSTM's states of words
     semantic: dict = field(default_factory=dict)  # Tensor[B, T, D]: z = Φ(x)
-    quantized: dict = field(default_factory=dict)  # Quantized
+    clips: dict = field(default_factory=dict)  # ClipVectors, of a model that quantises clips
+    quantized: dict = field(default_factory=dict)  # Quantized, of `points`
     specific: dict = field(default_factory=dict)  # what the decoder reads: Tensor[B, T, S] or [B, T, h, w, S]
     pooled: dict = field(default_factory=dict)  # Tensor[B, T, Y]: the mean of a map, which vCLUB reads
+    second: "State | None" = None  # of a second layer, whose features are Ψ's vectors of this one
     # the T' of T steps at which Ψ was run: `specific` and `pooled` are [B, T', …]
     steps: slice | torch.Tensor = field(default_factory=lambda: slice(None))
+
+    @property
+    def points(self):
+        """What is quantised: z, or of clips one vector each, Tensor[B, 1, D]."""
+        return {m: clip.general.unsqueeze(1) for m, clip in self.clips.items()} or self.semantic
+
+    @property
+    def exists(self):
+        """Which of it is there: BoolTensor[B, T] or [B, 1]."""
+        return {m: self.valid[m].any(1, keepdim=True) for m in self.clips} or self.valid
 
 
 class CodebookMethod(Method):
@@ -45,11 +57,12 @@ class CodebookMethod(Method):
     Attributes
     ----------
     name : as in --method. objectives : dict name -> Objective, all that it holds, `baseline` first.
+    model_class : of the kept model.
     model, specific : what the terms read. terms : ModuleDict. weights : dict term -> float.
     """
 
     Config = CodebookMethodConfig
-    name, objectives = "", {}
+    name, objectives, model_class = "", {}, UnifiedModel
     least_clips = 2  # for the contrastive terms
 
     def __init__(self, shapes, config=None):
@@ -60,16 +73,19 @@ class CodebookMethod(Method):
             if self.objectives[name].paired and len(shapes) < 2:
                 raise UserError(f"--method {self.name}: {name} aligns modalities; expected two or three, not only "
                                 f"{', '.join(shapes)}")
-        self.model = arithmetic(UnifiedModel)(shapes, config.model, arithmetic)
-        self.specific = self._specific(arithmetic(GridSpecific)) if config.has_specific else None
+        self.model = arithmetic(self.model_class).made(shapes, config, arithmetic)
+        self.specific = getattr(self.model, "specific", None)
+        if self.specific is None and config.has_specific:
+            self.specific = self._specific(arithmetic(GridSpecific))
         timed = [m for m in self.model.modalities if modality(m).timed or config.text_alignment == "step"]
         blueprint = Blueprint(self.model, self.specific, config, timed, arithmetic)
         settings, terms = flat(config), {}
-        for objective in self.objectives.values():
-            for name, make in objective.terms.items():  # a term of weight 0 is not built at all
-                term = make(blueprint) if settings[f"w_{name}"] else None
-                if term is not None:
-                    terms[name] = term
+        makers = {name: make for one in self.objectives.values() for name, make in one.terms.items()}
+        makers |= {name: make for one in self.objectives.values() for name, make in one.replaces.items()}
+        for name, make in makers.items():  # a term of weight 0 is not built at all
+            term = make(blueprint) if settings[f"w_{name}"] else None
+            if term is not None:
+                terms[name] = term
         self.terms = nn.ModuleDict(terms)
         self.weights = {name: settings[f"w_{name}"] for name in terms}
         self.specific_steps = config.specific.specific_steps
@@ -77,7 +93,7 @@ class CodebookMethod(Method):
 
     def _specific(self, grid):
         specific, config = nn.ModuleDict(), self.config
-        for m in self.model.modalities:
+        for m in self.model.decoded:
             shape = self.model.input_shapes[m]
             width = (config.specific.specific_dim or 4 * shape[-1]) if len(shape) == 4 else config.encoder.dim
             specific[m] = build_specific(shape, width, grid)
@@ -90,7 +106,17 @@ class CodebookMethod(Method):
         return self.config.codebook.codebook_init != "uniform"
 
     def begin(self, carried):
-        self.model.codebook.initialise(carried["semantic"], carried["valid"], self.config.codebook.codebook_init)
+        for book, own in self.layers(carried):
+            book.initialise(own["semantic"], own["valid"], self.config.codebook.codebook_init)
+
+    def begin_epoch(self, epoch, epochs):
+        for term in self.terms.values():
+            if hasattr(term, "begin_epoch"):
+                term.begin_epoch(epoch, epochs)
+
+    def layers(self, carried):
+        """The codebooks, and what is carried of each."""
+        return list(zip(self.model.codebooks, [carried, carried.get("second")]))
 
     def encode(self, batch):
         model = self.model
@@ -104,9 +130,12 @@ class CodebookMethod(Method):
             state.inputs[m] = encoder.inputs(state.features[m], state.valid[m])
             z = encoder(state.inputs[m], state.valid[m])
             state.semantic[m] = z.to(torch.promote_types(z.dtype, torch.float32))  # never half precision from here on
-            state.quantized[m] = model.codebook.quantize(state.semantic[m])
-            if self.specific is not None:
+            if self.specific is not None and m in self.specific:
                 state.specific[m], state.pooled[m] = self.specific[m](state.inputs[m][:, state.steps])
+        state.clips = model.clips(state.semantic, valid)
+        state.quantized = model.codebook.quantize_all(state.points, state.exists)
+        if below := model.below(state.pooled, valid):
+            state.second = State(state.pooled, valid, semantic=below, quantized=model.second.quantize_all(below, valid))
         return state
 
     def fitted(self):
@@ -126,10 +155,12 @@ class CodebookMethod(Method):
 
     def carry(self, state):
         codes = {m: q.codes for m, q in state.quantized.items()}
-        return detached({"valid": state.valid, "semantic": state.semantic, "codes": codes})
+        second = {"second": self.carry(state.second)} if state.second else {}
+        return detached({"valid": state.exists, "semantic": state.points, "codes": codes} | second)
 
     def update(self, carried):
-        self.model.codebook.update(carried["semantic"], carried["codes"], carried["valid"])
+        for book, own in self.layers(carried):
+            book.update(own["semantic"], own["codes"], own["valid"])
         for term in self.terms.values():
             if hasattr(term, "update"):
                 term.update(self.model)
@@ -154,18 +185,23 @@ class CodebookMethod(Method):
     @classmethod
     def rebuild(cls, shapes, config):
         arithmetic = arithmetic_of(config.model.equations)
-        return arithmetic(UnifiedModel)(shapes, config.model, arithmetic)
+        return arithmetic(cls.model_class).made(shapes, config, arithmetic)
 
     @classmethod
     def check(cls, config, recipe):
         values, defaults = flat(config), flat(recipe.method)
-        for name, objective in config.objectives.items():
-            if name in cls.objectives:
-                continue
-            for setting in (*flat(objective), *cls.owned.get(name, ())):
-                if values[setting] != defaults[setting]:
-                    raise UserError(f"{flag_of(setting)} {values[setting]}: belongs to {name}, which is not part of "
-                                    f"--method {cls.name}")
+        owners = {setting: [name] for name, objective in config.objectives.items() for setting in flat(objective)}
+        for setting in dict.fromkeys(setting for own in cls.owned.values() for setting in own):
+            owners[setting] = [name for name, own in cls.owned.items() if setting in own]
+        for setting, names in owners.items():
+            if values[setting] != defaults[setting] and not cls.objectives.keys() & {*names}:
+                raise UserError(f"{flag_of(setting)} {values[setting]}: belongs to {' or '.join(names)}, which is not "
+                                f"part of --method {cls.name}")
+        for name in cls.name.split("+"):
+            expected = cls.objectives[name].alignments
+            if config.text_alignment not in expected:
+                raise UserError(f"--text-alignment {config.text_alignment}: {name} takes words as "
+                                f"{'seconds' if 'step' in expected else 'a whole'}; expected {' or '.join(expected)}")
         if config.text_alignment == "clip" and config.codebook.mm_ema == "aligned":
             raise UserError("--mm-ema aligned: pairs word t with second t; expected attention or off with "
                             "--text-alignment clip")

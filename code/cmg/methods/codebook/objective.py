@@ -26,10 +26,13 @@ class Objective(NamedTuple):
         where the data leave it nothing to do. The module may have `update(model)`, to follow the model's step, or
         `fit(state)` for steps of its own, together with the `optimizer` that takes them, which the checkpoint carries
         along, and the function `objective` that it lowers, which --compile compiles.
+    replaces : dict term -> `make(blueprint)`, instead of that of an objective that it includes
+    model : class of the kept model where it has one of its own, a `UnifiedModel`; it is then joined with nothing else
     includes : other objectives; `baseline` is part of every method
     sets : dict setting -> value, which replaces the preset's
     keeps : settings whose value is the preset's although `baseline` sets them
     owns : settings of encoder or codebook that mean nothing without this objective
+    alignments : which values of --text-alignment it can take
     paired : whether it needs two modalities or more
     refuse : function (config, features), `UserError` for features that it cannot learn from
     """
@@ -37,10 +40,13 @@ class Objective(NamedTuple):
     name: str
     config: Config
     terms: dict[str, Callable]
+    replaces: dict[str, Callable] = {}
+    model: type[UnifiedModel] | None = None
     includes: tuple[str, ...] = ()
     sets: dict = {}
     keeps: tuple[str, ...] = ()
     owns: tuple[str, ...] = ()
+    alignments: tuple[str, ...] = ("step", "clip")
     paired: bool = False
     refuse: Callable = lambda config, features: None
 
