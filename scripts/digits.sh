@@ -11,8 +11,7 @@
 #
 #   digits   recipes, and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the unlabelled
 #            clips of AVVP as well, for only these show small digits in the quarters of a frame
-#   ave      the recipes on AVE, without AVVP's clips
-#   recipes  every recipe of these without one term at a time, at full length; nobody has run it yet
+#   ave      the recipes on AVE, without AVVP's clips, and InfoNCE without one of its terms at a time
 #   speed    Ψ on fewer seconds, or left out: what that costs and saves
 #   pair     "InfoNCE" and one that aligns nothing, between two data sets that share only their classes, in
 #            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
