@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from statistics import mean, stdev
 
 import pytest
@@ -10,7 +11,7 @@ from scipy.stats import t, ttest_ind_from_stats
 from cmg.tables.paper import spearman
 from support import ROOT
 
-PAGES = {"README": ROOT / "README.md", "figs": ROOT / "figs" / "README.md"}
+PAGES = {"README": ROOT / "README.md", "figs": ROOT / "figs" / "README.md", "speed": ROOT / "docs" / "speed.md"}
 DIRECTIONS = ("v2a", "a2v")
 SEVEN = [("ave", "accuracy"), ("ave", "segment_accuracy"), ("avvp", "segment_f1")]  # columns of the paper's tables
 COLUMNS = [(task, metric, direction) for task, metric in SEVEN for direction in DIRECTIONS]
@@ -60,7 +61,7 @@ def record_name(row):
 def test_results_of_the_readme():
     record, unrecorded = Record("ave"), []
     header, *rows = table("README", "pretraining", "clip top-1, video → audio")
-    assert len(rows) == 8
+    assert len(rows) == 6
     for name, *cells in rows:
         if name.startswith("*"):
             unrecorded.append(name)
@@ -68,14 +69,31 @@ def test_results_of_the_readme():
         row = record_name(name)
         if name == "chance":
             expected = [record.transfer[name][f"ave {metric} {d}"] for _, metric in SEVEN[:2] for d in DIRECTIONS]
-            assert cells == [*expected, "", ""]
+            assert cells == [*expected, "", "", ""]
             continue
         row = row if row.endswith("AVT") else f"{row} AV"
         expected = [record.get(row, "ave", metric, d) for _, metric in SEVEN[:2] for d in DIRECTIONS]
         assert cells[:4] == expected
         assert cells[4] == record.get(row, "ave", "accuracy", "v2a", "match rate") + " %"
-        assert cells[5] == ("128" if row.startswith("InfoNCE") else "400")  # --codes of its preset
+        assert cells[5] == record.get(row, "ave", "accuracy", "v2a", "match chance") + " %"
+        assert cells[6] == ("128" if row.startswith("InfoNCE") else "400")  # --codes of its preset
     assert unrecorded == ["*perfect codes*"]
+    text = " ".join(PAGES["README"].read_text(encoding="utf-8").split())
+    rows = [name for name in record.transfer if name in ("InfoNCE AVT", "InfoNCE AV", "paper AVT", "paper AV")]
+    errors = [record.get(row, "ave", "accuracy", d, "test error") for row in rows for d in DIRECTIONS]
+    assert f"a standard error of {min(errors)} to {max(errors)} points" in text
+    older = [Record("ave_older").get("InfoNCE AVT", "ave", metric, d) for _, metric in SEVEN[:2] for d in DIRECTIONS]
+    assert "had {} and {} clip top-1 and {} and {} segments".format(*older) in text
+
+
+def test_ave_of_the_figures():
+    header, *rows = table("figs", "recipe", "direction")
+    record, columns = Record("ave"), ("transfer", "test error", "own modality", "upper bound")
+    for name, direction, *cells in rows:
+        clips, seconds = (partial(record.get, name, "ave", metric, direction) for _, metric in SEVEN[:2])
+        assert cells == [*(clips(column=column) for column in columns), seconds(), seconds(column="upper bound"),
+                         clips(column="match rate"), clips(column="match chance")]
+    assert len(rows) == 2 * (len(record.transfer) - 1)
 
 
 TASKS = {  # row of README's table of tasks -> its task in digits.md, or its cells, record by record
@@ -83,7 +101,7 @@ TASKS = {  # row of README's table of tasks -> its task in digits.md, or its cel
     "AVE → AVVP": ("ave-avvp", "segment_f1"), "retrieval, zero-shot": ("retrieval", "codes_r10")}
 RECIPES = ("InfoNCE AVT", "InfoNCE AV", "paper AVT", "paper AV", "no alignment AVT")
 ELSEWHERE = {
-    "UCF101": ("pair", ["InfoNCE", None, None, None, "no alignment"], [("ucf-vgg", "accuracy", d)
+    "UCF101 (video)": ("pair", ["InfoNCE", None, None, None, "no alignment"], [("ucf-vgg", "accuracy", d)
                                                                            for d in DIRECTIONS]),
     "AVS-S4": ("table4", ["InfoNCE", None, None, None, "baseline"], [("avs", "miou", "a2t"),
                                                                          ("avs by text", "miou", "t2a")]),
@@ -124,7 +142,7 @@ def test_tasks_of_the_readme():
 
 
 def test_ave_in_full():
-    records, unrecorded = {"": Record("ave"), " + AVVP": Record("digits")}, []
+    records, unrecorded = {"": Record("ave_older"), " + AVVP": Record("digits")}, []
     header, *rows = table("figs", "pretraining", "direction")
     columns = [("ave", "accuracy", "transfer"), ("ave", "accuracy", "own modality"),
                ("ave", "segment_accuracy", "transfer"), ("ave", "segment_accuracy", "own modality"),
@@ -229,13 +247,13 @@ def test_what_no_record_holds_is_listed():
     header, *rows = table("figs", "page", "table", "rows without a record")
     listed = {(page, start): (names, how) for page, start, names, how in rows}
     known = {("README", "direction"): "all", ("README", "pretraining"): "*perfect codes*",
-             ("README", "program"): "released, float64, as published; released, cast to float32; here, bf16, "
+             ("speed", "program"): "released, float64, as published; released, cast to float32; here, bf16, "
                                     "`--specific-steps 1`",
              ("figs", "pretraining"): "*perfect codes*"}
     assert {key: names for key, (names, _) in listed.items()} == known
     # The rest of README's steps a second are in the benchmark's own records.
     for row, precision in (("here, `--precision fp32`", "fp32"), ("here, `--precision bf16`", "bf16")):
-        (found,) = [own for own in table("README", "program") if own[0] == row]
+        (found,) = [own for own in table("speed", "program") if own[0] == row]
         (told,) = json.loads((ROOT / "figs" / f"bench_{precision}.json").read_text())
         assert found[1] == f"{told['step_ms'] / 1000:.1f}"
         assert found[4] == f"{told['peak_memory_mib'] / 1024:.1f} GiB"
@@ -246,7 +264,7 @@ def test_sentences_without_a_record_say_so():
     pages = {page: " ".join(path.read_text(encoding="utf-8").split()) for page, path in PAGES.items()}
     marked = {page: re.findall(r"No command here prints[^.]*\.", text) for page, text in pages.items()}
     assert marked == {
-        "README": ["No command here prints these three, nor the released program's seconds."],
+        "README": [], "speed": ["No command here prints these three, nor the released program's seconds."],
         "figs": ["No command here prints those four figures.", "No command here prints these."]}
     listed = re.search(r"In the text, no record holds(.*?)\n\n", PAGES["figs"].read_text(encoding="utf-8"), re.S)[1]
     for figure in ("71 / 71", "77 / 56", "49 %", "13 %", "7.8 s", "5.2 s", "5.8 s", "2.4 to 2.9"):
@@ -258,9 +276,10 @@ def test_tables_of_the_pages_are_all_looked_at():
     """A table of results that nobody compares with a record would be one more place for a figure of its own."""
     heads = {page: [own[0][0] for own in tables_of(path.read_text(encoding="utf-8"))] for page, path in PAGES.items()}
     assert heads == {
-        "README": ["direction", "pretraining", "task", "paper", "to add", "`--method`", "item", "program", "trials"],
-        "figs": ["pretraining", "task", "record", "record", "row", "row", "row", "Ψ, its decoder and vCLUB", "page",
-                 "files"]}
+        "README": ["direction", "direction", "pretraining", "task", "`--method`", "`--method`", "to add", "page"],
+        "speed": ["program"],
+        "figs": ["recipe", "pretraining", "task", "record", "record", "row", "row", "row",
+                 "Ψ, its decoder and vCLUB", "page", "files"]}
 
 
 SIX = ("v2a", "v2t", "a2v", "a2t", "t2v", "t2a")
