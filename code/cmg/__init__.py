@@ -29,8 +29,8 @@ CHANGES = {
     5: "2026-11-26 R@k under paper count a tie by its mean rank as released, to half a place beyond k, none for R@1, "
        "and the median rank under paper leaves out what is missing; features whose root mean square lies outside 0.01 "
        "to 30 are standardised (--standardise)",
-    6: "2026-11-26 uniq4cap and prealign start with weights as wide as the model asks, take no clip with the same caption "
-       "for a rival and tell at the scale of training; the built-in raw clips and captions are others",
+    6: "2026-11-26 uniq4cap and prealign start with weights as wide as the model asks, take no clip of the same "
+       "caption for a rival and tell at the scale of training; the built-in raw clips and captions are others",
 }
 NUMERICS = max(CHANGES)
 
