@@ -82,13 +82,19 @@ def test_results_of_the_readme():
     rows = [name for name in record.transfer if name in ("InfoNCE AVT", "InfoNCE AV", "paper AVT", "paper AV")]
     errors = [record.get(row, "ave", "accuracy", d, "test error") for row in rows for d in DIRECTIONS]
     assert f"a standard error of {min(errors)} to {max(errors)} points" in text
+    nature = Record("nature")
+    told = [nature.get("InfoNCE AVT", "ave", metric, d) for _, metric in SEVEN[:2] for d in DIRECTIONS]
+    assert "InfoNCE with text has {} and {} clip top-1 and {} and {} segments".format(*told) in text
+    bound = [nature.get("InfoNCE AVT", "ave", "accuracy", d, "upper bound") for d in DIRECTIONS]
+    assert "a probe of the target itself has {} and {} clip top-1".format(*bound) in text
     older = [Record("ave_older").get("InfoNCE AVT", "ave", metric, d) for _, metric in SEVEN[:2] for d in DIRECTIONS]
     assert "had {} and {} clip top-1 and {} and {} segments".format(*older) in text
 
 
-def test_ave_of_the_figures():
-    header, *rows = table("figs", "recipe", "direction")
-    record, columns = Record("ave"), ("transfer", "test error", "own modality", "upper bound")
+@pytest.mark.parametrize("head, name", [("recipe", "ave"), ("nature", "nature")])
+def test_tables_with_upper_bounds(head, name):
+    header, *rows = table("figs", head, "direction")
+    record, columns = Record(name), ("transfer", "test error", "own modality", "upper bound")
     for name, direction, *cells in rows:
         clips, seconds = (partial(record.get, name, "ave", metric, direction) for _, metric in SEVEN[:2])
         assert cells == [*(clips(column=column) for column in columns), seconds(), seconds(column="upper bound"),
@@ -278,7 +284,7 @@ def test_tables_of_the_pages_are_all_looked_at():
     assert heads == {
         "README": ["direction", "direction", "pretraining", "task", "`--method`", "`--method`", "to add", "page"],
         "speed": ["program"],
-        "figs": ["recipe", "pretraining", "task", "record", "record", "row", "row", "row",
+        "figs": ["recipe", "nature", "pretraining", "task", "record", "record", "row", "row", "row",
                  "Ψ, its decoder and vCLUB", "page", "files"]}
 
 
