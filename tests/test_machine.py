@@ -13,7 +13,7 @@ from cmg.downstream.retrieval import main as retrieval
 from cmg.extract.__main__ import main as extract
 from cmg.files import locked
 from cmg.pretrain import main as pretrain
-from support import CODE, SHAPES, SMALL, untrained, write_clips
+from support import BAR, CODE, SHAPES, SMALL, untrained, write_clips
 from support_media import tone, write_wav
 
 COMMANDS = {"pretrain": pretrain, "extract": extract, "downstream.retrieval": retrieval}
@@ -69,8 +69,7 @@ def forked(folder, main, argv, prepare):
 def kept_lines(told):
     """What was told on stderr, without notes and progress."""
     lines = filter(str.strip, told.replace("\r", "\n").splitlines())
-    aside = "it/s", "step/s", "?step", "clip/s", "note: "
-    return [line for line in lines if not any(words in line for words in aside)]
+    return [line for line in lines if not BAR.search(line) and not any(words in line for words in ("clip/s", "note: "))]
 
 
 def as_anybody():

@@ -265,7 +265,7 @@ def main(argv=None):
         print(f"{flags['method']} ({flags['preset']}): {' '.join(features.modalities)}, {len(features)} clips, "
               f"{record['parameters'] / 1e6:.1f} M parameters ({record['parameters_kept'] / 1e6:.1f} M kept), "
               f"{trainer.total} steps on {device}" + (f", from step {trainer.step}" if content else "")
-                  + (f", with the weights of {source}" if trainer.started else ""), flush=True)
+                  + (f", with the weights of {source}" if trainer.started else ""))
         train(trainer, recorder)
     print(f"checkpoints in {out}")
 

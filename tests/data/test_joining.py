@@ -158,7 +158,7 @@ def test_commands_take_them(tmp_path, capsys):
     found = [retrieval.main(["--checkpoint", str(apart), "--protocol", "paper", "--out", str(tmp_path / name),
                              "--device", "cpu", "--data", *paths])
              for name, paths in (("1", parts), ("2", [str(tmp_path / "va.h5")]))]
-    assert [row["value"] for row in found[0]] == [row["value"] for row in found[1]] and len(found[0]) == 24
+    assert [row["value"] for row in found[0]] == [row["value"] for row in found[1]] and len(found[0]) == 28
     write(tmp_path / "other.h5", ["x"], "audio")
     capsys.readouterr()
     assert "no clip is in both: ids are 'clip0' and 'x'" in refused(
