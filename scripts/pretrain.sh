@@ -34,5 +34,6 @@ run "${launch[@]}" cmg.pretrain \
 if [[ "$data" == synthetic ]]; then
   exec "$python" -m cmg.downstream.ave --checkpoint "$out" --data synthetic --protocol strict --seed 0 --device "$device"
 else
-  echo "next: scripts/ave.sh --checkpoint $(printf %q "$out") --data FEATURES.h5 --annotations FOLDER" >&2
+  echo "next: scripts/ave.sh --checkpoint $(printf %q "$out") --data FEATURES.h5 --labels labels.csv" \
+    "(or --annotations FOLDER, of AVE)" >&2
 fi

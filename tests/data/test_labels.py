@@ -47,6 +47,20 @@ def test_without_a_split_the_test_clips_are_those_held_out(labels, tmp_path):
     assert sum(place_of(str(n)) < 0.2 for n in range(2000)) == pytest.approx(400, abs=60)
 
 
+def test_what_is_held_out_is_named_where_it_is_little_and_refused_where_it_is_nothing(tmp_path, capsys):
+    names = [f"dog {n}" for n in range(1, 6)]  # at 0.74, 0.45, 0.24, 0.89, 0.46
+    with FeatureWriter(tmp_path / "x.h5", {"audio": (2, 3)}, {"source": "made up"}) as writer:
+        writer.append(names, {"audio": np.ones((5, 2, 3), np.float32)}, None)
+    least = min(map(place_of, names))
+    with pytest.raises(UserError, match=r"--hold-out 0\.2: leaves out none of the 5 clips, .* or 0\.25 at least"):
+        FeatureSet(tmp_path / "x.h5", hold_out=0.2)
+    assert 0.24 <= least < 0.25
+    assert FeatureSet(tmp_path / "x.h5", hold_out=0.25).ids == ["dog 1", "dog 2", "dog 4", "dog 5"]
+    FeatureSet(tmp_path / "x.h5", hold_out=0.5)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "note: --hold-out 0.5: 3 of 5 clips left out: dog 2, dog 3, dog 5")
+
+
 @pytest.mark.parametrize("text, message", [
     ("id,class\na,Dog\n", "expected a CSV with the columns id and label"),
     (SPLIT + "a,Cat,test\n", "line 5: clip a is in line 2 as well; expected one row a clip"),
@@ -54,7 +68,8 @@ def test_without_a_split_the_test_clips_are_those_held_out(labels, tmp_path):
     (SPLIT + "d,Cat\n", "line 5: split ''; expected train, val, test"),
     (SPLIT + "d,Cat,dev\n", "line 5: split 'dev'; expected train, val, test"),
     ("id,label,split\na,Dog,train\nb,Cat,test\n", "none of 2 clips is in the val split; expected some"),
-    ("id,label\na,Dog\na_,Dog\n", "split; expected some, by a column split"),
+    ("id,label\na,Dog\na_,Dog\n", "split (without a column split a clip's name decides); expected that "
+     "column, of train, val, test, or more clips"),
     (SPLIT.replace("Dog", "Cat"), "the only label is 'Cat'; expected two or more"),
     ("id,label,start,end\na,Dog,3,\n", "line 2: event from '3' to ''; expected two numbers of seconds, or none"),
     ("id,label,start,end\na,Dog,-3,2\n", "line 2: event from '-3' to '2'; expected two numbers of seconds, or none"),

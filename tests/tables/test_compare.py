@@ -95,7 +95,12 @@ def test_a_run_without_results_is_one_line(tmp_path, capsys):
     folder = finished(tmp_path / "r", {}, results=[])
     with pytest.raises(SystemExit):
         main([folder])
-    assert "results.json: holds no rows; expected those of cmg.downstream.ave" in capsys.readouterr().err
+    expected = "expected those of a task, such as cmg.downstream.ave"
+    assert f"results.json: holds no rows; {expected}" in capsys.readouterr().err
+    (tmp_path / "r" / "results.json").unlink()
+    with pytest.raises(SystemExit):
+        main([folder])
+    assert f"results.json: no such file; {expected}" in capsys.readouterr().err
 
 
 def test_latex_is_escaped():

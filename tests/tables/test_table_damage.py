@@ -48,8 +48,8 @@ def test_rows_that_lack_a_key(tmp_path, processes, capsys, key):
 def test_results_without_a_row(tmp_path, processes, capsys):
     run(tmp_path, AVE + rows(a=""))
     (tmp_path / RESULTS).write_text("[]")
-    assert refused(tmp_path, capsys).endswith(f"{tmp_path / RESULTS}: holds no rows; expected those of "
-                                              "cmg.downstream.ave")
+    assert refused(tmp_path, capsys).endswith(f"{tmp_path / RESULTS}: holds no rows; expected those of a "
+                                              "task, such as cmg.downstream.ave")
 
 
 def test_a_figure_that_there_is_not_is_a_dash(tmp_path, processes):

@@ -120,6 +120,7 @@ def test_ave_chooses_unless_told_otherwise(flags, chooses, tmp_path):
     ("defaults = 3\n", "defaults is 3; expected text in quotes"),
     ("defaults = \"--x 'b\"\n", "defaults: no closing quotation; expected quotes in pairs"),
     ("rows = 'a'\n", "rows is 'a'; expected a list"),
+    ("[rows]\na = '--x'\n", "rows is one table; expected a list of them, each with [[ ]] around its name"),
     ("rows = ['a']\n", "rows is 'a'; expected a table of keys"),
     ("rows = [{name = 'a'}, {flags = '--x'}]\n", "row 2: name is ''; expected one with letters or digits"),
     ("rows = [{name = 'a', flag = ''}]\n", "row 'a': unknown key 'flag'; did you mean 'flags'?"),

@@ -1,5 +1,6 @@
 """One or several feature files as one data set: the only thing that training and the downstream tasks read."""
 
+import math
 import os
 import re
 import sys
@@ -18,6 +19,7 @@ from cmg.modalities import ordered
 
 __all__ = ["CACHES", "SCHEMA", "FeatureFile", "FeatureSet", "FeatureWriter"]
 
+NAMED = 10  # clips that are left out are named if there are no more
 CACHES = ("device", "host", "disk", "auto")
 
 
@@ -95,9 +97,14 @@ class FeatureSet(torch.utils.data.Dataset):
         kept = [row for row, name in enumerate(self.ids) if place_of(name) >= share]
         if not kept:
             raise UserError(f"--hold-out {share:g}: leaves none of the {len(self.ids)} clips; expected a smaller share")
+        out = [name for name in self.ids if place_of(name) < share]
+        if not out:  # else a user who counts on tests learns it when all has been pretrained on
+            enough = math.floor(100 * min(map(place_of, self.ids)) + 1) / 100
+            raise UserError(f"--hold-out {share:g}: leaves out none of the {len(self.ids)} clips, for a video's name "
+                            f"decides; expected more clips, or {enough:g} at least")
         if not world()[0]:
-            print(f"note: --hold-out {share:g}: {len(self.ids) - len(kept)} of {len(self.ids)} clips are left out",
-                  file=sys.stderr)
+            named = f": {', '.join(out)}" if len(out) <= NAMED else ""
+            print(f"note: --hold-out {share:g}: {len(out)} of {len(self.ids)} clips left out{named}", file=sys.stderr)
         for part in parts:
             part.keep(torch.tensor(kept))
         self.ids = [self.ids[row] for row in kept]

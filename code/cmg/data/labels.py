@@ -45,8 +45,9 @@ def read_labels(path) -> AveAnnotations:
         splits[split].append(Clip(name, label, *_span(place, start, end)))
     for split, clips in splits.items():
         if not clips:
-            raise UserError(f"{path}: none of {len(lines)} clips is in the {split} split; expected some"
-                            + ", by a column split" * (not divided))
+            why = "" if divided else " (without a column split a clip's name decides)"
+            way_out = "some" if divided else f"that column, of {', '.join(SPLITS)}, or more clips"
+            raise UserError(f"{path}: none of {len(lines)} clips is in the {split} split{why}; expected {way_out}")
     classes = sorted({clip.category for clips in splits.values() for clip in clips})
     if len(classes) < 2:
         raise UserError(f"{path}: the only label is {classes[0]!r}; expected two or more")

@@ -179,7 +179,7 @@ def evaluate(model, features: FeatureSet, annotations: AveAnnotations, pairs=Non
 
 
 def parser() -> Parser:
-    p = task_parser("ave", checkpoint="a .pt file, or a run folder: its epoch_*.pt are swept")
+    p = task_parser("ave", checkpoint="a .pt file, a run folder (its epoch_*.pt are swept), or an exported one")
     p.add_argument("--data", nargs="+", required=True, help=DATA)
     of_what = p.add_mutually_exclusive_group()
     of_what.add_argument("--annotations", help="folder of AVE's Annotations.txt and splits; not needed with synthetic")

@@ -53,7 +53,8 @@ class Settings(NamedTuple):
 STRICT = Settings()
 
 
-def task_parser(name: str, about: str = "", checkpoint="a .pt file, or a run folder: its best.pt") -> Parser:
+def task_parser(name: str, about: str = "",
+                checkpoint="a .pt file, a run folder (its best.pt), or an exported one") -> Parser:
     """A parser with --checkpoint. What a task of `cmg.downstream` is about stands in the registry."""
     known = TASKS.get(name)
     p = Parser(prog=f"cmg.downstream.{name}" if known else name, description=about or known.about)

@@ -34,7 +34,7 @@ from cmg.files import replacing_folder
 
 def parser() -> Parser:
     p = Parser(prog="cmg.explore", description=__doc__.splitlines()[0])
-    p.add_argument("--checkpoint", required=True, help="a .pt file, or a run folder: its best.pt")
+    p.add_argument("--checkpoint", required=True, help="a .pt file, a run folder (its best.pt), or an exported one")
     p.add_argument("--method", help="file of the checkpoint's method, where it is of one's own and has moved since")
     p.add_argument("--data", nargs="+", required=True, help="feature files")
     p.add_argument("--modalities", nargs="+", help="default: all that data and checkpoint share")

@@ -1,4 +1,4 @@
-"""Tables of results as commands: run what is missing, then print mean ± std over pretraining seeds.
+r"""Tables of results as commands: run what is missing, then print mean ± std over pretraining seeds.
 
     python -m cmg.tables digits --data pretrain.h5 --set ave=ave.h5 annotations=AVE/ \
         --seeds 0 1 2 --jobs 2 --out checkpoint/digits

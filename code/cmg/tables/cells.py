@@ -208,7 +208,9 @@ def rows_of(folder) -> list[dict]:
     """The rows of a folder's results.json; `UserError` names what a table cannot be made of."""
     rows = read_results(folder)
     if not rows:
-        raise UserError(f"{Path(folder) / 'results.json'}: holds no rows; expected those of cmg.downstream.ave")
+        path = Path(folder) / "results.json"
+        what = "holds no rows" if path.exists() else "no such file"
+        raise UserError(f"{path}: {what}; expected those of a task, such as cmg.downstream.ave")
     for number, row in enumerate(rows, 1):
         place = f"{Path(folder) / 'results.json'}: row {number}"
         if lack := NEEDED - row.keys():

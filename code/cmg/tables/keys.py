@@ -28,6 +28,8 @@ def as_table(value, place) -> dict:
 
 def _list(read):
     def read_all(values, place) -> list:
+        if isinstance(values, dict):  # [rows] for [[rows]]
+            raise UserError(f"{place} is one table; expected a list of them, each with [[ ]] around its name")
         if not isinstance(values, list):
             raise UserError(f"{place} is {values!r}; expected a list")
         return [read(value, place) for value in values]
