@@ -12,8 +12,11 @@ from cmg.__main__ import COMMANDS
 from cmg.data.compose.__main__ import SETS
 from cmg.data.convert import READERS
 from cmg.data.features import FeatureFile
+from cmg.data.labels import read_labels
+from cmg.data.videos import place_of
 from cmg.downstream.registry import MODULES as TASK_MODULES
 from cmg.downstream.registry import TASKS
+from cmg.tables.file import read_table
 from support import ROOT, untrained
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,7 +56,7 @@ def test_every_script_of_the_readme_exists_and_knows_its_flags():
             assert flag in known, f"{script} {flag}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/encode_and_share.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/encode_and_share.md", "docs/walk.md"])
 def test_calls_of_cmg_name_commands_and_flags_that_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     calls = [shlex.split(line, comments=True) for block in re.findall(r"```bash\n(.*?)```", text, re.S)
@@ -96,9 +99,11 @@ def test_help_of_a_task_begins_with_its_line_of_the_registry(capsys):
 
 
 def test_links_and_files_exist():
-    for page, folder in ((README, ROOT), (FIGURES, ROOT / "figs")):
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page):
-            assert (folder / target).exists(), target
+    pages = [ROOT / "README.md", *ROOT.glob("*/README.md"), *(ROOT / "docs").glob("*.md")]
+    assert len(pages) > 10
+    for page in pages:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
     for name in re.findall(r"`((?:models|losses|methods|training|downstream)/\w+\.py)", README):
         assert (ROOT / "code" / "cmg" / name).exists(), name
 
@@ -160,3 +165,20 @@ def test_python_of_the_data_guide_runs(tmp_path, monkeypatch):
     exec(snippet, {})
     file = FeatureFile(tmp_path / "mine.h5")
     assert len(file.ids) == 100 and file.shapes == {"video": (10, 7, 7, 512), "audio": (10, 128)}
+
+
+def test_labels_and_table_of_the_walk_fit_its_commands(tmp_path):
+    """Its test clips are among those that its share holds out, and its table file is the one of the page on tables."""
+    walk, tables = ((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("walk.md", "tables.md"))
+    (tmp_path / "labels.csv").write_text(re.search(r"```\n(id,label,split\n.*?)```", walk, re.S)[1])
+    splits = read_labels(tmp_path / "labels.csv").splits
+    refused, share = map(float, re.findall(r"--hold-out ([\d.]+) --out runs/mine", walk))
+    clips = [clip.id for own in splits.values() for clip in own]
+    assert len(clips) == 10 and refused < min(map(place_of, clips))
+    held_out = sorted(clip for clip in clips if place_of(clip) < share)
+    assert {clip.id for clip in splits["test"]} <= set(held_out)
+    assert f"{len(held_out)} of 10 clips left out: {', '.join(held_out)}" in walk
+    (tmp_path / "mine.toml").write_text(re.search(r"```toml\n(.*?)```", tables, re.S)[1])
+    rows = read_table(tmp_path / "mine.toml").rows
+    assert list(rows) == ["with text", "without"]
+    assert all(f"--hold-out {share}" in shlex.join(flags) for flags in rows.values())

@@ -612,8 +612,8 @@ def test_progress_where_there_is_no_terminal(capsys, monkeypatch):
         progress.finished(decode=1.5, forward=6.5)
     assert capsys.readouterr().err == ("resuming: 40 of 1240 clips are done\n"
                                        "clip 42 of 1240, 0.03 clips/s, 9 h 59 min left\n")
-    assert str(progress) == "0.03 clips/s, 2 processes in 60.0 s: decode 3.0 s, forward 13.0 s, write 0.0 s; " \
-                            "write is the parent's"
+    assert str(progress) == "0.03 clips/s, 2 processes in 60.0 s: decode 3.0 s, forward 13.0 s, write 0.0 s " \
+                            "(write: by the main process)"
 
 
 def test_without_pyav(clips, tmp_path, capsys, monkeypatch):

@@ -41,4 +41,4 @@ class Progress(progress.Progress):
     def __str__(self):
         parts = ", ".join(f"{name} {spent:.1f} s" for name, spent in (self.spent | {"write": self.write}).items())
         clock = f"{max(self.workers, 1)} process{'es' * (self.workers > 1)} in {self.seconds():.1f} s"
-        return f"{self.rate():.2f} {self.unit}s/s, {clock}: {parts}; write is the parent's"
+        return f"{self.rate():.2f} {self.unit}s/s, {clock}: {parts} (write: by the main process)"
