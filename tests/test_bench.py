@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cmg import gpu_check
-from cmg.bench import OperatorCounter, main
+from cmg.bench import OperatorCounter, device_name, main
 from cmg.bench_captions import main as captions
 from cmg.bench_captions import without_keys
 from cmg.bench_loading import main as loading
@@ -260,3 +260,10 @@ def test_check_rehearsed(tmp_path, monkeypatch, capsys):
     page = (tmp_path / "gpu_check.md").read_text()
     assert page.count("| passed |") == 1 and page.count("| FAILED |") == 1 and record["commit"] in page
     assert {path.name for path in tmp_path.iterdir()} == {"gpu_check.json", "gpu_check.md"}
+
+
+def test_a_device_is_named_in_good_english():
+    torch.set_num_threads(2)
+    two = device_name(torch.device("cpu"))
+    torch.set_num_threads(1)
+    assert (two, device_name(torch.device("cpu"))) == ("CPU, 2 threads", "CPU, 1 thread")
