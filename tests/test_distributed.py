@@ -33,6 +33,7 @@ SETTINGS = {
     "micu": ["--preset", "paper", "--method", "micu"],
     "codaar": ["--preset", "paper", "--method", "codaar"],
     "fcid": ["--preset", "paper", "--method", "fcid"],
+    "codebind": ["--preset", "paper", "--method", "codebind", "--piece-dim", "4", "--own-codes", "6"],
     "srcid": ["--preset", "paper", "--method", "srcid"],
     "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn+simmmdg"],
 }
@@ -41,8 +42,8 @@ SETTINGS = {
 def curve(path, flags, rank=0, size=1):
     """Losses of 20 steps in float64 without dropout, and the state after them."""
     def in_float64(method):
-        for book in method.double().train().model.codebooks:
-            for name, buffer in book.named_buffers():
+        for book in (part for part in method.double().train().model.modules() if isinstance(part, Codebook)):
+            for name, buffer in book.named_buffers(recurse=False):
                 if buffer.is_floating_point():
                     book._buffers[name] = buffer.double()
         return method

@@ -61,8 +61,8 @@ def test_scores_by_loops():
 
 
 def model_of(*books):
-    books = [SimpleNamespace(embedding=book) for book in books]
-    return SimpleNamespace(codebook=books[0], codebooks=books) if len(books) > 1 else SimpleNamespace(codebook=books[0])
+    first = SimpleNamespace(embedding=books[0])
+    return SimpleNamespace(codebook=first, parts=[*books]) if len(books) > 1 else SimpleNamespace(codebook=first)
 
 
 def test_each_of_several_codebooks_gives_k_dimensions():

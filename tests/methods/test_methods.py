@@ -29,7 +29,7 @@ from support import (
 )
 
 RIVALS = ("smit", "mst", "codis", "turn", "cmcm")
-FOLLOWUPS = ("micu", "codaar", "fcid", "srcid", "simmmdg")
+FOLLOWUPS = ("micu", "codaar", "fcid", "srcid", "simmmdg", "codebind")
 COMPOSED = tuple(f"dcid+{name}" for name in RIVALS)
 
 
@@ -324,7 +324,7 @@ def test_checkpoints_from_before_methods_load_and_resume(clips, tmp_path):
 
 @pytest.mark.parametrize("method, key", [("dcid+turn", "turn/a2v"), ("micu", "fcmi/fine_audio"),
                                          ("codaar", "cpc/a2a"), ("fcid", "coarse_club/timed"),
-                                         ("srcid", "second/club_audio")])
+                                         ("srcid", "second/club_audio"), ("codebind", "cmcm/av")])
 def test_released_arithmetic_takes_other_methods_too(clips, method, key):
     built = made(method, "--preset", "official")
     ids = [id(p) for group in built.clip_groups() for p in group]
@@ -360,6 +360,7 @@ def test_vclub_of_a_map_trains_and_resumes(clips, tmp_path):
     (["--method", "fcid", "--text-alignment", "step"], ["fcid takes words as a whole; expected clip"]),
     (["--method", "fcid", "--modalities", "video", "audio"], ["fcid compares what is heard or seen with text"]),
     (["--method", "codaar", "--w-club", "1"], ["--w-club 1.0: codaar has no vCLUB"]),
+    (["--method", "codebind", "--piece-dim", "3"], ["--piece-dim 3: expected a divisor of 8, half of --dim 16"]),
     (["--method", "turn", "--modalities", "audio"], ["turn", "two or three", "audio"]),
     (["--method", "dcid+nothing"], ["--method dcid+nothing", "expected one of baseline, cmcm"]),
     (["--method", "dcid+dcid"], ["dcid is part of it already"]),

@@ -7,7 +7,7 @@ Of the codebook E [M, D] as it is, dimension d gets
 
 ("full"), or -0.7 sim_d alone ("sim"). Of k dimensions with a mix a:b the k // (a+b) · a best are taken, then the
 k // (a+b) · b worst: fewer than k where a + b does not divide k. Tokens are assigned in all D dimensions and cut after.
-A token of several codes side by side (`codebooks` of a model) has k dimensions of each.
+A token of several codes side by side (`parts` of a model) has k dimensions of each.
 
 The published numbers have k and the mix chosen for every task and direction on what they report. Ours: `strict` chooses
 k on the validation split of the source modality and prints the whole token beside it; `paper` takes one k. Scores are
@@ -67,7 +67,7 @@ def subsets(model, toc: Toc) -> dict[int, torch.Tensor]:
     ------
     UserError : a k that the codebook cannot give, or tokens that are no code vectors.
     """
-    books = [book.embedding for book in getattr(model, "codebooks", [model.codebook])]
+    books = getattr(model, "parts", [model.codebook.embedding])
     narrowest = min(book.shape[1] for book in books)
     if min(map(len, books)) < 2:
         raise UserError("--toc-dims: the codebook has a single code; expected two or more, which differ")

@@ -34,10 +34,14 @@ class CodeMatching(nn.Module):
         return clip_vectors(p, valid)[0]
 
     def pair(self, a, b):
+        """The loss of P(e | clip) [.., B, M] of two modalities; its mean over what stands before the batch."""
         log_a, log_b = (a + 1e-10).log(), (b + 1e-10).log()
-        similarity = a @ log_b.t() + log_a @ b.t()  # (B, B)
+        similarity = a @ log_b.mT + log_a @ b.mT  # (.., B, B)
         # A clip that lacks one of the two, for example a caption, is neither a query nor a candidate.
-        there = (a.sum(1) > 0) & (b.sum(1) > 0)  # (B,)
-        similarity = similarity.masked_fill(~there, float("-inf")).masked_fill(~there.unsqueeze(1), 0.0)
-        loss = F.cross_entropy(similarity, torch.arange(len(a), device=a.device), reduction="none")
+        there = (a.sum(-1) > 0) & (b.sum(-1) > 0)  # (.., B)
+        similarity = similarity.masked_fill(~there.unsqueeze(-2), float("-inf"))
+        similarity = similarity.masked_fill(~there.unsqueeze(-1), 0.0)
+        labels = torch.arange(there.shape[-1], device=a.device).expand(there.shape)
+        loss = F.cross_entropy(similarity.flatten(0, -2), labels.flatten(), reduction="none")
+        there = there.flatten()
         return (loss * there).sum() / there.sum().clamp_min(1)

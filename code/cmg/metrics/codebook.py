@@ -26,7 +26,11 @@ def overlap(a, b):
 
 
 def match_rate(a, b, valid):
-    """Share of steps, 0-100, in which two modalities pick the same code. a, b, valid : [B, T], over all processes."""
+    """Share of steps, 0-100, in which two modalities pick the same code, over all processes.
+
+    valid : [B, T]. a, b : [B, T], or [B, T, P] of steps with P pieces, which count one by one.
+    """
+    valid = valid.view(*valid.shape, *[1] * (a.dim() - valid.dim())).expand_as(a)
     same, steps = total(torch.stack([((a == b) & valid).sum(), valid.sum()]))
     return 100 * same / steps.clamp_min(1)
 
@@ -36,7 +40,7 @@ def summary(codebook, codes, valid):
 
     `codes/…` is the number of codes with more than a trace (1e-3 of a hit a batch) in the running usage.
 
-    codes, valid : dict modality -> [B, T].
+    codes, valid : dict modality -> [B, T], or codes [B, T, P] of steps with P pieces.
     """
     usage, values = dict(zip(codebook.modalities, codebook.usage)), {}
     for m, counts in usage.items():

@@ -29,6 +29,8 @@ class CodebookConfig(Config):
     mm_ema : what a code learns from the other modalities
     reset : codes unused by which modalities are reset
     reset_after : batches a code may stay unused (N_re)
+    piece_dim : columns of a piece of a product code
+    own_codes : codes of each modality's specific part
     """
 
     codes: int = setting(400, whole(1))
@@ -37,6 +39,8 @@ class CodebookConfig(Config):
     mm_ema: str = setting("attention", choices=("attention", "aligned", "off"))
     reset: str = setting("both", choices=("both", "any", "off"))
     reset_after: int = setting(100, whole())
+    piece_dim: int = setting(8, whole(1))
+    own_codes: int = setting(256, whole(1))
 
 
 class Quantized(NamedTuple):

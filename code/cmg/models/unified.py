@@ -77,8 +77,13 @@ class UnifiedModel(Pretrained):
 
     @property
     def codebooks(self):
-        """Those whose vectors a token has side by side."""
+        """Those that pretraining moves."""
         return [self.codebook]
+
+    @property
+    def parts(self):
+        """Tables of code vectors [M, D] that a token has a row of each of, side by side."""
+        return [book.embedding for book in self.codebooks]
 
     @property
     def token_dim(self):
