@@ -33,6 +33,7 @@ SETTINGS = {
     "micu": ["--preset", "paper", "--method", "micu"],
     "codaar": ["--preset", "paper", "--method", "codaar"],
     "fcid": ["--preset", "paper", "--method", "fcid"],
+    "aha": ["--preset", "paper", "--method", "aha", "--shared-levels", "2", "--levels", "3"],
     "codebind": ["--preset", "paper", "--method", "codebind", "--piece-dim", "4", "--own-codes", "6"],
     "srcid": ["--preset", "paper", "--method", "srcid"],
     "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn+simmmdg"],

@@ -29,7 +29,7 @@ from support import (
 )
 
 RIVALS = ("smit", "mst", "codis", "turn", "cmcm")
-FOLLOWUPS = ("micu", "codaar", "fcid", "srcid", "simmmdg", "codebind")
+FOLLOWUPS = ("micu", "codaar", "fcid", "srcid", "simmmdg", "codebind", "aha")
 COMPOSED = tuple(f"dcid+{name}" for name in RIVALS)
 
 
@@ -324,7 +324,8 @@ def test_checkpoints_from_before_methods_load_and_resume(clips, tmp_path):
 
 @pytest.mark.parametrize("method, key", [("dcid+turn", "turn/a2v"), ("micu", "fcmi/fine_audio"),
                                          ("codaar", "cpc/a2a"), ("fcid", "coarse_club/timed"),
-                                         ("srcid", "second/club_audio"), ("codebind", "cmcm/av")])
+                                         ("srcid", "second/club_audio"), ("codebind", "cmcm/av"),
+                                         ("aha", "adversary/video")])
 def test_released_arithmetic_takes_other_methods_too(clips, method, key):
     built = made(method, "--preset", "official")
     ids = [id(p) for group in built.clip_groups() for p in group]
@@ -361,14 +362,15 @@ def test_vclub_of_a_map_trains_and_resumes(clips, tmp_path):
     (["--method", "fcid", "--modalities", "video", "audio"], ["fcid compares what is heard or seen with text"]),
     (["--method", "codaar", "--w-club", "1"], ["--w-club 1.0: codaar has no vCLUB"]),
     (["--method", "codebind", "--piece-dim", "3"], ["--piece-dim 3: expected a divisor of 8, half of --dim 16"]),
+    (["--method", "aha", "--shared-levels", "3"], ["--shared-levels 3: expected 1 to 2, the number of --levels"]),
     (["--method", "turn", "--modalities", "audio"], ["turn", "two or three", "audio"]),
-    (["--method", "dcid+nothing"], ["--method dcid+nothing", "expected one of baseline, cmcm"]),
+    (["--method", "dcid+nothing"], ["--method dcid+nothing", "expected one of aha, baseline"]),
     (["--method", "dcid+dcid"], ["dcid is part of it already"]),
     (["--method", "unicode+cmcm"], ["cmcm is part of it already"]),
     (["--method", "baseline+smit"], ["baseline is part of it already"]),
     (["--method", "smit", "--w-smit", "0", "--w-rec", "0", "--w-commit", "0"], ["nothing to learn"]),
     (["--method", "mst", "--mst-temperature", "0"], ["--mst-temperature: '0' is not a number above 0"]),
-    (["--method", "smit+"], ["expected one of baseline"]),
+    (["--method", "smit+"], ["expected one of aha"]),
 ])
 def test_impossible_combinations_are_one_line(clips, tmp_path, capsys, flags, words):
     line = refused(capsys, "--data", clips, "--out", str(tmp_path / "x"), *SMALL, *flags)

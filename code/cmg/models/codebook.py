@@ -31,6 +31,8 @@ class CodebookConfig(Config):
     reset_after : batches a code may stay unused (N_re)
     piece_dim : columns of a piece of a product code
     own_codes : codes of each modality's specific part
+    levels : residual levels of the anchor
+    shared_levels : those of them that all modalities are read in
     """
 
     codes: int = setting(400, whole(1))
@@ -41,6 +43,8 @@ class CodebookConfig(Config):
     reset_after: int = setting(100, whole())
     piece_dim: int = setting(8, whole(1))
     own_codes: int = setting(256, whole(1))
+    levels: int = setting(2, whole(1))
+    shared_levels: int = setting(1, whole(1))
 
 
 class Quantized(NamedTuple):
