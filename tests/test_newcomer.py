@@ -233,6 +233,6 @@ def test_a_modality_that_is_a_row_of_the_table(desk, tmp_path):
             "--workers", 2, "--seconds", 3, "--out", tmp_path / "a.h5")
     command("cmg.pretrain", "--data", tmp_path / "a.h5", "--out", tmp_path / "run", *SMALL, "--epochs", 1)
     record = json.loads((tmp_path / "run" / "args.json").read_text())
-    assert record["shapes"] == {"audio": [3, 640], "depth": [3, 5, 5, 1]}
+    assert record["shapes"] == {"audio": [3, 260], "depth": [3, 5, 5, 1]}
     assert record["features"]["depth"]["backbone"] == "brightness"
 

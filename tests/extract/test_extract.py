@@ -407,7 +407,7 @@ def test_digit_clips_end_to_end(digit_media, tmp_path):
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert "3 clips (video 10x7x7x244, audio 10x640, text 10x300), 1 bad" in done.stdout
+        assert "3 clips (video 10x5x5x402, audio 10x260, text 10x300), 1 bad" in done.stdout
     assert same_content(tmp_path / "a.h5", tmp_path / "b.h5")
     assert list(failures(tmp_path / "b.h5")) == ["pre_0002"]
     rows = rows_of(tmp_path / "a.h5")
