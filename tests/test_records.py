@@ -91,6 +91,21 @@ def test_results_of_the_readme():
     assert "had {} and {} clip top-1 and {} and {} segments".format(*older) in text
 
 
+def test_terms_of_infonce():
+    """Leave-one-out at full length, as `ave.json` has it, and what README says of it."""
+    record = json.loads((ROOT / "figs" / "ave.json").read_text())
+    found = {(one["row"], one["direction"], one["metric"]): one for one in record["differences"]
+             if one["reference"] == "InfoNCE AV" and one["task"] == "ave"}
+    header, *rows = table("figs", "row less InfoNCE AV", "clips v2a")
+    for name, *cells in rows:
+        told = [found[name, d, metric] for _, metric in SEVEN[:2] for d in DIRECTIONS]
+        assert cells[:4] == [f"{one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]"
+                             + (" \\*" if one["low"] > 0 or one["high"] < 0 else "") for one in told]
+        assert cells[4] == Record("ave").get(name, "ave", "accuracy", "v2a", "match rate")
+    assert len(found) == 4 * len(rows) == 24 and not any(one["low"] > 0 or one["high"] < 0 for one in found.values())
+    assert "none of 24 intervals excludes zero" in " ".join(PAGES["README"].read_text(encoding="utf-8").split())
+
+
 @pytest.mark.parametrize("head, name", [("recipe", "ave"), ("nature", "nature")])
 def test_tables_with_upper_bounds(head, name):
     header, *rows = table("figs", head, "direction")
@@ -284,8 +299,8 @@ def test_tables_of_the_pages_are_all_looked_at():
     assert heads == {
         "README": ["direction", "direction", "pretraining", "task", "`--method`", "`--method`", "to add", "page"],
         "speed": ["program"],
-        "figs": ["recipe", "nature", "pretraining", "task", "record", "record", "row", "row", "row",
-                 "Ψ, its decoder and vCLUB", "page", "files"]}
+        "figs": ["recipe", "row less InfoNCE AV", "nature", "pretraining", "task", "record", "record", "row", "row",
+                 "row", "Ψ, its decoder and vCLUB", "page", "files"]}
 
 
 SIX = ("v2a", "v2t", "a2v", "a2t", "t2v", "t2a")
