@@ -81,11 +81,6 @@ def test_the_new_ave_set(clips, tmp_path):
     disjoint(Bank(digits), pretraining=pretraining, test=splits["test"])
 
 
-@pytest.mark.slow
-def test_the_pair(digits, tmp_path):
-    check_the_pair(digits, tmp_path)
-
-
 def test_the_pair_of_composed_clips(composed, tmp_path):
     """What is rendered of it takes long and is left out."""
     clips = tmp_path / "clips"
