@@ -5,6 +5,7 @@ L = L_recon + L_commit + L_MI + L_cpc, without MM-EMA. The reset of codes is the
 row DCID+CMCM equals its row of Uni-Code without MM-EMA in every cell, so the reset was on.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,7 @@ class DisentanglingConfig(Config):
     cpc_temperature: float | None = setting(None, number(above=0))
 
 
-class Bounds(nn.Module):
+class Bounds(nn.Module, ABC):
     """Estimators of vCLUB and their alternating likelihood steps; a subclass says what is compared.
 
     Parameters
@@ -60,9 +61,9 @@ class Bounds(nn.Module):
         self.optimizer = torch.optim.Adam(self.estimators.parameters(), lr=lr, fused=True)
         self.estimators.requires_grad_(False)  # the main backward pass needs no gradient of them
 
+    @abstractmethod
     def pair(self, state, name):
         """(x, y, which steps count): what of Φ and of Ψ is compared."""
-        raise NotImplementedError
 
     def objective(self, given):
         """-log q(y | x), summed: the estimators share no parameter, so the gradient is that of each alone."""
