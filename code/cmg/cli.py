@@ -2,10 +2,12 @@
 provenance."""
 
 import argparse
+import contextlib
 import functools
 import getpass
 import importlib.metadata
 import math
+import multiprocessing
 import os
 import platform
 import signal
@@ -183,9 +185,22 @@ def command(main):
             tell(kind, line)
         else:
             print(f"{_command_name(main)}: error: {line}", file=sys.stderr)
+        if by_launcher or kind == "lost":
+            _end_at_once(2)
         raise SystemExit(2) from None
 
     return run
+
+
+def _end_at_once(status):
+    """End one process of several without taking its process group apart: a thread of gloo may still wait for a lost
+    process, and its destructor then ends everything in std::terminate."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 def _name_the_user():
