@@ -204,6 +204,21 @@ def test_a_row_begins_with_another_of_the_same_seed(tmp_path, processes):
     assert processes.calls[before:] == ["pretrain", "ave", "avvp"] * 2  # only `alone` was left
 
 
+def test_rows_read_features_of_their_own(tmp_path, processes, capsys):
+    """`--set` fills their flags too; what an unasked row or evaluation lacks is not asked for."""
+    text = AVE + 'evaluations.mine = {task = "retrieval", flags = "--data {more}"}\n' + """rows = [
+        {name = "a", tasks = ["ave"]}, {name = "b", flags = "--data {own}", tasks = ["mine"]}]\n"""
+    run(tmp_path, text, "--rows", "a")
+    run(tmp_path, text, "--set", "own=own.h5", "more=more.h5")
+    given = [dict(zip(words, words[1:])) for words in processes.arguments[2:]]
+    assert processes.calls == ["pretrain", "ave", "pretrain", "retrieval"]
+    assert [words["--data"] for words in given] == ["own.h5", "more.h5"]  # the last of two counts
+    for lacks, owner in (("own", "row 'b'"), ("more", "evaluation 'mine'")):
+        with pytest.raises(SystemExit):
+            run(tmp_path, text, "--set", *({"own=own.h5", "more=more.h5"} - {f"{lacks}={lacks}.h5"}))
+        assert f"--set {lacks}=…: missing; {owner} needs it" in capsys.readouterr().err
+
+
 def test_a_row_whose_start_failed_is_told(tmp_path, processes, capsys):
     processes.fails = {"1"}
     with pytest.raises(SystemExit):

@@ -71,9 +71,13 @@ def main(argv=None):
     tasks = chosen("--tasks", args.tasks, [one.name for one in table.evaluations], args.table)
     evaluations = [one for one in table.evaluations if one.name in tasks]
     published = read_published(args.table)
-    settings = read_settings(args.set) | {"run": ["run"]}
-    for one in evaluations:  # what --set lacks is told before the trials, not after
-        fill(one.arguments, settings, f"evaluation {one.name!r}")
+    settings = read_settings(args.set)
+    # what --set lacks is told before the trials, not after
+    filled = {name: fill(table.rows[name], settings, f"row {name!r}") for name in names}
+    table = table._replace(rows=table.rows | filled)
+    for one in evaluations:
+        if any(one.name in table.tasks[name] for name in names):
+            fill(one.arguments, settings | {"run": ["run"]}, f"evaluation {one.name!r}")
     rows, sweep, failed = tune(table, names, args)
     cells = {}
     for name, flags in rows.items():

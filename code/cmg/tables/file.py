@@ -23,8 +23,9 @@
 file is called as ours are (`--checkpoint RUN … --out FOLDER --device cpu`) and writes its rows with
 `cmg.downstream.results.write_results`. `metrics`, as results.json calls them, are the columns, by default the first
 that the task reports. In flags, `{name}` stands for what the command line gives by `--set name=value`, several values
-if one --set gives several, and `{run}` for the run folder. An evaluation reads the checkpoint that was chosen in the
-run folder unless it says otherwise (`--checkpoint {run}/latest.pt`).
+if one --set gives several, and in those of an evaluation `{run}` for the run folder. An evaluation reads the checkpoint
+that was chosen in the run folder unless it says otherwise (`--checkpoint {run}/latest.pt`). Where rows read different
+features, their own flags say so (`--data {mine}`).
 
 AVE under `strict` chooses this checkpoint, so it comes before all others, whatever the order in the file.
 
