@@ -9,9 +9,11 @@ import torch
 
 import cmg
 from cmg.data.features import FeatureFile, FeatureSet
+from cmg.downstream import captioning
 from cmg.downstream.captioning import main, measured
 from cmg.downstream.task import Settings
 from cmg.extract.__main__ import main as extract
+from cmg.figures.captions import draw
 from cmg.metrics.captions import METRICS, score
 from cmg.pretrain import main as pretrain
 from support_captions import ALIGNED, TINY, flags, write_captioned
@@ -82,6 +84,22 @@ def test_clips_are_told_at_the_scale_of_training(trained):
     torch.testing.assert_close(model.look(stored)[2], vectors, rtol=1e-3, atol=1e-4)
     assert model.describe(stored) == wanted
     assert not torch.allclose(model.look(seen)[2], vectors, atol=1e-2)
+
+
+def test_files_of_the_clips_are_drawn(trained, tmp_path, monkeypatch, capsys):
+    """Those that there are and can be read; the others' features."""
+    run, _, test = trained
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips" / "test0.mkv", levels(24), 4, sound=30_000 * tone(200, 6, 16_000))
+    (tmp_path / "clips" / "test1.mkv").write_bytes(b"no media")
+    drawn = []
+    monkeypatch.setattr(captioning, "draw", lambda clips, title: drawn.extend(clips) or draw(clips, title))
+    main(["--checkpoint", str(run), "--data", test, "--videos", str(tmp_path / "clips"), "--out", str(tmp_path / "out"),
+          "--device", "cpu", "--beams", "1", "--min-length", "5", "--max-length", "12"])
+    shapes = {clip.name: {m: np.shape(x) for m, x in clip.streams.items()} for clip in drawn}
+    assert shapes == {"test0": {"video": (6, 28, 28, 3), "audio": (96_000,)},
+                      **{name: {"video": (6, 12), "audio": (6, 10)} for name in ("test1", "test3", "test4")}}
+    assert capsys.readouterr().err.count("features are drawn") == 2
 
 
 def test_references_of_a_csv_and_one_modality(trained, tmp_path):

@@ -28,3 +28,18 @@ def test_pages_hold_all_clips_and_all_words():
         words = " ".join(one.get_xlabel().split())
         assert f"reference: it rains {n}" in words and f"written: {said.strip()}" in words
     assert all(one.images[0].get_array().shape == (2, 15) for one in axes[::2])  # five frames, a gap after each
+
+
+def test_frames_and_waves_are_drawn_as_they_are():
+    frames = np.random.default_rng(0).integers(0, 256, (3, 100, 120, 3), dtype=np.uint8)
+    wave = np.zeros(3 * 16000, np.float32)
+    wave[16000 + 320 * 7 + 5] = -0.5  # of the eighth fiftieth of the second second
+    (page,) = draw([CaptionedClip("clip", {"video": frames, "audio": wave}, {"written": "a click"})], "Captions")
+    film, outline = page.axes
+    shown = film.images[0].get_array()
+    assert shown.shape == (50, 3 * 61, 3)  # every second pixel, a white gap after each frame
+    np.testing.assert_array_equal(shown[:, 61:121], frames[1, ::2, ::2])
+    assert (shown[:, 60] == 255).all()
+    heights, edges, _ = outline.patches[0].get_data()
+    assert np.flatnonzero(heights).tolist() == [57] and heights[57] == 0.5
+    assert edges[57] == 1.14 and film.get_xlim() == outline.get_xlim() == (0, 3)

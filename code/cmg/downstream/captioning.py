@@ -1,6 +1,7 @@
 """Captions of clips, and how near they come to those that people wrote.  `python -m cmg.downstream.captioning`
 
     python -m cmg.downstream.captioning --checkpoint checkpoint/captions --data test.h5 --captions test.csv
+    python -m cmg.downstream.captioning --checkpoint checkpoint/captions --data test.h5 --videos clips/
     python -m cmg.downstream.captioning --checkpoint checkpoint/captions --data synthetic
     python -m cmg.downstream.captioning --checkpoint checkpoint/captions --videos clip.mp4 another.mp4
 
@@ -9,8 +10,9 @@ of some (`--modalities`). References are the captions of the CSV as they stand, 
 a clip as `cmg.data.captions` numbers them; or, without one, those of the feature file, turned back into words. Figures
 are BLEU-1 to -4, ROUGE-L and CIDEr-D, times 100, by each tokenizer, which the figure's name begins with. METEOR and
 SPICE are Java programs and not computed. `chance` is the same sentences dealt to other clips: what a model reads that
-neither looks nor listens. `sentences.csv` holds every sentence, `captions.png` (and .pdf) shows a few clips: how far
-what is seen and heard is from the clip's median at every second, a reference, and what was written.
+neither looks nor listens. `sentences.csv` holds every sentence, `captions.png` (and .pdf) shows a few clips: frames and
+waveforms of the files in `--videos`, or how far features are from the clip's median at every second, a reference, and
+what was written.
 
 Protocols
 ---------
@@ -20,8 +22,8 @@ paper : nothing is left out.
 `--nearest FILE` writes nothing: a clip gets the first caption of the clip in FILE that is nearest to it, by the cosines
 of the model's vectors, mean over modalities. That is the baseline of a model that writes, and needs none that does.
 
-Videos are extracted as the checkpoint's features were, with the weights that `--video-weights` and `--audio-weights`
-name where there are any, and nothing is measured.
+Without --data, videos are extracted as the checkpoint's features were, with the weights that `--video-weights` and
+`--audio-weights` name where there are any, and nothing is measured.
 """
 
 import csv
@@ -29,6 +31,7 @@ import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cmg.cli import Parser, command, whole
@@ -43,13 +46,14 @@ from cmg.downstream.tokens import item_vectors
 from cmg.errors import UserError
 from cmg.extract.alike import Encoders, add_encoder_flags, encoder_flags
 from cmg.extract.clips import Media, find_media
+from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.figures.captions import CaptionedClip, draw
 from cmg.figures.style import save
 from cmg.files import read_columns, write_atomically
 from cmg.metrics.captions import METRICS, score
 from cmg.metrics.retrieval import unit
 from cmg.metrics.words import TOKENIZERS
-from cmg.modalities import ordered
+from cmg.modalities import modality, ordered
 from cmg.models.uniq4cap.generation import WritingConfig
 
 BATCH = 64
@@ -63,7 +67,8 @@ def parser() -> Parser:
     p.add_argument("--captions", help="CSV with the columns id and caption: the references; default: those of --data")
     p.add_argument("--nearest", nargs="+", metavar="FILE", help="take captions of the nearest of these clips instead "
                    "of writing: feature files, or synthetic")
-    p.add_argument("--videos", nargs="+", metavar="PATH", help="media files to caption instead of --data")
+    p.add_argument("--videos", nargs="+", metavar="PATH", help="media files: those of --data, for the picture, or "
+                   "without it those to caption")
     p.add_argument("--modalities", nargs="+", help="that are looked at; default: all of the checkpoint and the data")
     p.add_argument("--tokenizer", nargs="+", choices=tuple(TOKENIZERS), default=tuple(TOKENIZERS),
                    help="of the words that are compared")
@@ -193,14 +198,38 @@ def media_of(paths):
     return found
 
 
-def picture(path, features, rows, seen, said, wanted):
-    """Draw SHOWN clips, evenly spaced among `rows`, with what was said of them and a reference."""
+def picture(path, features, rows, seen, said, wanted, media):
+    """Draw SHOWN clips, evenly spaced among `rows`, with what was said of them and a reference.
+
+    media : dict id -> Media, of clips whose files are drawn and not their features.
+    """
     places = sorted({k * len(rows) // SHOWN for k in range(SHOWN)})
     batch = features.__getitems__([int(rows[k]) for k in places])
-    clips = [CaptionedClip(features.ids[rows[k]], {m: batch[m][n].float().numpy() for m in seen},
-                           {"reference": wanted[k][0], "written": said[k] or "(nothing)"})
-             for n, k in enumerate(places)]
+    clips = []
+    for n, k in enumerate(places):
+        name = features.ids[rows[k]]
+        streams = {m: batch[m][n].numpy() for m in seen}
+        if name in media:
+            streams |= recorded(media[name], {m: len(streams[m]) for m in seen})
+        clips.append(CaptionedClip(name, streams, {"reference": wanted[k][0], "written": said[k] or "(nothing)"}))
     return save(draw(clips, "Captions"), path)
+
+
+def recorded(files, seconds):
+    """What a clip's files show, uint8 [T, H, W, 3], and the wave that they play, float32 [T · 16000].
+
+    seconds : dict modality -> how many of them.
+    """
+    streams = {}
+    for m, most in seconds.items():
+        try:
+            if modality(m).source == "frames":
+                streams[m] = np.stack([frames[0] for frames in video_seconds(files.path, most, most=1)])
+            elif modality(m).source == "sound":
+                streams[m] = audio_seconds(files.sound or files.path, most).flatten().numpy()
+        except BadClip as bad:
+            print(f"note: {files.path}: {bad}; its {m} features are drawn", file=sys.stderr)
+    return streams
 
 
 def caption_videos(args, model, writing):
@@ -226,15 +255,16 @@ def caption_videos(args, model, writing):
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    if bool(args.data) == bool(args.videos):
-        raise UserError("--data: the clips; expected it, or --videos, and not both")
+    if not args.data and not args.videos:
+        raise UserError("--data: the clips; expected it, or --videos")
     writing = with_values(WritingConfig(), vars(args))
-    if args.nearest and args.videos:
-        raise UserError("--nearest: goes with --data, whose clips have captions to compare with; expected no --videos")
+    if args.nearest and not args.data:
+        raise UserError("--nearest: goes with --data, whose clips have captions to compare with; expected it")
     run = open_run(args, needs=("vectors",) if args.nearest else ("sentences",))
     model = run.model
-    if args.videos:
+    if not args.data:
         return caption_videos(args, model, writing)
+    media = media_of(args.videos) if args.videos else {}
     features, synthetic = FeatureSet(run.data), run.synthetic
     model.check(features, without="text" if args.captions else None)
     seen = seen_modalities(model, features.modalities, args.modalities)
@@ -259,7 +289,7 @@ def main(argv=None):
     rows = run.write("Captioning", rows, table)
     write_sentences(run.out / "sentences.csv", fresh, said)
     print(run.out / "sentences.csv")
-    print(picture(run.out / "captions.png", features, places, seen, said, wanted))
+    print(picture(run.out / "captions.png", features, places, seen, said, wanted, media))
     return rows
 
 

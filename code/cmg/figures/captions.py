@@ -7,17 +7,20 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from cmg.extract.media import SAMPLE_RATE
 from cmg.figures.style import BLUE, HEIGHT, WIDTH, styled
 
 ROW, LINE = 0.62, 0.15  # inches: of a modality, of a line of text
 LONGEST = 110  # characters in a line
+PEAKS = 50  # a second, of a waveform's outline
+HIGHEST = 72  # pixels of a frame that is drawn
 
 
 class CaptionedClip(NamedTuple):
     """A clip of the figure.
 
     name : str
-    streams : dict modality -> features [T, C] or [T, H, W, C]
+    streams : dict modality -> features [T, C] or [T, H, W, C], frames uint8 [T, H, W, 3], or a wave [T · SAMPLE_RATE]
     sentences : dict who says it -> str
     """
 
@@ -35,7 +38,7 @@ def change(x):
 
 @styled
 def draw(clips: list[CaptionedClip], title: str) -> list[Figure]:
-    """Pages of clips, for every modality frames or, of vectors, an outline: seconds on x."""
+    """Pages of clips, for every modality frames or, of waves and vectors, an outline: seconds on x."""
     texts = [[line for who, said in clip.sentences.items()
               for line in textwrap.wrap(f"{who}: {said}", LONGEST, subsequent_indent="    ")] for clip in clips]
     pages, room = [[]], HEIGHT
@@ -55,14 +58,8 @@ def draw_page(clips, title) -> Figure:
     all_axes = iter(figure.subplots(sum(len(clip.streams) for clip, _ in clips), 1, squeeze=False)[:, 0])
     for clip, text in clips:
         for n, (name, x) in enumerate(clip.streams.items()):
-            axes, shown = next(all_axes), change(x)
-            seconds = len(shown)
-            if shown.ndim == 3:  # frames side by side, a gap between them: [H, T · (W + 1)]
-                shown = np.pad(shown, [(0, 0), (0, 0), (0, 1)], constant_values=np.nan).transpose(1, 0, 2)
-                axes.imshow(shown.reshape(len(shown), -1), extent=(0, seconds, 0, 1), aspect="auto", cmap="magma",
-                            interpolation="nearest")
-            else:  # as the outline of a waveform
-                axes.stairs(shown, range(seconds + 1), baseline=-shown, fill=True, color=BLUE)
+            axes = next(all_axes)
+            seconds = draw_stream(axes, np.asarray(x))
             axes.set(ylabel=name, yticks=[], xticks=range(seconds + 1), xlim=(0, seconds))
             axes.spines[:].set_visible(False)
             axes.tick_params("x", length=0, labelbottom=n == len(clip.streams) - 1)
@@ -71,3 +68,23 @@ def draw_page(clips, title) -> Figure:
         axes.set_xlabel("\n".join(["time, s", *text]), loc="left")
     figure.suptitle(title)
     return figure
+
+
+def draw_stream(axes, x) -> int:
+    """Frames or grids side by side, or an outline; returns how many seconds there are."""
+    if x.ndim == 1:
+        peaks = np.abs(x).reshape(-1, SAMPLE_RATE // PEAKS).max(1)
+        axes.stairs(peaks, np.arange(len(peaks) + 1) / PEAKS, baseline=-peaks, fill=True, color=BLUE)
+        return len(peaks) // PEAKS
+    if x.dtype == np.uint8:
+        step = -(-x.shape[1] // HIGHEST)
+        shown, gap = x[:, ::step, ::step], 255
+    else:
+        shown, gap = change(x), np.nan
+    if shown.ndim == 1:
+        axes.stairs(shown, range(len(shown) + 1), baseline=-shown, fill=True, color=BLUE)
+    else:  # a gap after each: [T, H, W, …] -> [H, T · (W + 1), …]
+        shown = np.pad(shown, [(0, 0), (0, 0), (0, 1), *[(0, 0)] * (shown.ndim - 3)], constant_values=gap)
+        shown = shown.swapaxes(0, 1).reshape(shown.shape[1], -1, *shown.shape[3:])
+        axes.imshow(shown, extent=(0, len(x), 0, 1), aspect="auto", cmap="magma", interpolation="nearest")
+    return len(x)
