@@ -329,14 +329,14 @@ def test_an_interrupted_run_resumes_to_the_same_bits(clips, tmp_path, method):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", FLAGS)
 def test_kill_9_and_resume_are_bit_identical(clips, trained, tmp_path, method):
-    flags = ["--epochs", "40", "--save-every", "1e-6", "--checkpoint-epochs", "20"]
+    flags = ["--epochs", "40", "--save-every", "1e-6", "--checkpoint-epochs", "20", "--rand-augment", "2"]
     flags += ["--init-from", str(trained)] * (method == "cmmixer-pair")
     whole, out = run(clips, tmp_path / "whole", *flags, method=method), tmp_path / "killed"
     killed_and_resumed(argv(clips, out, *flags, method=method), out, 200)
     same_weights(whole, out)
 
 
-RUNS = {"image": ("cmmixer", ["--mix", "image"]), "pixel": ("cmmixer", ["--mix", "pixel"]),
+RUNS = {"image": ("cmmixer", ["--mix", "image", "--rand-augment", "4"]), "pixel": ("cmmixer", ["--mix", "pixel"]),
         "parts": ("cmmixer", ["--mix", "soft", "--accumulate", "2"]), "apart": ("cmmixer", ["--mix", "apart"]),
         "pair": ("cmmixer-pair", [])}
 

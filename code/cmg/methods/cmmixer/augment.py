@@ -1,8 +1,5 @@
 """Augmentation of pictures on the device: random resized crop, flip and erasing, each clip with draws of its own.
-
-The published recipe also applies RandAugment to frames. torchvision's draws on the host, one operation for a whole
-batch, outside of the streams that make a run resumable and independent of its number of processes: it is left out.
-"""
+RandAugment has a file of its own."""
 
 import math
 

@@ -30,11 +30,12 @@ from cmg.methods.cmmixer.grid import fold, patchify
 from cmg.methods.cmmixer.mixing import Mixture, mix
 from cmg.methods.cmmixer.model import MixerModel, PairModel, chosen_steps, picture_kind
 from cmg.methods.cmmixer.network import Decoder, hide
-from cmg.methods.cmmixer.settings import RELEASED, SIZES, SMALL, MixerConfig, PairConfig
+from cmg.methods.cmmixer.randaugment import rand_augment
+from cmg.methods.cmmixer.settings import PUBLISHED, RELEASED, SIZES, SMALL, MixerConfig, PairConfig
 from cmg.methods.contract import Method, Recipe, detached
 from cmg.optimisation import OptimiserConfig
 
-PUBLISHED = OptimiserConfig(batch_size=64, optimizer="adamw", lr=2e-4, betas=(0.9, 0.95), weight_decay=0.01,
+ADAMW = OptimiserConfig(batch_size=64, optimizer="adamw", lr=2e-4, betas=(0.9, 0.95), weight_decay=0.01,
                             schedule="cosine", clip_grad=0.0)
 FAST = OptimiserConfig(batch_size=64, optimizer="adamw", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01,
                        schedule="cosine", warmup_steps=20, clip_grad=1.0)
@@ -83,6 +84,8 @@ class PictureMethod(Method):
     def picture(self, modality, x):
         pictures = self.model.raw(modality, x)
         frames = picture_kind(self.model.shapes[modality]) == "frames"
+        if self.training and frames and self.augment.rand_augment:
+            pictures = rand_augment(pictures, self.augment.rand_augment)
         if self.training and frames and (self.augment.crop < 1 or self.augment.flip):
             pictures = crop_and_flip(pictures, self.augment.crop, self.augment.flip)
         pictures = self.model.standard(modality, pictures)
@@ -106,7 +109,7 @@ class PictureMethod(Method):
         return self.model
 
 
-def recipe(pictures, decoder, optimiser=PUBLISHED, epochs=400, **changed):
+def recipe(pictures, decoder, optimiser=ADAMW, epochs=400, **changed):
     dim, layers, heads = decoder
     return Recipe(MixerConfig(decoder_dim=dim, decoder_layers=layers, decoder_heads=heads, pictures=pictures,
                               **changed), optimiser, epochs)
@@ -117,8 +120,8 @@ class CMMixer(PictureMethod):
     Config = MixerConfig
     recipes = {
         "small": recipe(SMALL, (64, 2, 4), FAST, 40),
-        **{name: recipe(*size) for name, size in SIZES.items()},
-        "official": recipe(*RELEASED, mix="none", alone=0.0),
+        **{name: recipe(*size, augment=PUBLISHED) for name, size in SIZES.items()},
+        "official": recipe(*RELEASED, mix="none", alone=0.0, augment=PUBLISHED),
     }
 
     def __init__(self, shapes, config):
@@ -183,7 +186,7 @@ class CMMixer(PictureMethod):
         return MixerModel(shapes, config.pictures, config.mix == "apart")
 
 
-def fine_tuning(pictures, optimiser=PUBLISHED, epochs=100, **changed):
+def fine_tuning(pictures, optimiser=ADAMW, epochs=100, **changed):
     return Recipe(PairConfig(pictures=pictures, **changed), optimiser, epochs)
 
 
@@ -193,8 +196,8 @@ class CMMixerPair(PictureMethod):
     least_clips = 2
     recipes = {
         "small": fine_tuning(SMALL, FAST, 20, projected=128),
-        **{name: fine_tuning(pictures) for name, (pictures, _) in SIZES.items()},
-        "official": fine_tuning(RELEASED[0], projector="relu"),
+        **{name: fine_tuning(pictures, augment=PUBLISHED) for name, (pictures, _) in SIZES.items()},
+        "official": fine_tuning(RELEASED[0], projector="relu", augment=PUBLISHED),
     }
 
     def __init__(self, shapes, config):

@@ -55,11 +55,13 @@ class AugmentConfig(Config):
 
     Attributes
     ----------
+    rand_augment : operations of RandAugment on a clip's frames, one after another, each with a chance of a half
     crop : share of the frames' area that is left by a random resized crop at the least; 1: no crop
     flip : mirror the frames of half of the clips
     erase : chance of a random rectangle without content, of frames and of mel pictures each
     """
 
+    rand_augment: int = setting(0, whole())
     crop: float = setting(0.5, number(above=0))
     flip: bool = setting(True)
     erase: float = setting(0.25, number(least=0))
@@ -132,6 +134,7 @@ class PairConfig(Config):
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
+PUBLISHED = AugmentConfig(rand_augment=4)
 SMALL = PictureConfig(side=32, patch=8, dim=128, layers=4, heads=4)
 SIZES = {  # name -> encoder, and (dim, layers, heads) of the decoder
     "base": (PictureConfig(dim=768, layers=12, heads=12), (256, 4, 16)),
