@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cmg.data.features import FeatureSet, FeatureWriter
 from cmg.downstream.separation import errors, main, measured, pictures_of
@@ -47,6 +48,10 @@ def test_it_writes_figures_of_other_clips_and_a_picture(made, tmp_path, capsys):
         for kind in ("", "alone_") for name in ("explained", "gain")]
     assert (tmp_path / "separation.png").stat().st_size > 5000 and (tmp_path / "separation.pdf").is_file()
     assert "| video, beside audio |" in capsys.readouterr().out
+    told = EventAccumulator(str(run / "tb"), size_guidance={"images": 0, "scalars": 0}).Reload()
+    assert [one.step for one in told.Images("separation")] == [2]
+    (gain,) = told.Scalars("test/separation/video beside audio gain")
+    assert gain.step == 2 and gain.value == pytest.approx(table[1]["value"])
     again = main(["--checkpoint", str(run / "latest.pt"), "--data", data, "--device", "cpu", "--out", str(tmp_path)])
     assert [row["value"] for row in again] == [row["value"] for row in table]
 

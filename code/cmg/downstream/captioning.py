@@ -289,7 +289,7 @@ def main(argv=None):
     rows = run.write("Captioning", rows, table)
     write_sentences(run.out / "sentences.csv", fresh, said)
     print(run.out / "sentences.csv")
-    print(picture(run.out / "captions.png", features, places, seen, said, wanted, media))
+    run.tell({}, [picture(run.out / "captions.png", features, places, seen, said, wanted, media)])
     return rows
 
 

@@ -37,6 +37,7 @@ from cmg.methods.cmmixer.grid import fold, patchify, unfold, unpatchify
 from cmg.methods.cmmixer.method import CMMixer
 from cmg.methods.cmmixer.model import picture_kind
 from cmg.training.checkpoint import numerics_of
+from cmg.training.recorder import tell_run
 from cmg.training.state import load_whole
 
 AT_ONCE = 100  # clips
@@ -198,7 +199,8 @@ def table(rows: list[dict]) -> str:
 def main(argv=None):
     args = parser().parse_args(argv)
     place = Path(args.checkpoint)
-    out = Path(args.out) if args.out else place if place.is_dir() else place.parent
+    folder = place if place.is_dir() else place.parent
+    out = Path(args.out or folder)
     device = choose_device(args.device)
     method, content = load_whole(args.checkpoint, CMMixer, device, args.method)
     prepare_results(out)
@@ -215,7 +217,11 @@ def main(argv=None):
     few = rows[: args.clips]
     pictures = pictures_of(method, features, few, device)
     names = [features.ids[row] for row in few]
-    print(save(mixtures.draw(*shown(method, pictures, names, args.seed)), out / "separation.png"))
+    picture = save(mixtures.draw(*shown(method, pictures, names, args.seed)), out / "separation.png")
+    print(picture)
+    tell_run(folder, content["args"], content["step"], {
+        f"test/separation/{row['target']} beside {row['source']} {row['metric']}": row["value"] for row in found},
+        [picture])
     return found
 
 
