@@ -8,7 +8,7 @@ import torch
 import cmg
 from cmg.data.features import FeatureSet
 from cmg.downstream.collection import Collection
-from cmg.downstream.reranking import compare, judged, reranked
+from cmg.downstream.reranking import compare, judged, reranked, rightly_judged
 from cmg.downstream.retrieval import main
 from cmg.metrics.retrieval import recall_at
 from cmg.pretrain import main as pretrain
@@ -61,10 +61,42 @@ def test_a_judge_that_knows_finds_all_that_are_among_the_first(trained, monkeypa
         return 100.0 * (found.captions[caption] == clip)
 
     monkeypatch.setattr(model, "belonging", knows)
-    rows = {(source, kind): places for source, _, kind, places, _, _ in reranked(model, collection, SEEN, 3)}
+    rows = {(source, kind): places for source, _, kind, places, _, _ in reranked(model, found, "video+audio", 3)}
     for source in ("video+audio", "text"):
         assert recall_at(1, rows[source, "mtm"]) == pytest.approx(recall_at(3, rows[source, "mtc"]))
         assert recall_at(5, rows[source, "mtm"]) == pytest.approx(recall_at(5, rows[source, "mtc"]))
+    assert rightly_judged(model, found).all()
+
+
+def test_pairs_to_judge_are_those_of_training(trained, monkeypatch):
+    """Each caption with its clip, and twice with a rival: never the clip's own, seldom one that is not alike."""
+    run, _, test = trained
+    model = cmg.load_pretrained(run)
+    found = compare(model, Collection(FeatureSet(test)), SEEN)
+    words = found.words.clone()
+    words[7] = words[2]  # clips 3 and 1 share a caption
+    similarity = torch.full((6, 12), -1e3, dtype=torch.float64)
+    similarity[[0, 1, 2, 3, 4, 5], [2, 4, 6, 8, 10, 0]] = 0.0  # the next clip's first caption is alike
+    similarity[[0, 1, 2, 3, 4, 5], [0, 2, 4, 6, 8, 10]] = 1e3
+    found, asked = found._replace(words=words, similarity=similarity), []
+    sources = torch.stack([source for source, _ in found.looks])
+
+    def asks(source, there, said):
+        clip = (source[:, None] - sources).abs().flatten(2).amax(2).argmin(1)
+        asked.append(torch.stack([clip, (said[:, None] != words).any(2).long().argmin(1)], 1))
+        return torch.full((len(said),), -1.0)
+
+    monkeypatch.setattr(model, "belonging", asks)
+    right = rightly_judged(model, found)
+    assert len(right) == 36 and right.sum() == 24  # "never" is right in two thirds
+    own, clips, captions = asked
+    assert own[:, 0].tolist() == [k // 2 for k in range(12)]
+    assert own[:, 1].tolist() == [*range(7), 2, *range(8, 12)]  # 7 says what 2 says
+    for clip, caption in [*clips.tolist(), *captions.tolist()]:
+        assert caption // 2 != clip and (clip, caption) != (3, 2)
+    # of 0, 4, … the clip before is alike, but for 2: clip 0 is; of clip 0 … 5 the next one's first caption
+    assert [clips[k, 0].item() for k in (0, 2, 4, 6, 8, 10)] == [5, 0, 1, 2, 3, 4]
+    assert captions[::2].tolist() == [[k, 2 * ((k + 1) % 6)] for k in range(6)]
 
 
 def test_rows_and_refusals(trained, tmp_path, capsys):
@@ -77,6 +109,9 @@ def test_rows_and_refusals(trained, tmp_path, capsys):
         assert (to_text["target"], to_text["n_test"], to_text["n_gallery"]) == ("text", 6, 12)
         assert (back["target"], back["n_test"], back["n_gallery"]) == ("video+audio", 12, 6)
         assert back["chance"] == pytest.approx(100 / 6, abs=1e-3)
+    judged = rows["video+audio", "mtm_accuracy"]
+    assert judged["n_test"] == 36 and judged["chance"] == pytest.approx(200 / 3, abs=1e-3)
+    assert f"MTM judges {judged['value']:.1f} % of 36 pairs rightly" in capsys.readouterr().out
     for more, message in ((["--checkpoint", str(mute)], "offers vectors, sentences; this task needs matching"),
                           (["--checkpoint", str(run), "--whole-videos"], "--rerank: is of clips and captions")):
         with pytest.raises(SystemExit) as stop:

@@ -24,7 +24,7 @@ WRITTEN = {
     "avs": ["miou", "f_measure"],
     "retrieval": [f"{kind}_{name}" for kind in names.REPRESENTATIONS
                   for name in (*(f"r{k}{end}" for k in retrieval.RECALLS for end in ("", retrieval.EXPECTED)),
-                               "median_rank", "mean_rank")],
+                               "median_rank", "mean_rank")] + ["mtm_accuracy"],
     "neighbourhood": [f"{kind}_{name}" for kind in ("features", "input") for name in ("overlap", "correlation")],
     "separation": [kind + name for kind in ("", "alone_") for name in ("explained", "gain")],
     "captioning": [f"{words}_{metric}" for words in TOKENIZERS for metric in captions.METRICS],

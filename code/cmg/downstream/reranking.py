@@ -4,12 +4,16 @@ A clip is what is seen and heard together, a caption each of its captions by its
 similarity ("mtc": the nearest query's cosine over the temperature); then the first K of every query are put into order
 anew ("mtm") by the similarity plus the log-odds that the two belong together. Both are log-odds, and the sum is what
 the public code of this line of work ranks by. What stands behind the first K keeps its place.
+
+The judgement is measured by itself as well, as MTM was trained: of every caption with its clip, with another clip, and
+of its clip with another caption, what share is judged rightly.
 """
 
 from typing import NamedTuple
 
 import torch
 
+from cmg.losses.captioning import draw
 from cmg.metrics.retrieval import places_by
 
 BATCH = 64  # clips or captions that are encoded at a time
@@ -62,19 +66,46 @@ def judged(model, found: Compared, first: int, to_text: bool):
     scores = (found.similarity if to_text else found.similarity.T).clone()
     best = scores.topk(min(first, scores.shape[1]), 1).indices  # (Q, K)
     pairs = torch.stack([torch.arange(len(best), device=best.device)[:, None].expand_as(best), best]).flatten(1).T
-    odds = []
-    for part in pairs.split(PAIRS):
-        clip, caption = part.T if to_text else part.T.flip(0)
-        source, there = (torch.stack(one) for one in zip(*(found.looks[k] for k in clip.tolist())))
-        odds.append(model.belonging(source, there, found.words[caption]).double())
     query, item = pairs.T
-    scores[query, item] += torch.cat(odds) + AHEAD
+    scores[query, item] += belonging(model, found, *(pairs.T if to_text else pairs.T.flip(0))) + AHEAD
     return scores
 
 
-def reranked(model, collection, seen, first: int, device="cpu"):
-    """(source, target, kind, Places, numbers of the queries, of the gallery) of both directions, before and after."""
-    found, clip = compare(model, collection, seen, device), "+".join(seen)
+def belonging(model, found: Compared, clips, captions):
+    """Log-odds, float64 [n], that clips and captions of these numbers belong together."""
+    odds = []
+    for clip, caption in zip(clips.split(PAIRS), captions.split(PAIRS)):
+        source, there = (torch.stack(one) for one in zip(*(found.looks[k] for k in clip.tolist())))
+        odds.append(model.belonging(source, there, found.words[caption]).double())
+    return torch.cat(odds)
+
+
+@torch.no_grad()
+def rightly_judged(model, found: Compared, seed=0):
+    """BoolTensor[pairs]: of every caption whether it is told to belong to its clip, and not to belong to another clip,
+    nor its clip to another caption. Rivals are drawn by similarity, as MTM's are in training; one that has the very
+    caption is none."""
+    draws = torch.rand(2, len(found.words), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    draws = draws.to(found.similarity.device)
+    own = (found.captions[:, None] == found.clips).long().argmax(1)  # (captions,), the clip of each
+    kind = found.words.unique(dim=0, return_inverse=True)[1]  # equal captions have equal numbers
+    has = torch.zeros(len(found.clips), int(kind.max()) + 1, dtype=torch.bool, device=kind.device)
+    has[own, kind] = True
+    caption, pairs = torch.arange(len(own), device=own.device), []
+    for allowed, scores, uniform in ((~has[:, kind].T, found.similarity.T, draws[0]),
+                                     (~has[own][:, kind], found.similarity[own], draws[1])):
+        rival = draw(scores.masked_fill(~allowed, -torch.inf).softmax(1), uniform)
+        some = allowed.any(1)
+        pairs.append((rival[some], caption[some]) if not pairs else (own[some], rival[some]))
+    known = belonging(model, found, own, caption) > 0
+    return torch.cat([known, *(belonging(model, found, *pair) <= 0 for pair in pairs)])
+
+
+def reranked(model, found: Compared, clip: str, first: int):
+    """(source, target, kind, Places, numbers of the queries, of the gallery) of both directions, before and after.
+
+    clip : how clips are called, by what is seen of them.
+    """
     for to_text in (True, False):
         own = found.clips, found.captions
         queries, gallery = own if to_text else own[::-1]

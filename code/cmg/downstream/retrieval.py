@@ -51,7 +51,7 @@ from cmg.data.features import FeatureSet
 from cmg.data.joining import held
 from cmg.downstream.clip_scores import read_clusters
 from cmg.downstream.collection import Collection, Items, fused, fused_pairs
-from cmg.downstream.reranking import reranked
+from cmg.downstream.reranking import compare, reranked, rightly_judged
 from cmg.downstream.results import markdown_table, result
 from cmg.downstream.retrieval_head import RULES, with_head
 from cmg.downstream.splits import tell_pretrained
@@ -105,11 +105,16 @@ def zero_shot(model, collection: Collection, pairs, settings: Settings, device="
 
 
 def by_judgement(model, collection: Collection, seen, settings: Settings, first: int, device="cpu") -> list[dict]:
-    """The same of clips and captions, before and after the `first` of every query are judged."""
+    """The same of clips and captions, before and after the `first` of every query are judged, and how well they are."""
+    compared, clip = compare(model, collection, seen, device), "+".join(seen)
     rows = []
-    for source, target, kind, found, queries, gallery in reranked(model, collection, seen, first, device):
+    for source, target, kind, found, queries, gallery in reranked(model, compared, clip, first):
         rows += described(found, chance(queries, gallery), source, target, kind, len(gallery), settings,
                           collection.n_excluded, None)
+    right = rightly_judged(model, compared, settings.seed)
+    never = 1 - len(compared.words) / len(right)  # what "it does not belong" gets of all pairs
+    rows.append(result("retrieval", clip, "text", settings, "mtm_accuracy", 100 * right.double().mean().item(), None,
+                       None, 100 * never, 0, len(right), n_excluded=collection.n_excluded))
     return rows
 
 
@@ -209,7 +214,9 @@ def table(rows: list[dict]) -> str:
                       f"{last['chance']:.1f}", str(last["n_test"]), str(last["n_missing"])])
     header = ["direction", "items", *(f"R@{k}" for k in RECALLS), "median rank", "mean rank", "chance R@10", "queries",
               "missing"]
-    return markdown_table(header, cells)
+    judged = [f"\n\nMTM judges {row['value']:.1f} % of {row['n_test']} pairs rightly (\"never\" {row['chance']:.1f} %)."
+              for row in rows if row["metric"] == "mtm_accuracy"]
+    return "".join([markdown_table(header, cells), *judged])
 
 
 def draw(rows: list[dict], path: Path) -> Path:

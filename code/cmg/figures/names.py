@@ -42,6 +42,7 @@ METRICS = {  # the same of all
        for kind, spoken in REPRESENTATIONS.items() for end, told in (("", ""), ("_expected", ", lacking ones wrong"))},
     **{f"{kind}_{rank}_rank": (f"{rank} rank of {spoken}", "rank") for kind, spoken in REPRESENTATIONS.items()
        for rank in ("median", "mean")},
+    "mtm_accuracy": ("pairs rightly judged by MTM", "accuracy, %"),
 }
 
 
