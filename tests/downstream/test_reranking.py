@@ -7,6 +7,7 @@ import torch
 
 import cmg
 from cmg.data.features import FeatureSet
+from cmg.downstream import reranking
 from cmg.downstream.collection import Collection
 from cmg.downstream.reranking import compare, judged, reranked, rightly_judged
 from cmg.downstream.retrieval import main
@@ -97,6 +98,10 @@ def test_pairs_to_judge_are_those_of_training(trained, monkeypatch):
     # of 0, 4, … the clip before is alike, but for 2: clip 0 is; of clip 0 … 5 the next one's first caption
     assert [clips[k, 0].item() for k in (0, 2, 4, 6, 8, 10)] == [5, 0, 1, 2, 3, 4]
     assert captions[::2].tolist() == [[k, 2 * ((k + 1) % 6)] for k in range(6)]
+    monkeypatch.setattr(reranking, "AMONG", 2)
+    assert len(rightly_judged(model, found)) == 36
+    assert {(clip, caption // 2) for clip, caption in torch.cat(asked[4:]).tolist()} == {
+        (k, k ^ 1) for k in range(6)}  # clips 2k and 2k + 1 are each other's rivals
 
 
 def test_rows_and_refusals(trained, tmp_path, capsys):

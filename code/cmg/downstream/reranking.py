@@ -19,6 +19,7 @@ from cmg.metrics.retrieval import places_by
 BATCH = 64  # clips or captions that are encoded at a time
 PAIRS = 512  # that are judged at a time
 AHEAD = 1e4  # that the first K have before the others
+AMONG = 32  # clips, out of which a rival is drawn: a batch of training
 
 
 class Compared(NamedTuple):
@@ -83,8 +84,8 @@ def belonging(model, found: Compared, clips, captions):
 @torch.no_grad()
 def rightly_judged(model, found: Compared, seed=0):
     """BoolTensor[pairs]: of every caption whether it is told to belong to its clip, and not to belong to another clip,
-    nor its clip to another caption. Rivals are drawn by similarity, as MTM's are in training; one that has the very
-    caption is none."""
+    nor its clip to another caption. Rivals are drawn by similarity, as MTM's are in training, out of as few clips; one
+    that has the very caption is none."""
     draws = torch.rand(2, len(found.words), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     draws = draws.to(found.similarity.device)
     own = (found.captions[:, None] == found.clips).long().argmax(1)  # (captions,), the clip of each
@@ -92,8 +93,10 @@ def rightly_judged(model, found: Compared, seed=0):
     has = torch.zeros(len(found.clips), int(kind.max()) + 1, dtype=torch.bool, device=kind.device)
     has[own, kind] = True
     caption, pairs = torch.arange(len(own), device=own.device), []
-    for allowed, scores, uniform in ((~has[:, kind].T, found.similarity.T, draws[0]),
-                                     (~has[own][:, kind], found.similarity[own], draws[1])):
+    batch = torch.arange(len(found.clips), device=own.device) // AMONG
+    near = batch[own][:, None] == batch  # (captions, clips)
+    for allowed, scores, uniform in ((near & ~has[:, kind].T, found.similarity.T, draws[0]),
+                                     (near[:, own] & ~has[own][:, kind], found.similarity[own], draws[1])):
         rival = draw(scores.masked_fill(~allowed, -torch.inf).softmax(1), uniform)
         some = allowed.any(1)
         pairs.append((rival[some], caption[some]) if not pairs else (own[some], rival[some]))
