@@ -100,7 +100,7 @@ def test_pairs_to_judge_are_those_of_training(trained, monkeypatch):
     assert captions[::2].tolist() == [[k, 2 * ((k + 1) % 6)] for k in range(6)]
     monkeypatch.setattr(reranking, "AMONG", 2)
     assert len(rightly_judged(model, found)) == 36
-    assert {(clip, caption // 2) for clip, caption in torch.cat(asked[4:]).tolist()} == {
+    assert {(clip, caption // 2) for clip, caption in torch.cat(asked[4:]).tolist() if caption != 2} == {
         (k, k ^ 1) for k in range(6)}  # clips 2k and 2k + 1 are each other's rivals
 
 
