@@ -19,8 +19,8 @@ out="$root/checkpoint/cmmixer"
 data=synthetic
 device=auto
 what=(--data synthetic --seed 0)
-mixing=(--preset small --epochs 100 --batch-size 50 --lr 3e-3 --warmup-steps 100 --checkpoint-epochs 100)
-pairing=(--preset small --epochs 20 --batch-size 50 --lr 5e-4 --warmup-steps 50 --checkpoint-epochs 20)
+mixing=(--preset small --epochs 40 --batch-size 50 --lr 3e-3 --warmup-steps 60 --checkpoint-epochs 40)
+pairing=(--preset small --epochs 20 --batch-size 50 --lr 5e-4 --warmup-steps 20 --checkpoint-epochs 20)
 plain=(--crop 1 --erase 0)  # where a disc is, is heard as its pitch: clips of the built-in set are not cropped
 
 own_flag() {

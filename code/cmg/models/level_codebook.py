@@ -92,8 +92,4 @@ class LevelModel(UnifiedModel):
     """Φ of every modality and a `LevelCodebook`."""
 
     book = LevelCodebook
-
-    def new_codebook(self, config, arithmetic):
-        book = config.codebook
-        return arithmetic(self.book)(self.modalities, book.codes, config.encoder.dim, book.decay, book.mm_ema,
-                                     book.reset, book.reset_after, book.levels, book.shared_levels)
+    book_settings = ("levels", "shared_levels")

@@ -137,11 +137,7 @@ class ProductModel(UnifiedModel):
     """Φ of every modality and a `ProductCodebook`; what is kept of a token is its common part, [B, T, D / 2]."""
 
     book = ProductCodebook
-
-    def new_codebook(self, config, arithmetic):
-        book = config.codebook
-        return arithmetic(self.book)(self.modalities, book.codes, config.encoder.dim, book.decay, book.mm_ema,
-                                     book.reset, book.reset_after, book.piece_dim, book.own_codes)
+    book_settings = ("piece_dim", "own_codes")
 
     @property
     def parts(self):

@@ -49,6 +49,7 @@ class UnifiedModel(Pretrained):
 
     offers = ("vectors", "codes")
     book = Codebook  # class of the codebook
+    book_settings = ()  # names of what it takes beyond a `Codebook`
     first = ("audio", "video", "text")  # in which order the released code updates its codebook
 
     def __init__(self, shapes, config=ModelConfig(), arithmetic=unchanged):
@@ -67,8 +68,9 @@ class UnifiedModel(Pretrained):
 
     def new_codebook(self, config, arithmetic):
         book = config.codebook
+        more = [getattr(book, name) for name in self.book_settings]
         return arithmetic(self.book)(self.modalities, book.codes, config.encoder.dim, book.decay, book.mm_ema,
-                                     book.reset, book.reset_after)
+                                     book.reset, book.reset_after, *more)
 
     @classmethod
     def made(cls, shapes, config, arithmetic):
