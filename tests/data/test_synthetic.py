@@ -3,10 +3,13 @@
 import argparse
 import filecmp
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -14,6 +17,7 @@ from cmg.configs import add_flags
 from cmg.data.ave import read_ave, segment_labels
 from cmg.data.features import FeatureFile, FeatureSet
 from cmg.data.synthetic import SyntheticConfig, SyntheticSpec, sample_events, synthetic_files, synthetic_spec
+from cmg.data.synthetic_world import make_world, render_audio, render_grid, render_text
 from cmg.errors import UserError
 
 SMALL = SyntheticSpec(clips=60, ave_clips=(30, 10, 10), classes=5)
@@ -228,6 +232,7 @@ def test_flags_reach_the_spec():
         ({"classes": 1}, "--synthetic-classes is 1"),
         ({"difficulty": float("nan")}, "--synthetic-difficulty is nan"),
         ({"difficulty": -1.0}, "--synthetic-difficulty is -1.0"),
+        ({"lone": 1.5}, "--synthetic-lone is 1.5"),
     ],
 )
 def test_impossible_settings_name_the_flag(settings, flag):
@@ -243,3 +248,48 @@ def _active(spans):
     """Seconds of the first event: int [n, 2, 2] -> bool [n, T]."""
     t = np.arange(10)
     return (spans[:, 0, :1] <= t) & (t < spans[:, 0, 1:])
+
+
+HARD = replace(SMALL, clips=400, classes=12, families=4, scenes=3, lone=0.5, told=0.5)
+
+
+def test_members_of_a_family_are_alike():
+    for own in make_world(HARD).values():
+        likeness = np.corrcoef(own.classes)
+        family = np.arange(12) // 4
+        same = (family[:, None] == family) & ~np.eye(12, dtype=bool)
+        assert likeness[same].mean() > 0.5 > 0.25 > np.abs(likeness[family[:, None] != family]).mean()
+
+
+def test_scenes_come_back():
+    """Clips without events fall into three groups, in audio and in video apart from each other."""
+    label = np.full((60, 2), -1)
+    spans = np.zeros((60, 2, 2), int)
+    spec, groups = replace(HARD, difficulty=1.0), {}
+    for m, render in (("audio", render_audio), ("video", render_grid)):
+        x = render(make_world(spec)[m], label, spans, spec, np.random.default_rng(0))
+        x = x.reshape(60, spec.seconds, -1, x.shape[-1]).mean((1, 2))
+        found = KMeans(3, n_init=5, random_state=0).fit(x)
+        own = ((x - found.cluster_centers_[found.labels_]) ** 2).sum()
+        assert own < 0.3 * ((x - x.mean(0)) ** 2).sum() and len(set(found.labels_)) == 3
+        groups[m] = found.labels_
+    assert adjusted_rand_score(groups["audio"], groups["video"]) < 0.2
+
+
+def test_events_that_are_only_seen_or_only_heard_or_not_named():
+    events, before = (sample_events(spec, "pre") for spec in (HARD, replace(HARD, lone=0.0)))
+    absent = {m: (getattr(events, m)[:, 0] == 0).all(1) for m in ("video", "audio")}
+    assert 60 < absent["video"].sum() < 140 and 60 < absent["audio"].sum() < 140
+    assert not (absent["video"] & absent["audio"]).any()
+    for m, gone in absent.items():
+        assert np.array_equal(getattr(events, m)[~gone], getattr(before, m)[~gone])
+        assert np.array_equal(getattr(events, m)[:, 1], getattr(before, m)[:, 1])
+    assert np.array_equal(sample_events(HARD, "test").video, sample_events(replace(HARD, lone=0.0), "test").video)
+    label, world = np.arange(1200).reshape(-1, 1) % 12 * [[1, 0]] - [[0, 1]], make_world(HARD)["text"]
+    quiet = replace(HARD, difficulty=0.0)
+    x, valid = render_text(world, label, quiet, np.random.default_rng(0))
+    word = np.maximum(3.0 * world.classes @ world.map + world.bias, 0)[label[:, 0]]  # [n, X]
+    named = (np.abs(x - word[:, None]).max(2) < 1e-3).any(1)
+    assert 0.42 < named.mean() < 0.58
+    every = render_text(world, label, replace(quiet, told=1.0), np.random.default_rng(0))[0]
+    assert np.array_equal(every[named], x[named]) and valid.any(1).all()

@@ -13,6 +13,11 @@ up a few cells of the grid, at a place that is nuisance. In text one or two word
 are not aligned to seconds. Audio and video may disagree by a second about an event's start or end, and pretraining
 clips may hold a second event of another class. The other seconds are background.
 
+What makes real clips hard is asked for by settings: many classes (`classes`) in families whose members differ in detail
+(`families`), nuisances that come back from clip to clip (`scenes`), so that a modality's clips are more alike by scene
+than by class, events that are only seen or only heard (`lone`), seconds that disagree (`misalign`), captions that name
+only some of what happens (`told`).
+
 The set is written as feature files and an annotation folder in AVE's format, and read back like any other data.
 """
 
@@ -36,6 +41,7 @@ from cmg.modalities import BUILT_IN, Modality, declare
 RECIPE = 1  # raise it when the same settings give other arrays, so that old caches are not mistaken for new ones
 SPLITS = ("train", "val", "test")
 SHORTEST = 3  # seconds of the shortest event; one of them may be lost to misalignment
+LATER = ("families", "scenes", "lone", "told", "grids", "captions")  # settings that older sets do not name
 BLOCK = 250  # clips made at once: bounds the memory, and every block has its own random stream
 
 
@@ -56,6 +62,10 @@ class SyntheticSpec:
     difficulty : factor on nuisance and noise
     misalign : probability that audio and video differ by a second at one end of an event
     second_event : share of pretraining clips with a second event of another class
+    families : classes of a family, which have most in common; 1: all are different
+    scenes : different scenes of video, channels of audio, styles of text; 0: every clip has its own
+    lone : share of pretraining clips whose first event is only seen or only heard, either as often
+    told : chance that a caption names an event
     grids : names of further modalities, which see what video sees, in a world of their own
     captions : K, composed captions a clip, which are then its text, of clips that are composed as well
         (`cmg.data.synthetic_captions`); 0: word vectors
@@ -73,6 +83,10 @@ class SyntheticSpec:
     difficulty: float = 1.0
     misalign: float = 0.3
     second_event: float = 0.3
+    families: int = 1
+    scenes: int = 0
+    lone: float = 0.0
+    told: float = 1.0
     grids: tuple[str, ...] = ()
     captions: int = 0
 
@@ -90,6 +104,9 @@ class SyntheticSpec:
                 raise UserError(f"--synthetic-{name} is {getattr(self, name)}, expected at least {least}")
         if self.seconds < 2 * SHORTEST or self.words < 3:
             raise UserError(f"clips of {self.seconds} seconds and {self.words} words, expected at least 6 and 3")
+        for name in ("misalign", "lone", "told"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--synthetic-{name} is {getattr(self, name)}, expected a share from 0 to 1")
         if not 0 <= self.difficulty <= 100:  # false for nan too; above 100 float16 would overflow
             raise UserError(f"--synthetic-difficulty is {self.difficulty}, expected a number from 0 to 100")
 
@@ -118,6 +135,11 @@ class SyntheticConfig(Config):
     synthetic_clips : pretraining clips
     synthetic_classes : event classes
     synthetic_difficulty : factor on nuisance and noise
+    synthetic_families : classes of a family, which differ in detail alone; 1: none
+    synthetic_scenes : different scenes, sound channels and styles of words; 0: every clip has its own
+    synthetic_lone : share of pretraining clips whose event is only seen or only heard
+    synthetic_misalign : chance that sight and sound disagree by a second about an end of an event
+    synthetic_told : chance that a caption names an event
     synthetic_grids : further modalities of these names, depth say, that see what video sees
     synthetic_captions : captions of a clip, which are then its text, of clips composed for them; 0: word vectors, or
         four captions for a method that reads them
@@ -126,6 +148,11 @@ class SyntheticConfig(Config):
     synthetic_clips: int = setting(SyntheticSpec.clips, whole(1))
     synthetic_classes: int = setting(SyntheticSpec.classes, whole(2))
     synthetic_difficulty: float = setting(SyntheticSpec.difficulty, number(least=0))
+    synthetic_families: int = setting(SyntheticSpec.families, whole(1))
+    synthetic_scenes: int = setting(SyntheticSpec.scenes, whole())
+    synthetic_lone: float = setting(SyntheticSpec.lone, number(least=0))
+    synthetic_misalign: float = setting(SyntheticSpec.misalign, number(least=0))
+    synthetic_told: float = setting(SyntheticSpec.told, number(least=0))
     synthetic_grids: list = setting((), several=True, metavar="NAME")
     synthetic_captions: int = setting(SyntheticSpec.captions, whole())
 
@@ -133,8 +160,7 @@ class SyntheticConfig(Config):
 def synthetic_spec(flags):
     """The `SyntheticSpec` that flags ask for, a dict that may be older than a flag."""
     config = with_values(SyntheticConfig(), flags)
-    return SyntheticSpec(clips=config.synthetic_clips, classes=config.synthetic_classes, grids=config.synthetic_grids,
-                         difficulty=config.synthetic_difficulty, captions=config.synthetic_captions)
+    return SyntheticSpec(**{name.removeprefix("synthetic_"): value for name, value in vars(config).items()})
 
 
 def synthetic_files(root=None, spec=SyntheticSpec()):
@@ -196,6 +222,10 @@ def sample_events(spec, split):
     shift = rng.choice([-1, 1], (n, 2)) * (rng.random((n, 2)) < spec.misalign)
     end = np.eye(2, dtype=int)[rng.integers(0, 2, (n, 2))]  # [n, 2, 2], which end moves
     audio = np.clip(video + end * shift[..., None], low[..., None], high[..., None])
+    if split == "pre" and spec.lone:
+        draws = rng_of(spec, "lone", split).random(n)
+        video[draws < spec.lone / 2, 0] = 0  # heard alone
+        audio[(draws >= spec.lone / 2) & (draws < spec.lone), 0] = 0
     return Events(label, video, audio)
 
 
@@ -256,8 +286,9 @@ def _size(spec, split):
 
 
 def _settings(spec):
-    """What is written of a spec, without `grids` and `captions` where there are none: so older sets are known again."""
-    return {name: value for name, value in asdict(spec).items() if name not in ("grids", "captions") or value}
+    """What is written of a spec, of later settings what is not as before them: so older sets are known again."""
+    before = asdict(SyntheticSpec())
+    return {name: value for name, value in asdict(spec).items() if name not in LATER or value != before[name]}
 
 
 def _digest(spec):

@@ -13,6 +13,8 @@ LATENT, NUISANCE_RANK, FILLERS = 32, 12, 40
 # from a second of raw audio or of raw pooled video about nine times in ten. Video's is high as it fills few cells.
 SIGNAL = {"video": 3.5, "audio": 1.1, "text": 3.0}
 NUISANCE, NOISE = 2.0, 0.7
+DETAIL = 0.3  # of a class's variance within its family
+OWN_SCENE = 0.3  # deviation, in nuisance, of clips of one scene from each other
 
 
 class World(NamedTuple):
@@ -23,6 +25,7 @@ class World(NamedTuple):
     nuisance: np.ndarray  # [NUISANCE_RANK, LATENT], spans the nuisance's subspace
     map: np.ndarray  # [LATENT, d], A
     bias: np.ndarray  # [d], b
+    scenes: np.ndarray  # [scenes, NUISANCE_RANK], none where every clip has its own
 
 
 def rng_of(spec, *names):
@@ -42,8 +45,13 @@ def make_world(spec):
             rng.standard_normal((NUISANCE_RANK, LATENT)) / np.sqrt(NUISANCE_RANK),
             rng.standard_normal((LATENT, dim)) / np.sqrt(LATENT),
             rng.standard_normal(dim) / 2,
+            rng_of(spec, "scenes", m).standard_normal((spec.scenes, NUISANCE_RANK)),
         )
-        world[m] = World(*(part.astype(np.float32) for part in parts))
+        classes, *rest = parts
+        if spec.families > 1:
+            common = rng_of(spec, "families", m).standard_normal((spec.classes, LATENT))  # a row for each family
+            classes = np.sqrt(1 - DETAIL) * common[np.arange(spec.classes) // spec.families] + np.sqrt(DETAIL) * classes
+        world[m] = World(*(part.astype(np.float32) for part in (classes, *rest)))
     return world
 
 
@@ -51,7 +59,7 @@ def render_audio(world, label, spans, spec, rng):
     """Audio features float32 [n, T, A] of events `label` int [n, E] with `spans` int [n, E, 2]."""
     n, T = len(label), spec.seconds
     h = SIGNAL["audio"] * presence(label, spans, T) @ world.classes[label]  # [n, T, E] @ [n, E, LATENT]
-    h += _nuisance(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, T))
+    h += _scene(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, T))
     return _features(world, h)
 
 
@@ -66,7 +74,7 @@ def render_grid(world, label, spans, spec, rng):
     on = presence(label, spans, T)  # [n, T, E]
     h = SIGNAL["video"] * on @ shown.reshape(n, E, H * W * LATENT)
     h = h.reshape(n, T, H * W, LATENT)
-    h += _nuisance(world, spec, rng, (n, 1, 1)) / np.sqrt(2)  # the scene
+    h += _scene(world, spec, rng, (n, 1, 1)) / np.sqrt(2)  # the scene
     h += _nuisance(world, spec, rng, (n, 1, H * W)) / np.sqrt(2)  # what stands in each cell of it
     h += _noise(spec, rng, (n, T, H * W))
     return _features(world, h).reshape(n, T, H, W, C)
@@ -83,10 +91,11 @@ def render_text(world, label, spec, rng):
     h = world.fillers[rng.integers(0, FILLERS, (n, L))]  # [n, L, LATENT]
     order = np.argsort(np.where(valid, rng.random((n, L)), 2.0), axis=1)  # real positions of a clip, shuffled
     # The first event's word, half the time once more, and the second event's.
+    told = np.random.default_rng([spec.seed, zlib.crc32(label.tobytes())]).random((n, 2)) < spec.told
     for position, event, said in ((0, 0, label[:, 0] >= 0), (1, 0, rng.random(n) < 0.5), (2, 1, label[:, 1] >= 0)):
-        rows = np.flatnonzero(said)
+        rows = np.flatnonzero(said & told[:, event])
         h[rows, order[rows, position]] = world.classes[label[rows, event]]
-    h = SIGNAL["text"] * h + _nuisance(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, L))
+    h = SIGNAL["text"] * h + _scene(world, spec, rng, (n, 1)) + _noise(spec, rng, (n, L))
     return _features(world, h) * valid[..., None], valid
 
 
@@ -94,6 +103,15 @@ def presence(label, spans, T):
     """1 where an event is on: float32 [n, T, E]."""
     t = np.arange(T)[None, :, None]
     return ((spans[:, None, :, 0] <= t) & (t < spans[:, None, :, 1]) & (label[:, None] >= 0)).astype(np.float32)
+
+
+def _scene(world, spec, rng, shape):
+    """The nuisance of whole clips, shape (n, 1, …): one of the world's scenes and a little of the clip's own, or all of
+    its own."""
+    if not spec.scenes:
+        return _nuisance(world, spec, rng, shape)
+    known = world.scenes[rng.integers(0, spec.scenes, shape)] @ world.nuisance  # [*shape, LATENT]
+    return np.float32(spec.difficulty * NUISANCE) * known + np.float32(OWN_SCENE) * _nuisance(world, spec, rng, shape)
 
 
 def _nuisance(world, spec, rng, shape):
