@@ -104,9 +104,10 @@ class SyntheticSpec:
                 raise UserError(f"--synthetic-{name} is {getattr(self, name)}, expected at least {least}")
         if self.seconds < 2 * SHORTEST or self.words < 3:
             raise UserError(f"clips of {self.seconds} seconds and {self.words} words, expected at least 6 and 3")
-        for name in ("misalign", "lone", "told"):
+        for name in ("misalign", "second_event", "lone", "told"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--synthetic-{name} is {getattr(self, name)}, expected a share from 0 to 1")
+                raise UserError(f"--synthetic-{name.replace('_', '-')} is {getattr(self, name)}, expected a share from "
+                                "0 to 1")
         if not 0 <= self.difficulty <= 100:  # false for nan too; above 100 float16 would overflow
             raise UserError(f"--synthetic-difficulty is {self.difficulty}, expected a number from 0 to 100")
 
@@ -135,6 +136,7 @@ class SyntheticConfig(Config):
     synthetic_clips : pretraining clips
     synthetic_classes : event classes
     synthetic_difficulty : factor on nuisance and noise
+    synthetic_second_event : share of pretraining clips with a second event of another class
     synthetic_families : classes of a family, which differ in detail alone; 1: none
     synthetic_scenes : different scenes, sound channels and styles of words; 0: every clip has its own
     synthetic_lone : share of pretraining clips whose event is only seen or only heard
@@ -148,6 +150,7 @@ class SyntheticConfig(Config):
     synthetic_clips: int = setting(SyntheticSpec.clips, whole(1))
     synthetic_classes: int = setting(SyntheticSpec.classes, whole(2))
     synthetic_difficulty: float = setting(SyntheticSpec.difficulty, number(least=0))
+    synthetic_second_event: float = setting(SyntheticSpec.second_event, number(least=0))
     synthetic_families: int = setting(SyntheticSpec.families, whole(1))
     synthetic_scenes: int = setting(SyntheticSpec.scenes, whole())
     synthetic_lone: float = setting(SyntheticSpec.lone, number(least=0))
