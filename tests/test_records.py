@@ -3,13 +3,14 @@
 import json
 import re
 from functools import partial
-from statistics import mean, stdev
+from statistics import mean
 
 import pytest
 from scipy.stats import t, ttest_ind_from_stats
 
 from cmg.tables.paper import spearman
 from support import ROOT
+from support_records import Record, tables_of
 
 PAGES = {"README": ROOT / "README.md", "figs": ROOT / "figs" / "README.md", "speed": ROOT / "docs" / "speed.md"}
 DIRECTIONS = ("v2a", "a2v")
@@ -17,40 +18,10 @@ SEVEN = [("ave", "accuracy"), ("ave", "segment_accuracy"), ("avvp", "segment_f1"
 COLUMNS = [(task, metric, direction) for task, metric in SEVEN for direction in DIRECTIONS]
 
 
-def cells_of(line):
-    return [cell.strip() for cell in line.strip().strip("|").split("|")]
-
-
-def tables_of(text):
-    """All tables of a page, as [header, rows ...] of cells."""
-    found = re.findall(r"((?:^\|.*\n)+)", text, re.M)
-    return [[cells_of(line) for line in table.splitlines() if not re.fullmatch(r"[|: -]+", line)] for table in found]
-
-
 def table(page, *header):
     """The table of a page whose header begins like this, with rows; one that stands there once."""
     (found,) = [own for own in tables_of(PAGES[page].read_text(encoding="utf-8")) if own[0][: len(header)] == [*header]]
     return found
-
-
-class Record:
-    """One of figs/*.md: `transfer` row -> column -> cell, `lines` (row, task, direction, metric) -> column -> cell, and
-    `means` row -> "here / paper"."""
-
-    def __init__(self, name):
-        text = (ROOT / "figs" / f"{name}.md").read_text("utf-8")
-        text = text.replace("| recommended ", "| InfoNCE ")  # what rows were called in records of before
-        tables = {own[0][0]: own for own in reversed(tables_of(text))}
-        head, *rows = tables["transfer"]
-        self.transfer = {row[0]: dict(zip(head, row)) for row in rows}
-        head, *rows = next(own for own in tables_of(text) if own[0][:2] == ["row", "task"])
-        lines = [dict(zip(head, row)) for row in rows]
-        self.lines = {(one["row"], one["task"], one["direction"], one["metric"]): one for one in lines}
-        compared = [own for own in tables_of(text) if own[0][-1] == "mean"]
-        self.means = {row[0]: row[-1] for own in compared for row in own[1:]}
-
-    def get(self, row, task, metric, direction, column="transfer"):
-        return self.lines[row, task, direction, metric][column]
 
 
 def record_name(row):
@@ -301,45 +272,3 @@ def test_tables_of_the_pages_are_all_looked_at():
         "speed": ["program"],
         "figs": ["recipe", "row less InfoNCE AV", "nature", "pretraining", "task", "record", "record", "row", "row",
                  "row", "Ψ, its decoder and vCLUB", "page", "files"]}
-
-
-SIX = ("v2a", "v2t", "a2v", "a2t", "t2v", "t2a")
-
-
-def test_rows_of_multisk():
-    """docs/multisk.md says what the record says: means over six directions, and differences paired by seeds."""
-    found = {}
-    record = json.loads((ROOT / "figs" / "multisk.json").read_text())
-    for line in record["lines"]:
-        found.setdefault((line["name"], line["task"], line["metric"]), {})[line["direction"]] = line
-    minutes = Record("multisk").transfer
-
-    def means(name, task, kind):
-        lines = [found[name, task, f"{kind}_r10"][direction] for direction in SIX]
-        return [mean(line["values"][seed] for line in lines) for seed in range(3)]
-
-    page = (ROOT / "docs" / "multisk.md").read_text("utf-8")
-    (own,) = [own for own in tables_of(page) if own[0][:2] == ["row", "items"]]
-    for name, kind, *cells in own[1:-1]:
-        expected = []
-        for task in ("in-domain", "out-of-domain"):
-            values, alone = means(name, task, kind), means("contrastive alone", task, "joint")
-            apart = [a - b for a, b in zip(values, alone)]
-            half = t.ppf(0.975, 2) * stdev(apart) / 3**0.5
-            told = f"{mean(apart):+.1f} [{mean(apart) - half:+.1f}, {mean(apart) + half:+.1f}]"
-            told += " \\*" if abs(mean(apart)) > half else ""
-            expected += [f"{mean(values):.1f} ± {stdev(values):.1f}", told if any(apart) else ""]
-        assert cells == [*expected, minutes[name]["minutes"]], name
-    chance = [found["paper", task, "codes_r10"]["v2a"]["chance"] for task in ("in-domain", "out-of-domain")]
-    assert own[-1] == ["chance", "", f"{chance[0]:.1f}", "", f"{chance[1]:.1f}", "", ""] and len(own) == 11
-    text = " ".join(page.split())
-    for rows, metric, sentences in (
-            (("contrastive alone", "Multi-SK", "top-r"), "overlap",
-             ("video {} % alone, {} with Multi-SK, {} with top-r", "audio {}, {}, {}")),
-            (("contrastive alone", "Multi-SK"), "correlation", ("rises from {} to {} (video)", "audio ({}, {})",
-                                                                "from {} to {} (text)"))):
-        for sentence, m in zip(sentences, "vat"):
-            values = [found[row, "neighbourhood", f"features_{metric}"][f"{m}2{m}"]["value"] for row in rows]
-            assert sentence.format(*(f"{value:.1f}" for value in values)) in text
-    paper = [f"{found['paper', 'neighbourhood', 'features_correlation'][f'{m}2{m}']['value']:.1f}" for m in "vat"]
-    assert "keeps more of it: {}, {} and {}.".format(*paper) in text
