@@ -106,9 +106,27 @@ def test_rows_of_cmmixer():
     guessed = [f"{record.lines['from scratch', *key, 'v2a']['chance']:.1f}" for key in (
         ("retrieval", "joint_r1"), ("retrieval", "joint_r10"), ("ave", "accuracy"))]
     assert chance == ["chance", *(2 * guessed[:1]), *(2 * guessed[1:2]), "", "", *(2 * guessed[2:])]
+    own = {}
+    for (row, task, metric, d), line in record.lines.items():  # gains of the rows that mix
+        if task == "separation" and metric == "gain" and row not in ("no mixing", "apart"):
+            own[row, d] = line["value"] - t.ppf(0.975, 2) * line["value_std"] / 3**0.5
+    assert len(own) == 10 and min(own.values()) > 0 and "of all ten gains" in page("cmmixer")
     for row, other, *cells in table("cmmixer", "R@10 of", "less"):
         keys = [[(name, "retrieval", "joint_r10", d) for name in (row, other)] for d in sides]
         assert cells == [record.paired(*pair) for pair in keys], (row, other)
+
+
+def test_costs_of_cmmixer():
+    text = " ".join(page("cmmixer").split())
+    (step,) = json.loads((ROOT / "figs" / "bench_cmmixer.json").read_text())
+    read = json.loads((ROOT / "figs" / "bench_loading_raw.json").read_text())["us_per_clip"]
+    assert f"a step takes {step['step_ms'] / 1000:.2f} s" in text
+    assert f"a peak memory of {step['peak_memory_mib']:.0f} MiB" in text
+    ways = [read[name] for name in ("disk, blocks, cold", "disk, blocks, warm", "memory")]
+    assert "{:.1f} ms a clip from a cold disk, {:.1f} ms from a warm one and {:.1f} ms from memory".format(
+        *(way / 1000 for way in ways)) in text
+    times = "{:.1f}, {:.1f} and {:.1f} times as long".format(*(read["decoded"] / way for way in ways))
+    assert f"takes {read['decoded'] / 1000:.0f} ms, {times}" in text and read["decoded"] > 10 * max(ways)
 
 
 def test_rows_of_uniq4cap():
@@ -127,6 +145,20 @@ def test_rows_of_uniq4cap():
     found = [record.lines["pre-aligned", "retrieval", *key] for key in metrics]
     guessed = [f"{line['chance']:.1f}" for line in (*whole, *found)]
     assert chance == ["chance", guessed[0], "", *guessed[1:]]
+    text = " ".join(page("uniq4cap").split())
+    whole = whole[0]["values"]
+    for sentence, name, seen in (("without it (by {:.1f} to {:.1f})", "not pre-aligned", own),
+                                 ("video alone ({:.1f} to {:.1f})", "video only", "v2t"),
+                                 ("of audio alone ({:.1f} to {:.1f})", "audio only", "a2t")):
+        other = record.lines[name, "captions", "simple_cider_d", seen]["values"]
+        apart = [a - b for a, b in zip(whole, other, strict=True)]
+        assert sentence.format(min(apart), max(apart)) in text
+    judged = record.lines["pre-aligned", "retrieval", "mtm_accuracy", own]["values"]
+    assert (f"MTM judges {record.cell('pre-aligned', 'retrieval', 'mtm_accuracy', own)} % of the pairs rightly "
+            f"({min(judged):.1f} to {max(judged):.1f})") in text
+    raised = [record.paired(*(("pre-aligned", "retrieval", f"{kind}_r1", d) for kind in ("mtm", "mtc")))
+              for d in (own, back)]
+    assert "{} (clip → text) and {} (text → clip)".format(*raised) in text
 
 
 def test_captions_of_real_clips():
@@ -139,3 +171,25 @@ def test_captions_of_real_clips():
             f"{cider['chance']:.1f}), BLEU-4 {rows['simple_bleu_4', 'video+audio']['value']:.1f}") in text
     assert f"MTM judges {judged['value']:.1f} % of {judged['n_test']} pairs rightly" in text
     assert "{:.1f} before and {:.1f} after (clip → text), {:.1f} and {:.1f} (text → clip)".format(*found) in text
+
+
+def test_what_readme_says_of_the_systems():
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    mixer, writer = Lines("cmmixer"), Lines("uniq4cap")
+    rebuilt = [mixer.cell("image", "separation", metric, d) for metric in ("explained", "gain") for d in ("a2v", "v2a")]
+    assert "frames {} % of the mean picture's error are rebuilt, of mel {} %, {} and {} of it".format(*rebuilt) in text
+    found = [mixer.cell(row, "retrieval", "joint_r10", "v2a")
+             for row in ("after image", "after no mixing", "after apart", "from scratch")]
+    assert ("is {} after it, {} after frames alone, {} after two autoencoders apart, {} without any.".format(*found)
+            in text)
+    vectors = mixer.cell("Uni-Code", "retrieval of vectors", "semantic_r10", "v2a")
+    assert f"Uni-Code, on the same clips as vectors, has {vectors}." in text
+    own, task = "video+audio2t", "captions"
+    told = [writer.cell(row, task, "simple_cider_d", own) for row in ("pre-aligned", "not pre-aligned")]
+    nearest = writer.cell("nearest caption", "nearest", "simple_cider_d", own)
+    chance = writer.lines["pre-aligned", task, "simple_cider_d", own]["chance"]
+    assert (f"CIDEr-D × 100 is {told[0]}, {told[1]} without its first stage, {nearest} of the nearest training "
+            f"caption, {chance:.1f} where sentences are dealt") in text
+    (real,) = (row["value"] for row in json.loads((ROOT / "figs" / "captions.json").read_text())
+               if row["metric"] == "simple_cider_d")
+    assert f"Of the digit clips {real:.1f}, one seed" in text
