@@ -55,9 +55,13 @@ def test_a_row_has_one_colour_in_all_panels_and_hatches_after_the_last_one():
     found = {axes.get_title(): {name: bars_[0] for name, bars_ in rows_of(axes).items()} for axes in page.axes}
     for name, bar in found["b"].items():
         assert bar.get_height() == rows[name][0][0] and bar.get_facecolor() == found["a"][name].get_facecolor()
-        assert bar.get_x() == found["a"][name].get_x()
+    left, right = (found["b"][name] for name in ("row 2", "row 9"))  # side by side, though seven rows lie between them
+    assert left.get_x() + left.get_width() < right.get_x() < left.get_x() + 1.2 * left.get_width()
+    assert left.get_x() == pytest.approx(-right.get_x() - right.get_width())
     assert to_hex(found["a"]["row 1"].get_facecolor()).upper() == COLOURS[1] and not found["a"]["row 1"].get_hatch()
     assert to_hex(found["a"]["row 9"].get_facecolor()).upper() == COLOURS[1] and found["a"]["row 9"].get_hatch()
+    looks = [tuple(map(str, bars.look(number).values())) for number in range(40)]
+    assert len(set(looks)) == 40
 
 
 def test_more_groups_than_a_page_is_wide_go_on_in_another_panel():

@@ -11,6 +11,7 @@ from cmg.figures.style import CHANCE, COLOURS, INK, WIDTH, panel_pages, styled, 
 
 BAR = 0.075, 0.28  # inches: the least and the most width of a bar
 FILL = 0.8  # share of a group's width that its bars take
+HATCHES = (None, "/////", "xxxxx", "....", "|||||")
 AXIS = 0.55  # inches that the labels of an axis take
 
 
@@ -57,18 +58,18 @@ def pieces(panel: Panel, size: int) -> list[Panel]:
 
 
 def draw_panel(axes, panel: Panel, rows: list[str], inches: float):
-    """Fill the axes; a group has so many inches."""
-    width = min(FILL / len(rows), BAR[1] / inches)
+    """Fill the axes; a group has so many inches. A row of which nothing was measured takes no place in the panel."""
+    shown = [row for row in rows if any(value is not None for value, _ in panel.bars.get(row, ()))]
+    width = min(FILL / max(1, len(shown)), BAR[1] / inches)
     x = np.arange(len(panel.groups))
-    left = x - width * len(rows) / 2
-    for number, row in enumerate(rows):
-        if row in panel.bars:
-            value, std = np.array(panel.bars[row], float).T  # None becomes nan: no bar, no whisker
-            axes.bar(left + (number + 0.5) * width, value, 0.9 * width, label=row, **look(number),
-                     yerr=np.where(std > 0, std, np.nan), error_kw={"elinewidth": 0.8, "ecolor": INK})
+    left = x - width * len(shown) / 2
+    for place, row in enumerate(shown):
+        value, std = np.array(panel.bars[row], float).T  # None becomes nan: no bar, no whisker
+        axes.bar(left + (place + 0.5) * width, value, 0.9 * width, label=row, **look(rows.index(row)),
+                 yerr=np.where(std > 0, std, np.nan), error_kw={"elinewidth": 0.8, "ecolor": INK})
     marked = [i for i in x if panel.chance[i] is not None]
     if marked:
-        axes.hlines([panel.chance[i] for i in marked], left[marked], left[marked] + width * len(rows), **CHANCE,
+        axes.hlines([panel.chance[i] for i in marked], left[marked], left[marked] + width * len(shown), **CHANCE,
                     label="chance")
     crowded = max(map(width_of, panel.groups)) > 0.9 * inches
     axes.set_xticks(x, panel.groups, **({"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}))
@@ -77,7 +78,6 @@ def draw_panel(axes, panel: Panel, rows: list[str], inches: float):
 
 
 def look(number: int) -> dict:
-    """Of the bars of a row: after all colours they come again, hatched."""
-    again = number >= len(COLOURS)
+    """Of the bars of a row: after all colours they come again, hatched, each time in another way."""
     return {"facecolor": COLOURS[number % len(COLOURS)], "edgecolor": "white", "linewidth": 0,
-            "hatch": "/////" if again else None}
+            "hatch": HATCHES[number // len(COLOURS) % len(HATCHES)]}
