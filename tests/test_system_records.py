@@ -111,6 +111,11 @@ def test_rows_of_cmmixer():
         if task == "separation" and metric == "gain" and row not in ("no mixing", "apart"):
             own[row, d] = line["value"] - t.ppf(0.975, 2) * line["value_std"] / 3**0.5
     assert len(own) == 10 and min(own.values()) > 0 and "of all ten gains" in page("cmmixer")
+    behind = [one for (row, _, metric, _), one in record.apart.items() if row.startswith("after") and
+              metric == "joint_r10" and not row.endswith(("mean", "long"))]
+    clear = sum(one["high"] < 0 for one in behind)
+    assert max(one["difference"] for one in behind) < 0
+    assert f"({clear} of {len(behind)} intervals exclude zero)" in " ".join(page("cmmixer").split())
     for row, other, *cells in table("cmmixer", "R@10 of", "less"):
         keys = [[(name, "retrieval", "joint_r10", d) for name in (row, other)] for d in sides]
         assert cells == [record.paired(*pair) for pair in keys], (row, other)
