@@ -166,6 +166,19 @@ def test_rows_of_uniq4cap():
     assert "{} (clip → text) and {} (text → clip)".format(*raised) in text
 
 
+def test_wordings_that_nobody_learnt():
+    found = {}
+    for row in json.loads((ROOT / "figs" / "uniq4cap_wordings.json").read_text()):
+        found.setdefault((row["wording"], row["metric"], row["source"]), []).append(row)
+    both, metrics = "video+audio", [("mtc_r1", "video+audio"), ("mtm_r1", "video+audio"), ("mtc_r1", "text"),
+                                    ("mtm_r1", "text"), ("mtm_accuracy", "video+audio")]
+    for wording, *cells in table("uniq4cap", "asked in"):
+        rows = [found[wording, *key] for key in (("simple_cider_d", both), ("simple_bleu_4", both), *metrics)]
+        assert [[row["pretrain_seed"] for row in own] for own in rows] == 7 * [[0, 1, 2]]
+        values = [[row["value"] for row in own] for own in rows]
+        assert cells == [f"{mean(own):.1f} ± {stdev(own):.1f}" for own in values]
+
+
 def test_captions_of_real_clips():
     """One seed: what captioning and retrieval printed of the digit clips that were held out."""
     rows = {(row["metric"], row["source"]): row for row in json.loads((ROOT / "figs" / "captions.json").read_text())}

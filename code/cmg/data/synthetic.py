@@ -262,7 +262,7 @@ def _write_features(path, spec, world, splits):
                     "audio": render_audio(world["audio"], block.label, block.audio, spec, rng["audio"]),
                     "text": text,
                 } | {m: render_grid(world[m], block.label, block.video, spec, rng[m]) for m in ("video", *spec.grids)}
-                ids = [_clip_id(split, start + i) for i in range(len(block.label))]
+                ids = [clip_id(split, start + i) for i in range(len(block.label))]
                 writer.append(ids, features, {m: words if m == "text" else real for m in shapes})
 
 
@@ -273,14 +273,14 @@ def _annotation_rows(split, events):
     audio = np.where(events.audio[:, 0].any(1, keepdims=True), events.audio[:, 0], video)
     onset, offset = np.maximum(video[:, 0], audio[:, 0]), np.minimum(video[:, 1], audio[:, 1])
     rows = zip(events.label[:, 0], onset, offset, strict=True)
-    return "".join(f"{_class_name(k)}&{_clip_id(split, i)}&good&{on}&{off}\n" for i, (k, on, off) in enumerate(rows))
+    return "".join(f"{_class_name(k)}&{clip_id(split, i)}&good&{on}&{off}\n" for i, (k, on, off) in enumerate(rows))
 
 
 def _class_name(k):
     return f"class_{k:02d}"
 
 
-def _clip_id(split, number):
+def clip_id(split, number):
     return f"syn_{split}_{number:05d}"
 
 
