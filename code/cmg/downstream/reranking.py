@@ -92,16 +92,19 @@ def rightly_judged(model, found: Compared, seed=0):
     kind = found.words.unique(dim=0, return_inverse=True)[1]  # equal captions have equal numbers
     has = torch.zeros(len(found.clips), int(kind.max()) + 1, dtype=torch.bool, device=kind.device)
     has[own, kind] = True
-    caption, pairs = torch.arange(len(own), device=own.device), []
+    caption = torch.arange(len(own), device=own.device)
     batch = torch.arange(len(found.clips), device=own.device) // AMONG
     near = batch[own][:, None] == batch  # (captions, clips)
-    for allowed, scores, uniform in ((near & ~has[:, kind].T, found.similarity.T, draws[0]),
-                                     (near[:, own] & ~has[own][:, kind], found.similarity[own], draws[1])):
-        rival = draw(scores.masked_fill(~allowed, -torch.inf).softmax(1), uniform)
-        some = allowed.any(1)
-        pairs.append((rival[some], caption[some]) if not pairs else (own[some], rival[some]))
-    known = belonging(model, found, own, caption) > 0
-    return torch.cat([known, *(belonging(model, found, *pair) <= 0 for pair in pairs)])
+    clip, some = rivals(found.similarity.T, near & ~has[:, kind].T, draws[0])
+    other, others = rivals(found.similarity[own], near[:, own] & ~has[own][:, kind], draws[1])
+    return torch.cat([belonging(model, found, own, caption) > 0,
+                      belonging(model, found, clip[some], caption[some]) <= 0,
+                      belonging(model, found, own[others], other[others]) <= 0])
+
+
+def rivals(scores, allowed, uniform):
+    """For each row a column that is allowed, drawn by the softmax of the scores; and whether there is any."""
+    return draw(scores.masked_fill(~allowed, -torch.inf).softmax(1), uniform), allowed.any(1)
 
 
 def reranked(model, found: Compared, clip: str, first: int):
