@@ -100,8 +100,15 @@ def test_pairs_to_judge_are_those_of_training(trained, monkeypatch):
     assert captions[::2].tolist() == [[k, 2 * ((k + 1) % 6)] for k in range(6)]
     monkeypatch.setattr(reranking, "AMONG", 2)
     assert len(rightly_judged(model, found)) == 36
-    assert {(clip, caption // 2) for clip, caption in torch.cat(asked[4:]).tolist() if caption != 2} == {
+    rivals = torch.cat([pair for n, pair in enumerate(asked[3:]) if n % 3])  # two calls of three
+    assert {(clip, caption // 2) for clip, caption in rivals.tolist() if caption != 2} == {
         (k, k ^ 1) for k in range(6)}  # clips 2k and 2k + 1 are each other's rivals
+    absent = found._replace(clips=found.clips[1:], looks=found.looks[1:], similarity=found.similarity[1:])
+    asked.clear()
+    assert len(rightly_judged(model, absent)) == 5 * 2 * 3 - 2 * 2  # captions 0 and 1 have no clip; clip 5 is alone
+    assert {0, 1}.isdisjoint(torch.cat(asked)[:, 1].tolist())
+    alone = found._replace(clips=found.clips[:1], looks=found.looks[:1], similarity=found.similarity[:1])
+    assert rightly_judged(model, alone).tolist() == [False, False]  # nothing but its own two captions
 
 
 def test_rows_and_refusals(trained, tmp_path, capsys):

@@ -74,6 +74,8 @@ def judged(model, found: Compared, first: int, to_text: bool):
 
 def belonging(model, found: Compared, clips, captions):
     """Log-odds, float64 [n], that clips and captions of these numbers belong together."""
+    if not len(clips):
+        return found.similarity.new_empty(0)
     odds = []
     for clip, caption in zip(clips.split(PAIRS), captions.split(PAIRS)):
         source, there = (torch.stack(one) for one in zip(*(found.looks[k] for k in clip.tolist())))
@@ -85,21 +87,21 @@ def belonging(model, found: Compared, clips, captions):
 def rightly_judged(model, found: Compared, seed=0):
     """BoolTensor[pairs]: of every caption whether it is told to belong to its clip, and not to belong to another clip,
     nor its clip to another caption. Rivals are drawn by similarity, as MTM's are in training, out of as few clips; one
-    that has the very caption is none."""
+    that has the very caption is none, and a caption whose clip has no features is not asked."""
     draws = torch.rand(2, len(found.words), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    draws = draws.to(found.similarity.device)
-    own = (found.captions[:, None] == found.clips).long().argmax(1)  # (captions,), the clip of each
-    kind = found.words.unique(dim=0, return_inverse=True)[1]  # equal captions have equal numbers
-    has = torch.zeros(len(found.clips), int(kind.max()) + 1, dtype=torch.bool, device=kind.device)
-    has[own, kind] = True
-    caption = torch.arange(len(own), device=own.device)
-    batch = torch.arange(len(found.clips), device=own.device) // AMONG
-    near = batch[own][:, None] == batch  # (captions, clips)
-    clip, some = rivals(found.similarity.T, near & ~has[:, kind].T, draws[0])
-    other, others = rivals(found.similarity[own], near[:, own] & ~has[own][:, kind], draws[1])
-    return torch.cat([belonging(model, found, own, caption) > 0,
-                      belonging(model, found, clip[some], caption[some]) <= 0,
-                      belonging(model, found, own[others], other[others]) <= 0])
+    draws, right = draws.to(found.similarity.device), []
+    for clips in torch.arange(len(found.clips), device=found.clips.device).split(AMONG):
+        caption, own = (found.captions[:, None] == found.clips[clips]).nonzero().T  # of each its clip among these
+        words = found.words[caption]
+        equal = (words[:, None] == words).all(2)  # (captions, captions)
+        said = torch.stack([equal[:, own == k].any(1) for k in range(len(clips))], 1)  # (captions, clips)
+        similar, uniform = found.similarity[clips][:, caption], draws[:, caption]  # (clips, captions), (2, captions)
+        clip, some = rivals(similar.T, ~said, uniform[0])
+        other, others = rivals(similar[own], ~said[:, own].T, uniform[1])
+        right += [belonging(model, found, clips[own], caption) > 0,
+                  belonging(model, found, clips[clip[some]], caption[some]) <= 0,
+                  belonging(model, found, clips[own[others]], caption[other[others]]) <= 0]
+    return torch.cat(right)
 
 
 def rivals(scores, allowed, uniform):

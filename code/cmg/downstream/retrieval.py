@@ -112,7 +112,10 @@ def by_judgement(model, collection: Collection, seen, settings: Settings, first:
         rows += described(found, chance(queries, gallery), source, target, kind, len(gallery), settings,
                           collection.n_excluded, None)
     right = rightly_judged(model, compared, settings.seed)
-    never = 1 - len(compared.words) / len(right)  # what "it does not belong" gets of all pairs
+    if not len(right):
+        return rows
+    own = torch.isin(compared.captions, compared.clips).sum().item()
+    never = 1 - own / len(right)  # what "it does not belong" gets of all pairs
     rows.append(result("retrieval", clip, "text", settings, "mtm_accuracy", 100 * right.double().mean().item(), None,
                        None, 100 * never, 0, len(right), n_excluded=collection.n_excluded))
     return rows
