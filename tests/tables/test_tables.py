@@ -316,7 +316,7 @@ def test_cells_of_older_table_files_stay_finished(tmp_path):
     (folder / "cell.json").write_text(json.dumps({
         "name": "paper AV", "seed": 0, "flags": (
             "--modalities video audio --preset paper --epochs 48 --lr 1e-3 --schedule cosine --warmup-steps 20 "
-            "--dim 128 --layers 1 --specific-dim 64 --specific-steps 1 --precision bf16 --checkpoint-epochs 4").split(),
+            "--dim 128 --layers 1 --specific-dim 64 --specific-steps 1 --checkpoint-epochs 4").split(),
         "evaluations": {
             "ave": {"arguments": ["--data", "ave.h5", "--annotations", "ann"], "minutes": 0.5},
             "ave-60": {"arguments": ["--checkpoint", "best.pt", "--data", "ave_60.h5", "--annotations", "annotations"],

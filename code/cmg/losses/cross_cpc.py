@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from cmg.distributed import first_row, gather
 from cmg.losses.info_nce import own_rows
 from cmg.modalities import direction
+from cmg.models.precision import recur
 
 
 class CrossCPC(nn.Module):
@@ -45,7 +46,7 @@ class CrossCPC(nn.Module):
         z : dict modality -> Tensor[B, T, D]; valid : dict modality -> BoolTensor[B, T].
         """
         T = next(iter(z.values())).shape[1]
-        context = {m: self.context[m](z[m][:, : T - 1])[0] for m in self.modalities}  # (B, T-1, D)
+        context = {m: recur(self.context[m], z[m][:, : T - 1])[0] for m in self.modalities}  # (B, T-1, D)
         everyone = {m: gather(z[m]) for m in self.modalities}  # (N, T, D)
         real = {m: gather(valid[m]) for m in self.modalities}  # (N, T)
         losses = {}

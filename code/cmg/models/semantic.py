@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cmg.cli import number, whole
 from cmg.configs import Config, setting
 from cmg.modalities import modality
+from cmg.models.precision import recur
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class WordEncoder(nn.Module):
         captions and over the captions turned round.
         """
         if valid is None:
-            return self.lstm(x)[0]
+            return recur(self.lstm, x)[0]
         turned = turn(valid).unsqueeze(-1)  # (B, L, 1)
         layers = iter(self.lstm.all_weights)
         for forwards, backwards in zip(layers, layers):
@@ -97,8 +98,11 @@ class WordEncoder(nn.Module):
 
 def one_way(x, weights):
     """One LSTM layer in one direction: Tensor[B, L, X] -> [B, L, H], with one entry of `nn.LSTM.all_weights`."""
-    start = x.new_zeros(1, len(x), weights[1].shape[1])
-    return torch.lstm(x, (start, start), weights, True, 1, 0.0, False, False, True)[0]
+    def lstm(x):
+        start = x.new_zeros(1, len(x), weights[1].shape[1])
+        return torch.lstm(x, (start, start), weights, True, 1, 0.0, False, False, True)[0]
+
+    return recur(lstm, x)
 
 
 def turn(valid):
