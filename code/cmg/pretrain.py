@@ -228,7 +228,8 @@ def main(argv=None):
     if device.type == "cpu":
         keep_freed_memory()
         if run.precision == "bf16" and not computes_bf16():
-            print("--precision bf16: this processor has no arithmetic for it; fp32 is many times faster", file=sys.stderr)
+            print("--precision bf16: this processor has no arithmetic for it; fp32 is many times faster",
+                  file=sys.stderr)
         # to the same bits: as it was, where the run goes on
         wanted = content["args"].get("toom_cook", "on") if content and run.toom_cook == "auto" else run.toom_cook
         clips = settings.optimiser.batch_size // settings.optimiser.accumulate // size
