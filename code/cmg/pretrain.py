@@ -37,7 +37,7 @@ from cmg.errors import LostProcess, UserError
 from cmg.files import locked, parse_json, read_text, write_atomically
 from cmg.methods import registry
 from cmg.methods.contract import Method
-from cmg.models.precision import computes_bf16
+from cmg.models.precision import CPU_HAS_BF16
 from cmg.optimisation import OptimiserConfig
 from cmg.processes import AGAIN
 from cmg.training import checkpoint, state
@@ -227,7 +227,7 @@ def main(argv=None):
     torch.manual_seed(run.seed + 1 + rank)  # stage two: dropout and negatives differ between processes
     if device.type == "cpu":
         keep_freed_memory()
-        if run.precision == "bf16" and not computes_bf16():
+        if run.precision == "bf16" and not CPU_HAS_BF16:
             print("--precision bf16: this processor has no arithmetic for it; fp32 is many times faster",
                   file=sys.stderr)
         # to the same bits: as it was, where the run goes on

@@ -13,6 +13,7 @@ from cmg.methods.codebook.cmcm import Matching
 from cmg.methods.codebook.dcid import Disentangling, Prediction
 from cmg.methods.codebook.fcid import ClipCLUB
 from cmg.modalities import direction
+from cmg.models.precision import recur
 
 
 class ReleasedCLUB(CLUB):
@@ -79,7 +80,7 @@ class ReleasedCrossCPC(CrossCPC):
         if t is None:
             t = (1 + shared_rand(1, device) * (T - self.steps - 1)).long()
         t = torch.as_tensor(t, device=device).view(1)
-        context = {m: self.context[m](z[m])[0].index_select(1, t) for m in self.modalities}  # (B, 1, D)
+        context = {m: recur(self.context[m], z[m])[0].index_select(1, t) for m in self.modalities}  # (B, 1, D)
         everyone = {(m, k): gather(self.predict[m][k - 1](context[m]))  # (N, 1, D)
                     for m in self.modalities for k in range(1, self.steps + 1)}
         losses = {}
