@@ -36,6 +36,7 @@ SETTINGS = {
     "aha": ["--preset", "paper", "--method", "aha", "--shared-levels", "2", "--levels", "3"],
     "codebind": ["--preset", "paper", "--method", "codebind", "--piece-dim", "4", "--own-codes", "6"],
     "srcid": ["--preset", "paper", "--method", "srcid"],
+    "onecode": ["--method", "onecode"],
     "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn+simmmdg"],
 }
 

@@ -29,7 +29,7 @@ from support import (
 )
 
 RIVALS = ("smit", "mst", "codis", "turn", "cmcm")
-FOLLOWUPS = ("micu", "codaar", "fcid", "srcid", "simmmdg", "codebind", "aha")
+OTHERS = ("micu", "codaar", "fcid", "srcid", "simmmdg", "codebind", "aha", "onecode")
 COMPOSED = tuple(f"dcid+{name}" for name in RIVALS)
 
 
@@ -63,7 +63,7 @@ def losses_of(method, batch):
 
 
 def test_every_file_is_a_method():
-    assert set(available()) - set(SYSTEMS) == {"baseline", *RIVALS, "dcid", "unicode", *FOLLOWUPS}
+    assert set(available()) - set(SYSTEMS) == {"baseline", *RIVALS, "dcid", "unicode", *OTHERS}
 
 
 @pytest.mark.parametrize("name", RIVALS)
@@ -117,7 +117,7 @@ def test_presets_set_what_a_method_has():
 
 @pytest.mark.parametrize("modalities", [("audio", "video"), ("video", "text"), tuple(SHAPES)],
                          ids=lambda m: "".join(x[0] for x in m))
-@pytest.mark.parametrize("method", ["baseline", *COMPOSED, *FOLLOWUPS])
+@pytest.mark.parametrize("method", ["baseline", *COMPOSED, *OTHERS])
 def test_steps_are_finite_and_reach_every_parameter(clips, method, modalities):
     batch = batch_of(clips, modalities)
     takes = find(method).objectives[method.split("+")[-1]].alignments
@@ -152,7 +152,7 @@ def test_every_term_descends_in_twenty_steps(clips, name):
 
 
 @pytest.mark.parametrize("modalities", [("video", "audio"), ("audio", "text")])
-@pytest.mark.parametrize("method", ["dcid+smit", "mst", "codis", "turn", "cmcm", "unicode", *FOLLOWUPS])
+@pytest.mark.parametrize("method", ["dcid+smit", "mst", "codis", "turn", "cmcm", "unicode", *OTHERS])
 def test_padding_is_seen_by_no_loss(clips, method, modalities):
     built = made(method, modalities=modalities).eval()
     batch = batch_of(clips, modalities)
@@ -234,7 +234,7 @@ def test_the_learnt_temperature_comes_back_from_its_bound(clips):
     assert term.log_scale.grad.item() > 1
 
 
-@pytest.mark.parametrize("method", ["smit+codis", "mst+turn", *FOLLOWUPS])
+@pytest.mark.parametrize("method", ["smit+codis", "mst+turn", *OTHERS])
 def test_bf16_stays_near_fp32(clips, method):
     built, batch = made(method).eval(), batch_of(clips, ("video", "audio"))
     exact = losses_of(built, batch)
@@ -275,7 +275,7 @@ def test_teacher_follows_with_momentum(clips):
         assert_close(new, old + (1 - term.momentum), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["codis", "dcid+turn", "mst", *FOLLOWUPS])
+@pytest.mark.parametrize("method", ["codis", "dcid+turn", "mst", *OTHERS])
 def test_resume_is_bit_exact(clips, tmp_path, method):
     flags = ["--method", method, "--save-every", "1e-6"]
     whole = run(clips, tmp_path / "whole", *flags)

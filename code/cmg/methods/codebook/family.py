@@ -12,8 +12,8 @@ from cmg.methods.codebook.recipes import recipes_of
 from cmg.models.unified import UnifiedModel
 
 OBJECTIVES = {name: f"cmg.methods.codebook.{name}:OBJECTIVE" for name in (
-    "aha", "baseline", "cmcm", "codaar", "codebind", "codis", "dcid", "fcid", "micu", "mst", "simmmdg", "smit",
-    "srcid", "turn", "unicode")}
+    "aha", "baseline", "cmcm", "codaar", "codebind", "codis", "dcid", "fcid", "micu", "mst", "onecode", "simmmdg",
+    "smit", "srcid", "turn", "unicode")}
 
 
 def objective(name) -> Objective:
