@@ -1,6 +1,6 @@
 """OneCode, the recipe of this project: a second has one code, whatever tells of it. Not Uni-Code.
 
-L = L_onecode + L_commit. L_onecode is InfoNCE in the space that is quantised (the Alignment of `unicode`: cosine /
+L = L_onecode + 1/4 L_commit. L_onecode is InfoNCE in the space that is quantised (the Alignment of `unicode`: cosine /
 temperature, second by second, with text clip by clip); L_commit holds a vector to the code that its second has been
 given as a whole (`cmg.models.one_code`). Φ and the codebook are all that is trained: no Ψ, decoder or vCLUB, no
 Cross-CPC, L_cmcm or MM-EMA. Uni-Code's are Φ, a codebook that all modalities share and an EMA moves, commitment and
@@ -27,7 +27,7 @@ class OneCodeConfig(Config):
     """
 
     w_onecode: float = setting(1.0, number(least=0))
-    onecode_temperature: float = setting(0.1, number(above=0))
+    onecode_temperature: float = setting(0.05, number(above=0))
 
 
 def alignment(blueprint):
@@ -35,5 +35,5 @@ def alignment(blueprint):
 
 
 OBJECTIVE = Objective("onecode", OneCodeConfig(), {"onecode": alignment}, model=OneCodeModel, alignments=("clip",),
-                      sets={"w_rec": 0.0, "mm_ema": "off", "reset": "both", "text_alignment": "clip", "codes": 64},
-                      paired=True)
+                      sets={"w_rec": 0.0, "w_commit": 0.25, "mm_ema": "off", "reset": "both", "text_alignment": "clip",
+                            "codes": 64}, paired=True)
