@@ -4,16 +4,16 @@
 #   ./scripts/digits.sh                                fetches FSDD and MNIST (data/README.md) and composes the clips
 #   ./scripts/digits.sh --fsdd FOLDER --mnist FOLDER   the same from copies at hand
 #   ./scripts/digits.sh FOLDER                         clips at hand, with render_media.py; or set CMG_DIGITS
-#   ./scripts/digits.sh FOLDER --seeds 0 --rows "InfoNCE AVT"
+#   TABLES=ave ./scripts/digits.sh FOLDER --seeds 0 --rows "OneCode AVT"
 #   TABLES="digits pair" ./scripts/digits.sh FOLDER    several tables of scripts/tables/, one after another
 #   TABLES=ave ./scripts/digits.sh --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 …
 #                                                      no digit clips: everything from feature files of your own
 #
 #   digits   recipes, and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the unlabelled
 #            clips of AVVP as well, for only these show small digits in the quarters of a frame
-#   ave      the recipes on AVE, without AVVP's clips, and InfoNCE without one of its terms at a time
+#   ave      OneCode and Uni-Code on AVE, without AVVP's clips, and OneCode without one of its parts at a time
 #   speed    Ψ on fewer seconds, or left out: what that costs and saves
-#   pair     "InfoNCE" and one that aligns nothing, between two data sets that share only their classes, in
+#   pair     OneCode and one that aligns nothing, between two data sets that share only their classes, in
 #            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
 #   multisk  structure preservation on retrieval, among heard and among other speakers
 #

@@ -6,6 +6,7 @@ import re
 import pytest
 from support_tables import AVE, rows
 
+from cmg.configs import flat
 from cmg.errors import UserError
 from cmg.pretrain import parse
 from cmg.tables.file import fill, read_settings, read_table
@@ -74,15 +75,24 @@ name = "second"
     assert (table.trials, table.trial_flags) == ({}, [])
 
 
-def test_recipes_have_rows_without_one_of_their_terms():
-    """InfoNCE at its full length, Uni-Code in Table 2; each compared with the whole."""
-    ave, table2 = read_table(TABLES / "ave.toml"), read_table(TABLES / "table2.toml")
-    for term in ("InfoNCE", "Cross-CPC", "L_cmcm", "MM-EMA", "reset"):
-        row = f"InfoNCE AV without {term}"
-        assert ave.references[row] == "InfoNCE AV" and ave.tasks[row] == ["ave"]
-        whole = ave.rows["InfoNCE AV"]
-        assert ave.rows[row][: len(whole)] == whole and len(ave.rows[row]) > len(whole)
-        assert parse(["--data", "x", "--out", "x", *ave.rows[row]]).run.epochs == 64
+def test_recipes_have_rows_without_one_of_their_parts():
+    """OneCode at its full length on both sets of clips, Uni-Code in Table 2; each compared with the whole."""
+    for name in ("ave", "nature"):
+        table = read_table(TABLES / f"{name}.toml")
+        whole = parse(["--data", "x", "--out", "x", *table.rows["OneCode AV"]])
+        for part in ("without InfoNCE", "without one code", "with 128 codes", "without reset"):
+            row = f"OneCode AV {part}"
+            assert table.references[row] == "OneCode AV" and table.tasks[row] == ["ave"]
+            own = parse(["--data", "x", "--out", "x", *table.rows[row]])
+            assert (own.run.epochs, own.optimiser) == (whole.run.epochs, whole.optimiser)
+            values, others = flat(own.method), flat(whole.method)
+            changed = {name for name in values if name in others and values[name] != others[name]}
+            assert changed == {
+                "without InfoNCE": {"w_onecode"}, "with 128 codes": {"codes"}, "without reset": {"reset"},
+                "without one code": {"w_onecode", "w_align", "align_temperature"}}[part]
+    without = parse(["--data", "x", "--out", "x", *table.rows["OneCode AV without one code"]]).method.objectives
+    assert without["unicode"].align_temperature == whole.method.objectives["onecode"].onecode_temperature
+    table2 = read_table(TABLES / "table2.toml")
     for term in ("CLUB", "Cross-CPC", "L_cmcm", "MM-EMA", "reset"):
         assert table2.references[f"without {term}"] == "Uni-Code"
 
