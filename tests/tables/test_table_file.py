@@ -15,7 +15,7 @@ from support import TABLES
 
 def test_table_files_of_the_repository_parse():
     paths = sorted(TABLES.glob("*.toml"))
-    assert len(paths) == 15
+    assert len(paths) == 16
     for path in paths:
         table = read_table(path)
         settings = {name: ["x"] for name in re.findall(r"\{(\w+)\}", path.read_text())}
