@@ -234,6 +234,21 @@ def test_the_learnt_temperature_comes_back_from_its_bound(clips):
     assert term.log_scale.grad.item() > 1
 
 
+@pytest.mark.parametrize("modalities, same", [(("video", "text"), True), (("video", "audio"), False)])
+def test_onecode_is_infonce_where_only_one_modality_has_seconds(clips, modalities, same):
+    """With commitment to own codes; two that have them share a code, and only commitment knows."""
+    plain = ["--w-rec", "0", "--w-club", "0", "--w-cpc", "0", "--w-cmcm", "0", "--mm-ema", "off", "--commitment", "own",
+             "--w-align", "1", "--align-temperature", "0.05", "--w-commit", "0.25",
+             "--text-alignment", "clip"]
+    batch = batch_of(clips, modalities)
+    found, expected = (losses_of(made(*args, modalities=modalities), batch) for args in (
+        ("onecode",), ("unicode", *plain)))
+    assert {name.replace("onecode/", "align/") for name in found} == set(expected)
+    for name, value in found.items():
+        equal = torch.equal(value, expected[name.replace("onecode/", "align/")])
+        assert equal == (same or name.startswith("onecode/")), name
+
+
 @pytest.mark.parametrize("method", ["smit+codis", "mst+turn", *OTHERS])
 def test_bf16_stays_near_fp32(clips, method):
     built, batch = made(method).eval(), batch_of(clips, ("video", "audio"))
