@@ -224,8 +224,7 @@ def test_what_no_record_holds_is_listed():
     listed = {(page, start): (names, how) for page, start, names, how in rows}
     known = {("README", "direction"): "all", ("README", "pretraining"): "*perfect codes*",
              ("speed", "program"): "released, float64, as published; released, cast to float32; here, bf16, "
-                                    "`--specific-steps 1`",
-             }
+                                    "`--specific-steps 1`"}
     assert {key: names for key, (names, _) in listed.items()} == known
     # The rest of README's steps a second are in the benchmark's own records.
     for row, precision in (("here, `--precision fp32`", "fp32"), ("here, `--precision bf16`", "bf16")):
@@ -254,5 +253,5 @@ def test_tables_of_the_pages_are_all_looked_at():
     assert heads == {
         "README": ["direction", "direction", "pretraining", "task", "`--method`", "`--method`", "to add", "page"],
         "speed": ["program"],
-        "figs": ["recipe", "ave: row less OneCode AV", "nature", "nature: row less OneCode AV", "task", "record", "record", "row", "row",
-                 "row", "Ψ, its decoder and vCLUB", "page", "files"]}
+        "figs": ["recipe", "ave: row less OneCode AV", "nature", "nature: row less OneCode AV", "task", "record",
+                 "record", "row", "row", "row", "Ψ, its decoder and vCLUB", "page", "files"]}
