@@ -87,6 +87,9 @@ def test_the_code_follows_the_means():
     total = count.sum()
     smoothed = (count + 1e-5) / (total + 5 * 1e-5) * total
     torch.testing.assert_close(book.embedding, weight / smoothed.unsqueeze(1))
+    for number, m in enumerate(AVT):  # of its own picks, which are others
+        assert torch.equal(book.usage[number], 0.01 * torch.bincount(own[m][valid[m]], minlength=5))
+    assert not torch.equal(book.usage[0], book.usage[1])
 
 
 def test_codes_start_between_the_modalities():

@@ -177,9 +177,7 @@ class Codebook(nn.Module):
         for m in self.modalities:
             target = self.target(m, z, valid)  # (B, T, D)
             targets[m] = target
-            weight = valid[m].flatten().to(self.embedding.dtype)
-            one_hot = torch.zeros(len(weight), self.size, dtype=self.embedding.dtype, device=target.device)
-            one_hot.scatter_(1, codes[m].flatten().unsqueeze(1), weight.unsqueeze(1))  # (B·T, M)
+            one_hot = self.hits(codes[m], valid[m])  # (B·T, M)
             # A padded step has weight 0, but 0 · nan is nan: the statistics must be finite over all steps.
             sums.append(one_hot.t() @ target.flatten(0, 1))  # (M, D)
             counts.append(one_hot.sum(0))
@@ -196,6 +194,12 @@ class Codebook(nn.Module):
         if self.reset != "off":
             everyone = ({m: gather(x[m]) for m in self.modalities} for x in (targets, valid))
             self.revive(*self.candidates(*everyone), finite)
+
+    def hits(self, codes, valid):
+        """Which code every step has, one-hot, nothing for steps that are padding: [B, T] each -> Tensor[B·T, M]."""
+        weight = valid.flatten().to(self.embedding.dtype)
+        one_hot = torch.zeros(len(weight), self.size, dtype=self.embedding.dtype, device=weight.device)
+        return one_hot.scatter_(1, codes.flatten().unsqueeze(1), weight.unsqueeze(1))
 
     def candidates(self, targets, valid):
         """What codes may restart at, Tensor[n, D], and which of it exists: dicts of Tensor[B, T, D] and [B, T]."""

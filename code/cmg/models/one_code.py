@@ -9,6 +9,7 @@ every codebook. Words have codes of their own.
 
 import torch
 
+from cmg.distributed import total
 from cmg.modalities import modality
 from cmg.models.codebook import Codebook
 from cmg.models.unified import UnifiedModel
@@ -43,8 +44,13 @@ class OneCodeBook(Codebook):
             found[m] = found[m]._replace(straight=z[m] + (own - z[m]).detach(), vectors=own)
         return found
 
+    @torch.no_grad()
     def update(self, z, codes, valid):
+        """As of `Codebook`, by the common codes; `usage` is of what each modality picks alone."""
+        picked = total(torch.stack([self.hits(codes[m], valid[m]).sum(0) for m in self.modalities]))  # (m, M)
+        usage = 0.99 * self.usage + 0.01 * picked.to(self.usage.dtype)
         super().update(z, codes | dict.fromkeys(self.timed, self.common(z, valid)), valid)
+        self.usage.copy_(usage)
 
     def target(self, m, z, valid):
         """What the steps of modality m add to their codes, Tensor[B, T, D]: the second's mean, of words themselves."""
