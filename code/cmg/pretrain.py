@@ -227,7 +227,7 @@ def main(argv=None):
     torch.manual_seed(run.seed + 1 + rank)  # stage two: dropout and negatives differ between processes
     if device.type == "cpu":
         keep_freed_memory()
-        if run.precision == "bf16" and not CPU_HAS_BF16:
+        if run.precision == "bf16" and not CPU_HAS_BF16 and not rank:
             print("--precision bf16: this processor has no arithmetic for it; fp32 is many times faster",
                   file=sys.stderr)
         # to the same bits: as it was, where the run goes on
