@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 # extract NAME FLAGS…: features of clips, once
 extract() {
   local out="$media/$1.h5"; shift
-  [[ -f "$out" ]] || run "$python" -m cmg.extract --video-backbone hog --audio-backbone cepstra --text-backbone hash \
+  [[ -f "$out" ]] || run "$python" -m cmg.extract --video-backbone things --audio-backbone cepstra --text-backbone hash \
     "$@" --out "$out"
 }
 

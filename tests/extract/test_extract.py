@@ -21,11 +21,11 @@ from cmg.extract.__main__ import main
 from cmg.extract.backbones import BACKBONES, Choice, load_backbone
 from cmg.extract.cepstra import Cepstra
 from cmg.extract.hashed import HashedWords
-from cmg.extract.hog import Hog
 from cmg.extract.logmel import BINS, CENTRE, FLOOR, MELS, SPREAD, LogMel
 from cmg.extract.media import BadClip, audio_seconds, video_seconds
 from cmg.extract.pixels import Pixels, edges, region
 from cmg.extract.shards import parts_of
+from cmg.extract.things import Things
 from cmg.files import locked
 from support import CODE, failures
 from support_media import levels, rows_of, tone, write_video, write_wav
@@ -163,7 +163,7 @@ def test_tracks_that_are_not_there_or_damaged(tmp_path, digit_media):
 # --- backbones ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("modality, name", [("video", "hog"), ("audio", "cepstra"), ("text", "hash")])
+@pytest.mark.parametrize("modality, name", [("video", "things"), ("audio", "cepstra"), ("text", "hash")])
 def test_registry_is_what_it_says(modality, name):
     assert next(iter(BACKBONES[modality])) == name  # needs no weights, so it is the default
     backbone = load_backbone(Choice(modality, name))
@@ -346,7 +346,7 @@ def test_values_padding_and_bad_clips(clips, tmp_path, capsys):
     assert list(rows) == ["a", "b", "c", "d"]
     path = clips[0] / "deep" / "a.mkv"  # 2 s of 3
     video, real = rows["a"]["video"]
-    wanted = Hog()(video_seconds(path, 3)).astype(np.float16)
+    wanted = Things()(video_seconds(path, 3)).astype(np.float16)
     assert video.dtype == np.float16 and real.tolist() == [True, True, False]
     np.testing.assert_array_equal(video, wanted[[0, 1, 1]])
     audio, real = rows["a"]["audio"]
@@ -361,7 +361,7 @@ def test_values_padding_and_bad_clips(clips, tmp_path, capsys):
     np.testing.assert_array_equal(text, HashedWords()(["one", "two", "three", "four"]).astype(np.float16))
     assert FeatureFile(out).attrs == {  # a word is no second, and backbones without weights have no precision
         "schema": 1, "source": f"{clips[0]} {clips[1]}",
-        "backbone/video": "hog", "sha256/video": "", "seconds_per_step/video": 1.0, "frames_per_second/video": 16,
+        "backbone/video": "things", "sha256/video": "", "seconds_per_step/video": 1.0, "frames_per_second/video": 16,
         "backbone/audio": "cepstra", "sha256/audio": "", "seconds_per_step/audio": 1.0,
         "backbone/text": "hash", "sha256/text": ""}
     assert failures(out) == {
@@ -645,7 +645,7 @@ def test_edge_view_beats_a_grey_view_of_its_length(digits):
     assert score["edges"] > score["grey"] + 0.02, score
 
 
-@pytest.mark.parametrize("backbone, shared", [(Pixels(), 48), (Hog(), 14)])
+@pytest.mark.parametrize("backbone, shared", [(Pixels(), 48), (Things(), 14)])
 def test_small_digits_are_read_like_large_ones(digits, backbone, shared):
     """The view's other claim: who learns from digits as large as the frame knows them in its quarters (chance 10 %)."""
     from sklearn.linear_model import LogisticRegression

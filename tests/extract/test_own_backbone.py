@@ -105,7 +105,7 @@ def test_an_installed_package(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, "cmg_loudness", LOUDNESS + DEPTH.replace("depth", "video"), "cmg.backbones",
             {"mine": "Loudness"})
     assert load_backbone(Choice("audio", "mine")).shape == (2,)
-    with pytest.raises(UserError, match="--video-backbone mine: expected one of hog, pixels, frames, vgg19, hf, or a"):
+    with pytest.raises(UserError, match="--video-backbone mine: expected one of things, pixels, frames, vgg19, hf, or"):
         load_backbone(Choice("video", "mine"))
 
 
@@ -125,7 +125,7 @@ def test_a_row_of_the_table_is_extracted_like_the_others(depth, tmp_path, capsys
     assert row["depth"][0].ravel().tolist() == [3, 11, 17, 17] and row["depth"][1].tolist() == [True] * 3 + [False]
     assert row["video"][0].shape == (4, 5, 5, 402)
     assert FeatureSet(tmp_path / "a.h5").provenance["depth"] == ("bright", "factor 2", 1.0, 8, "fp32")
-    assert FeatureSet(tmp_path / "a.h5").provenance["video"] == ("hog", None, 1.0, 8, None)
+    assert FeatureSet(tmp_path / "a.h5").provenance["video"] == ("things", None, 1.0, 8, None)
     del modalities.TABLE["depth"]  # as on a machine that has no such row
     assert FeatureFile(tmp_path / "a.h5").modalities == ("video", "depth")
     assert modalities.modality("depth") == Modality("depth", "depth map", ("grids",), source="frames")

@@ -117,8 +117,8 @@ def test_from_media_to_batches(tmp_path, rate):
 
 
 @pytest.mark.parametrize("flags, said", [
-    (["--side", "16"], "--side: hog, cepstra have none; expected a backbone that makes pictures"),
-    (["--rate", "2"], "--rate: hog, cepstra have none"),
+    (["--side", "16"], "--side: things, cepstra have none; expected a backbone that makes pictures"),
+    (["--rate", "2"], "--rate: things, cepstra have none"),
     (["--rate", "2", "--video-backbone", "frames"], "--rate: 2 steps a second of video, 1 steps a second of audio"),
     (["--side", "4", "--video-backbone", "frames"], "'4' is not a whole number of at least 8"),
 ])

@@ -37,7 +37,7 @@ from cmg.errors import UserError
 
 BACKBONES = {
     "video": {
-        "hog": "cmg.extract.hog:Hog",
+        "things": "cmg.extract.things:Things",
         "pixels": "cmg.extract.pixels:Pixels",
         "frames": "cmg.extract.frames:Frames",
         "vgg19": "cmg.extract.vgg19:VGG19",

@@ -1,10 +1,10 @@
-"""`hog`: directions, contrast, colours, and what is where."""
+"""`things`: directions, contrast, colours, and what is where."""
 
 import numpy as np
 import pytest
 import torch
 
-from cmg.extract.hog import BINS, Hog, gradients, histograms, opponent, palette
+from cmg.extract.things import BINS, GAP, Things, gradients, histograms, opponent, palette, things
 
 OWN, FINE, COARSE, COLOUR = slice(0, 14), slice(14, 210), slice(210, 242), slice(242, 338)
 
@@ -51,33 +51,78 @@ def test_histograms_against_a_loop(directions, places):
 
 
 def test_contrast_does_not_matter_and_colour_does(picture):
-    plain, faint = (Hog()(frames(x))[0] for x in (picture, 0.5 + 0.5 * (picture - 0.5)))
+    plain, faint = (Things()(frames(x))[0] for x in (picture, 0.5 + 0.5 * (picture - 0.5)))
     edges, there = plain[0, 0, FINE], plain[0, 0, FINE] > 0.3
     assert there.sum() > 20 and np.abs(faint[0, 0, FINE] - edges)[there].max() < 0.12
-    grey = Hog()(frames(picture.mean(2, keepdims=True).repeat(3, 2)))[0]
-    assert np.abs(grey[0, 0, COLOUR] - plain[0, 0, COLOUR]).max() > 0.2
+    grey = picture.copy()
+    grey[60:100, 70:100] = 0.6
+    grey = Things()(frames(grey))[0]
+    assert np.abs(grey[4, 4, COLOUR] - plain[4, 4, COLOUR]).max() > 0.5
+    np.testing.assert_allclose(grey[0, 0, COLOUR], plain[0, 0, COLOUR], atol=0.02)  # of the cross
 
 
-def test_cells_tell_what_is_at_them_and_all_tell_the_frame(picture):
-    x = Hog()(frames(picture))[0]
-    assert x.shape == Hog.shape and np.ptp(x[..., 14:], axis=(0, 1)).max() == 0
+def test_cells_tell_what_is_at_them_and_which_thing_is_near(picture):
+    x = Things()(frames(picture))[0]
+    assert x.shape == Things.shape
     red = x[..., 9]  # mean of red less green
     assert red.argmax() in (3 * 5 + 3, 3 * 5 + 4, 4 * 5 + 3, 4 * 5 + 4) and red.max() > 0.5
     assert np.abs(red[:, :3]).max() < 0.02
     assert x[..., OWN][2, 1, :8].max() > 0.5 > 0.01 > x[..., OWN][0, 2, :8].max()  # the cross, and nothing
+    kinds = np.unique(x[..., 14:].reshape(25, -1), axis=0)
+    assert len(kinds) == 2  # the cross and the square
+    assert (x[2, 0, 14:] == x[0, 0, 14:]).all() and (x[4, 4, 14:] == x[3, 3, 14:]).all()
+    assert np.abs(x[2, 0, 14:] - x[4, 4, 14:]).max() > 0.3
+
+
+def cross(top, left, size, ground=None):
+    """A cross on a frame, dark by default."""
+    found = np.zeros((112, 112, 3)) if ground is None else ground.copy()
+    arm = size // 4
+    found[top : top + size, left + size // 2 - arm // 2 : left + size // 2 + arm // 2] = 1
+    found[top + size // 2 - arm // 2 : top + size // 2 + arm // 2, left : left + size] = 1
+    return found
+
+
+def corner(top, left, size, ground=None):
+    found = np.zeros((112, 112, 3)) if ground is None else ground.copy()
+    found[top : top + size, left : left + size // 4] = found[top : top + size // 4, left : left + size] = 1
+    return found
+
+
+def told(picture, row=0, column=0):
+    """What a cell says of its thing."""
+    return Things()(frames(picture))[0, row, column, 14:]
 
 
 def test_place_and_size_of_a_single_thing_do_not_matter():
-    def cross(top, left, size):
-        found = np.zeros((112, 112, 3))
-        arm = size // 4
-        found[top : top + size, left + size // 2 - arm // 2 : left + size // 2 + arm // 2] = 1
-        found[top + size // 2 - arm // 2 : top + size // 2 + arm // 2, left : left + size] = 1
-        return Hog()(frames(found))[0, 0, 0]
-
-    here, there, large = cross(8, 8, 40), cross(60, 56, 40), cross(16, 16, 80)
-    for part in (FINE, COARSE):
+    here, there, large = told(cross(8, 8, 40)), told(cross(60, 56, 40)), told(cross(16, 16, 80))
+    for part in (slice(0, 196), slice(196, 228)):
         assert np.corrcoef(here[part], there[part])[0, 1] > 0.97 and np.corrcoef(here[part], large[part])[0, 1] > 0.9
+
+
+def test_things_beside_each_other_are_told_as_each_would_be_alone():
+    both = corner(64, 60, 40, cross(8, 8, 40))
+    for alone, row, column in ((cross(8, 8, 40), 0, 0), (corner(64, 60, 40), 4, 4)):
+        np.testing.assert_allclose(told(both, row, column), told(alone), atol=0.05)
+    assert np.corrcoef(told(both), told(both, 4, 4))[0, 1] < 0.9
+
+
+def test_a_thing_is_a_group_of_edges_without_a_wide_gap():
+    def bars(gap):
+        grey = torch.full((112, 112), -1.0)
+        grey[20:90, 20:40] = grey[20:90, 40 + 2 * gap : 60 + 2 * gap] = 1.0
+        return things(grey.expand(3, -1, -1))
+
+    near, far = bars(GAP - 3), bars(GAP + 3)  # in pixels of the picture that they are found in
+    assert len(near.masks) == 1 and len(far.masks) == 2
+    assert set(np.unique(far.nearest)) == {0, 1} and (far.nearest[:, 0] != far.nearest[:, 4]).all()
+
+
+def test_grain_and_an_empty_frame_are_one_thing():
+    grain = torch.from_numpy(np.random.default_rng(0).integers(0, 12, (112, 112))) / 127.5 - 1
+    for grey in (grain.float(), torch.zeros(112, 112)):
+        found = things(grey.expand(3, -1, -1))
+        assert found.masks.all() and len(found.masks) == 1 and (found.nearest == 0).all()
 
 
 def test_palette_and_opponent_colours():
