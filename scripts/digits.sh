@@ -4,15 +4,14 @@
 #   ./scripts/digits.sh                                fetches FSDD and MNIST (data/README.md) and composes the clips
 #   ./scripts/digits.sh --fsdd FOLDER --mnist FOLDER   the same from copies at hand
 #   ./scripts/digits.sh FOLDER                         clips at hand, with render_media.py; or set CMG_DIGITS
-#   TABLES=ave ./scripts/digits.sh FOLDER --seeds 0 --rows "OneCode AVT"
+#   ./scripts/digits.sh FOLDER --seeds 0 --rows "OneCode AVT"
 #   TABLES="digits pair" ./scripts/digits.sh FOLDER    several tables of scripts/tables/, one after another
-#   TABLES=ave ./scripts/digits.sh --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 …
+#   ./scripts/digits.sh --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 …
 #                                                      no digit clips: everything from feature files of your own
 #
-#   digits   recipes, and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval; pretrained on the unlabelled
-#            clips of AVVP as well, for only these show small digits in the quarters of a frame
-#   ave      OneCode and Uni-Code on AVE, without AVVP's clips, and OneCode without one of its parts at a time
-#   speed    Ψ on fewer seconds, or left out: what that costs and saves
+#   digits   OneCode, Uni-Code and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval, and OneCode without
+#            one of its parts at a time; pretrained on the unlabelled clips of AVVP as well, for only these show small
+#            digits in the quarters of a frame
 #   pair     OneCode and one that aligns nothing, between two data sets that share only their classes, in
 #            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
 #   multisk  structure preservation on retrieval, among heard and among other speakers
@@ -41,7 +40,6 @@ features() {
   extract heard_train --videos "$media/pair/heard_train.txt" "${text[@]}"
   extract heard_test --videos "$media/pair/heard_test.txt" "${text[@]}"
   extract ave --videos "$media/new/videos" --select "ave_*"
-  extract ave_60 --videos "$media/videos" --select "ave_*"  # with the 60 test clips that recipes were chosen by
   extract avvp --videos "$media/videos" --select "avvp_val_*" "avvp_test_*"
   extract retrieval --videos "$media/retrieval/videos" --modalities video audio text \
     --captions "$media/retrieval/captions.csv"
@@ -51,13 +49,11 @@ features() {
 
 settings() {
   case "$1" in
-    ave) data=("$media/pretrain.h5") ;;
     pair | table5) data=("$media/other_speakers.h5") ;;
     multisk) data=("$media/heard_train.h5") ;;
     *) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
   esac
   set=(ave="$media/ave.h5" ave_lists="$media/new/ann" avvp="$media/avvp.h5" avvp_lists="$media/annotations"
-    ave_60="$media/ave_60.h5" ave_60_lists="$media/annotations"
     pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair"
     heard="$media/heard_test.h5" clips="$media/retrieval.h5" groups="$media/retrieval/groups.csv" s4="$media/s4")
 }

@@ -171,7 +171,7 @@ def test_digits_script_fills_the_tables_that_it_is_asked_for(called, tmp_path):
     assert all(call[-2:] == ["--seeds", "7"] for call in tables)
     made = {_value(call, "--out") for call in calls if call[:2] == ["-m", "cmg.extract"]}
     assert made == {str(media / f"{name}.h5") for name in (
-        "pretrain", "avvp_train", "other_speakers", "heard_train", "heard_test", "ave", "ave_60", "avvp", "retrieval",
+        "pretrain", "avvp_train", "other_speakers", "heard_train", "heard_test", "ave", "avvp", "retrieval",
         "pair_video", "pair_audio")}
 
 

@@ -23,7 +23,6 @@ from cmg.tables.cells import Cell
 from cmg.tables.file import read_table
 from cmg.tables.report import columns, common_chance, draw, markdown, summarise, write_table
 from cmg.tables.running import Workers
-from support import TABLES
 
 
 def test_summary_is_mean_and_std_over_seeds(tmp_path):
@@ -310,13 +309,20 @@ def test_results_that_make_no_table_are_told(tmp_path, processes, capsys, monkey
 
 def test_cells_of_older_table_files_stay_finished(tmp_path):
     """What cell.json says of a row that was run before table files were TOML."""
-    table = read_table(TABLES / "ave.toml")
+    (tmp_path / "table.toml").write_text("""
+        defaults = "--preset paper --epochs 48 --lr 1e-3"
+        rows = [{name = "paper AV", flags = "--modalities video audio"}, {name = "paper AVT"}]
+        evaluations.ave = {task = "ave", flags = "--data {ave} --annotations {ave_lists}"}
+        [evaluations.ave-60]
+        task = "ave"
+        flags = "--checkpoint {run}/best.pt --data {ave_60} --annotations {ave_60_lists}"
+    """)
+    table = read_table(tmp_path / "table.toml")
     folder = tmp_path / "paper-av-seed0"
     folder.mkdir()
     (folder / "cell.json").write_text(json.dumps({
         "name": "paper AV", "seed": 0, "flags": (
-            "--modalities video audio --preset paper --epochs 48 --lr 1e-3 --schedule cosine --warmup-steps 20 "
-            "--dim 128 --layers 1 --specific-dim 64 --specific-steps 1 --checkpoint-epochs 4").split(),
+            "--preset paper --epochs 48 --lr 1e-3 --modalities video audio").split(),
         "evaluations": {
             "ave": {"arguments": ["--data", "ave.h5", "--annotations", "ann"], "minutes": 0.5},
             "ave-60": {"arguments": ["--checkpoint", "best.pt", "--data", "ave_60.h5", "--annotations", "annotations"],
