@@ -10,8 +10,7 @@
 #                                                      no digit clips: everything from feature files of your own
 #
 #   digits   OneCode, Uni-Code and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval, and OneCode without
-#            one of its parts at a time; pretrained on the unlabelled clips of AVVP as well, for only these show small
-#            digits in the quarters of a frame
+#            one of its parts at a time
 #   pair     OneCode and one that aligns nothing, between two data sets that share only their classes, in
 #            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
 #   multisk  structure preservation on retrieval, among heard and among other speakers
@@ -35,7 +34,6 @@ features() {
 
   local text=(--modalities video audio text --captions "$media/annotations/pretrain_captions.csv")
   extract pretrain --videos "$media/videos" --select "pre_*" "${text[@]}"
-  extract avvp_train --videos "$media/videos" --select "avvp_train_*"  # these have no captions
   extract other_speakers --videos "$media/pair/other_speakers.txt" "${text[@]}"
   extract heard_train --videos "$media/pair/heard_train.txt" "${text[@]}"
   extract heard_test --videos "$media/pair/heard_test.txt" "${text[@]}"
@@ -51,7 +49,7 @@ settings() {
   case "$1" in
     pair | table5) data=("$media/other_speakers.h5") ;;
     multisk) data=("$media/heard_train.h5") ;;
-    *) data=("$media/pretrain.h5" "$media/avvp_train.h5") ;;
+    *) data=("$media/pretrain.h5") ;;
   esac
   set=(ave="$media/ave.h5" ave_lists="$media/new/ann" avvp="$media/avvp.h5" avvp_lists="$media/annotations"
     pair_video="$media/pair_video.h5" pair_audio="$media/pair_audio.h5" lists="$media/pair"

@@ -166,12 +166,12 @@ def test_digits_script_fills_the_tables_that_it_is_asked_for(called, tmp_path):
     media = ROOT / "data" / "digits"
     assert calls[0] == [str(tmp_path / "render_media.py"), str(media), "--kinds", "pretrain", "ave", "avvp", "s4"]
     assert [call[call.index("--data") + 1 : call.index("--set")] for call in tables] == [
-        [str(media / "pretrain.h5"), str(media / "avvp_train.h5")], [str(media / "other_speakers.h5")]]
+        [str(media / "pretrain.h5")], [str(media / "other_speakers.h5")]]
     assert [call[2] for call in tables] == [str(ROOT / "scripts" / "tables" / f"{t}.toml") for t in ("digits", "pair")]
     assert all(call[-2:] == ["--seeds", "7"] for call in tables)
     made = {_value(call, "--out") for call in calls if call[:2] == ["-m", "cmg.extract"]}
     assert made == {str(media / f"{name}.h5") for name in (
-        "pretrain", "avvp_train", "other_speakers", "heard_train", "heard_test", "ave", "avvp", "retrieval",
+        "pretrain", "other_speakers", "heard_train", "heard_test", "ave", "avvp", "retrieval",
         "pair_video", "pair_audio")}
 
 

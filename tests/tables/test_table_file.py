@@ -80,7 +80,7 @@ def test_recipes_have_rows_without_one_of_their_parts():
     for name, tasks in (("digits", ["ave", "avvp"]), ("nature", ["ave"])):
         table = read_table(TABLES / f"{name}.toml")
         whole = parse(["--data", "x", "--out", "x", *table.rows["OneCode AV"]])
-        for part in ("without InfoNCE", "without one code", "with 128 codes", "without reset"):
+        for part in ("without InfoNCE", "without one code", "without reset"):
             row = f"OneCode AV {part}"
             assert table.references[row] == "OneCode AV" and table.tasks[row] == tasks
             own = parse(["--data", "x", "--out", "x", *table.rows[row]])
@@ -88,7 +88,7 @@ def test_recipes_have_rows_without_one_of_their_parts():
             values, others = flat(own.method), flat(whole.method)
             changed = {name for name in values if name in others and values[name] != others[name]}
             assert changed == {
-                "without InfoNCE": {"w_onecode"}, "with 128 codes": {"codes"}, "without reset": {"reset"},
+                "without InfoNCE": {"w_onecode"}, "without reset": {"reset"},
                 "without one code": {"w_onecode", "w_align", "align_temperature"}}[part]
     without = parse(["--data", "x", "--out", "x", *table.rows["OneCode AV without one code"]]).method.objectives
     assert without["unicode"].align_temperature == whole.method.objectives["onecode"].onecode_temperature
