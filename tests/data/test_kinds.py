@@ -48,6 +48,14 @@ def test_a_method_refuses_what_it_does_not_read(raw):
         kind.refuse(next(iter(kind.all_recipes().values())).method, FeatureSet(raw[0]))
 
 
+def test_files_of_other_kinds_are_not_joined(raw, tmp_path):
+    """The kind is told, not the shapes that follow from it."""
+    with FeatureWriter(tmp_path / "words.h5", SHAPES | {"text": (2, 6)}, {}, DTYPES | {"text": "float16"}) as writer:
+        writer.append(["f"], {m: np.zeros((1, *shape)) for m, shape in (SHAPES | {"text": (2, 6)}).items()})
+    with pytest.raises(UserError, match=r"words.h5: 'text' holds vectors, but tokens in .*raw.h5"):
+        FeatureSet([raw[0], tmp_path / "words.h5"])
+
+
 @pytest.mark.parametrize("ndim, dtype, kind", [
     (3, "float16", "vectors"), (5, "float32", "grids"), (4, "float16", "maps"), (5, "uint8", "frames"),
     (3, "int64", "tokens"), (3, "uint8", None), (2, "float32", None), (3, "float64", None)])

@@ -52,11 +52,11 @@ class Part:
                 continue
             if m not in file.modalities:
                 raise UserError(f"{file.path}: has no '{m}' features, only {', '.join(file.modalities)}")
+            if file.kinds[m] != self.kinds[m]:
+                raise UserError(f"{file.path}: '{m}' holds {file.kinds[m]}, but {self.kinds[m]} in {first.path}")
             if file.shapes[m] != self.shapes[m]:
                 there = f"{self.shapes[m]} in {first.path}"
                 raise UserError(f"{file.path}: '{m}' clips have shape {file.shapes[m]}, but {there}")
-            if file.kinds[m] != self.kinds[m]:
-                raise UserError(f"{file.path}: '{m}' holds {file.kinds[m]}, but {self.kinds[m]} in {first.path}")
             if file.vocabularies.get(m) != self.vocabularies.get(m):
                 raise UserError(f"{file.path}: '{m}' has another vocabulary than that of {first.path}; expected "
                                 "captions that were extracted with the same")
