@@ -30,7 +30,7 @@ def record_name(row):
 
 
 def test_results_of_the_readme():
-    record, unrecorded = Record("ave"), []
+    record, unrecorded = Record("digits"), []
     header, *rows = table("README", "pretraining", "clip top-1, video → audio")
     assert len(rows) == 6
     for name, *cells in rows:
@@ -62,22 +62,42 @@ def test_results_of_the_readme():
     assert "picks the same code in {} % of the seconds, by chance in {} %".format(*rates) in text
 
 
-@pytest.mark.parametrize("name", ["ave", "nature"])
-def test_parts_of_onecode(name):
-    """What the recipe loses without one of them, as the records have it."""
+def differences(name):
+    """Those of a record, as pages print them: (row, reference, task, metric, direction) -> text."""
     record = json.loads((ROOT / "figs" / f"{name}.json").read_text())
-    found = {(one["row"], one["direction"], one["metric"]): one for one in record["differences"]
-             if one["reference"] == "OneCode AV" and one["task"] == "ave"}
-    header, *rows = table("figs", f"{name}: row less OneCode AV", "clips v2a")
+    return {(one["row"], one["reference"], one["task"], one["metric"], one["direction"]):
+            f"{one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]"
+            + (" \\*" if one["low"] > 0 or one["high"] < 0 else "") for one in record["differences"]}
+
+
+def test_differences_on_digit_clips():
+    """Of all rows, and of OneCode without its parts."""
+    record, found = Record("digits"), differences("digits")
+    header, *rows = table("figs", "digits: row", "less")
+    for row, reference, *cells in rows:
+        assert cells[:-1] == [found[row, reference, *column[:2], column[2]] for column in COLUMNS]
+        assert cells[-1] == record.get(row, "ave", "accuracy", "v2a", "match rate")
+    assert {row[0] for row in rows} == {*record.transfer} - {"OneCode AVT", "chance"}
+
+
+def test_the_hard_set():
+    """Every row of its record, and every difference from Uni-Code."""
+    record, found = Record("hard"), differences("hard")
+    header, *rows = table("figs", "hard: row", "clips v2a")
+    assert [row[0] for row in rows] == [name for name in record.transfer]
+    for name, *cells in rows:
+        if name == "chance":
+            continue
+        assert cells[:4] == [record.get(name, *column) for column in COLUMNS[:4]]
+        mean, published = record.means.get(name, "").partition(" / ")[::2]
+        assert cells[4:] == [mean, published]
+    header, *rows = table("figs", "hard: row less Uni-Code")
     for row, *cells in rows:
-        told = [found[row, d, metric] for _, metric in SEVEN[:2] for d in DIRECTIONS]
-        assert cells[:4] == [f"{one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]"
-                             + (" \\*" if one["low"] > 0 or one["high"] < 0 else "") for one in told]
-        assert cells[4] == Record(name).get(row, "ave", "accuracy", "v2a", "match rate")
-    assert len(found) == 4 * len(rows) == {"ave": 16, "nature": 8}[name]
+        assert cells == [found[row, "Uni-Code", *column] for column in COLUMNS[:4]]
+    assert {row[0] for row in rows} == {*record.transfer} - {"Uni-Code", "chance"}
 
 
-@pytest.mark.parametrize("head, name", [("recipe", "ave"), ("nature", "nature")])
+@pytest.mark.parametrize("head, name", [("recipe", "digits"), ("nature", "nature")])
 def test_tables_with_upper_bounds(head, name):
     header, *rows = table("figs", head, "direction")
     record, columns = Record(name), ("transfer", "test error", "own modality", "upper bound")
@@ -91,13 +111,13 @@ def test_tables_with_upper_bounds(head, name):
 TASKS = {  # row of README's table of tasks -> its task in digits.md, or its cells, record by record
     "AVE event classification": ("ave", "accuracy"), "AVVP event": ("avvp", "segment_f1"),
     "AVE → AVVP": ("ave-avvp", "segment_f1"), "retrieval, zero-shot": ("retrieval", "codes_r10")}
-RECIPES = ("InfoNCE AVT", "InfoNCE AV", "paper AVT", "paper AV", "no alignment AVT")  # behind OneCode's column
+RECIPES = ("OneCode AVT", "OneCode AV", "paper AVT", "paper AV", "no alignment AVT")
 ELSEWHERE = {
-    "UCF101 (video)": ("pair", ["OneCode", None, None, None, None, "no alignment"],
+    "UCF101 (video)": ("pair", ["OneCode", None, None, None, "no alignment"],
                        [("ucf-vgg", "accuracy", d) for d in DIRECTIONS]),
-    "AVS-S4": ("table4", [None, "InfoNCE", None, None, None, "baseline"], [("avs", "miou", "a2t"),
-                                                                           ("avs by text", "miou", "t2a")]),
-    "retrieval with a head": ("table5", [None, "InfoNCE", None, "paper", None, "baseline"], [
+    "AVS-S4": ("table4", [None, None, None, None, "baseline"], [("avs", "miou", "a2t"),
+                                                                ("avs by text", "miou", "t2a")]),
+    "retrieval with a head": ("table5", [None, None, "paper", None, "baseline"], [
         ("retrieval", "r10", "v2t"), ("retrieval", "r10", "t2v")])}
 
 
@@ -109,28 +129,40 @@ def test_tasks_of_the_readme():
     """All cells of a column are of one checkpoint's record, where a task is of digits.md."""
     header, *rows = table("README", "task", "command", "measures")
     digits, seen = Record("digits"), 0
-    assert len(header) == 10
+    assert len(header) == 9
     for name, _, _, *cells in rows:
         for start, (task, metric) in TASKS.items():
             if name.startswith(start):
                 expected = [" / ".join(value(digits.get(row, task, metric, d)) for d in DIRECTIONS) for row in RECIPES]
                 chance = [digits.get(RECIPES[0], task, metric, d, "chance") for d in DIRECTIONS]
-                assert cells == ["–", *expected, chance[0] if chance[0] == chance[1] else " / ".join(chance)], name
+                assert cells == [*expected, chance[0] if chance[0] == chance[1] else " / ".join(chance)], name
                 seen += 1
         for start, (record, own, columns) in ELSEWHERE.items():
             if name.startswith(start):
                 record = Record(record)
                 expected = ["–" if row is None else " / ".join(value(record.get(row, *column)) for column in columns)
                             for row in own]
-                assert cells[:6] == expected, name
+                assert cells[:5] == expected, name
                 chance = {record.get(own[-1], *column, "chance") for column in columns}
-                assert cells[6] == (chance.pop() if start != "AVS-S4" else "–"), name
+                assert cells[5] == (chance.pop() if start != "AVS-S4" else "–"), name
                 seen += 1
-    assert seen == 7 and rows[-1][3:] == 7 * ["–"]
+    assert seen == 7 and rows[-1][3:] == 6 * ["–"]
     text = " ".join(PAGES["README"].read_text(encoding="utf-8").split())
-    told = re.search(r"Epochs and minutes of InfoNCE's two, `paper`'s two and no alignment: (.*?)\. ", text)[1]
+    told = re.search(r"Epochs and minutes of OneCode's two, `paper`'s two and no alignment: (.*?)\. ", text)[1]
     minutes = [digits.transfer[row]["minutes"] for row in RECIPES]
-    assert re.findall(r"(\d+) in ([\d.]+)", told) == list(zip(["64", "64", "48", "48", "48"], minutes))
+    assert re.findall(r"(\d+) in ([\d.]+)", told) == list(zip(["24", "24", "48", "48", "24"], minutes))
+
+
+def test_other_tasks_of_nature():
+    record = Record("nature")
+    header, *rows = table("figs", "nature: task", "direction")
+    tasks = [("avvp", "segment_f1"), ("ave-avvp", "segment_f1")]
+    for number, (_, direction, *cells) in enumerate(rows):
+        task, metric = tasks[number // 2]
+        get = partial(record.get, task=task, metric=metric, direction=direction)
+        assert cells == [get("OneCode AVT"), get("OneCode AVT", column="upper bound"), get("OneCode AV"),
+                         get("OneCode AV", column="upper bound"), get("OneCode AVT", column="chance")]
+    assert len(rows) == 4
 
 
 def test_other_tasks_in_full():
@@ -209,13 +241,13 @@ def test_differences_of_the_records():
 
 
 def test_differences_of_other_tasks():
-    header, *rows = table("figs", "record", "row less reference, tasks")
+    header, *rows = table("figs", "digits: row", "AVE → AVVP v2a")
     columns = [(task, metric, d) for task, metric in (("ave-avvp", "segment_f1"), ("retrieval", "codes_r10"))
                for d in DIRECTIONS]
-    assert len(rows) == 2
-    for name, pair, *cells in rows:
-        row, reference = map(record_name, pair.split(" less "))
-        assert cells == [welch(*(Record(name).get(own, *column) for own in (row, reference))) for column in columns]
+    found = differences("digits")
+    assert [row[0] for row in rows] == ["OneCode AV", "paper AVT", "paper AV", "no alignment AVT"]
+    for name, *cells in rows:
+        assert cells == [found.get((name, "OneCode AVT", *column), "–") for column in columns]
 
 
 def test_what_no_record_holds_is_listed():
@@ -249,5 +281,5 @@ def test_tables_of_the_pages_are_all_looked_at():
     assert heads == {
         "README": ["direction", "direction", "pretraining", "task", "`--method`", "`--method`", "to add", "page"],
         "speed": ["program"],
-        "figs": ["recipe", "ave: row less OneCode AV", "nature", "nature: row less OneCode AV", "task", "record",
-                 "record", "row", "row", "row", "Ψ, its decoder and vCLUB", "page", "files"]}
+        "figs": ["recipe", "digits: row", "task", "digits: row", "nature", "nature: task", "hard: row",
+                 "hard: row less Uni-Code", "record", "row", "row", "row", "Ψ, its decoder and vCLUB", "page", "files"]}
