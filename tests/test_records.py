@@ -87,6 +87,7 @@ def test_the_hard_set():
     assert [row[0] for row in rows] == [name for name in record.transfer]
     for name, *cells in rows:
         if name == "chance":
+            assert cells == [record.transfer[name][f"ave {metric} {d}"] for _, metric, d in COLUMNS[:4]] + ["", ""]
             continue
         assert cells[:4] == [record.get(name, *column) for column in COLUMNS[:4]]
         mean, published = record.means.get(name, "").partition(" / ")[::2]
@@ -95,6 +96,43 @@ def test_the_hard_set():
     for row, *cells in rows:
         assert cells == [found[row, "Uni-Code", *column] for column in COLUMNS[:4]]
     assert {row[0] for row in rows} == {*record.transfer} - {"Uni-Code", "chance"}
+
+
+def holding(found, rows, reference, columns):
+    """Differences of these rows whose interval excludes zero, of those of all columns."""
+    told = [found[row, reference, *column] for row in rows for column in columns]
+    return [float(one.split()[0]) for one in told if one.endswith("*")], len(told)
+
+
+def test_claims_by_intervals():
+    """How many exclude zero, and by how much, as the pages count them."""
+    pages = {page: " ".join(path.read_text(encoding="utf-8").split()) for page, path in PAGES.items()}
+    digits, papers = differences("digits"), ("paper AVT", "paper AV")
+    others = [(task, metric, d) for task, metric in (("avvp", "segment_f1"), ("ave-avvp", "segment_f1"),
+                                                     ("retrieval", "codes_r10")) for d in DIRECTIONS]
+    ave, of_ave = holding(digits, papers, "OneCode AVT", COLUMNS[:4])
+    rest, of_rest = holding(digits, papers, "OneCode AVT", others)
+    assert (len(ave), of_ave, len(rest), of_rest) == (3, 8, 9, 12) and max(ave + rest) < 0
+    assert "Of eight intervals of its differences from OneCode with text three exclude zero" in pages["README"]
+    assert f"nine exclude zero, by {max(rest)} to {min(rest)} points" in pages["README"]
+    assert "ahead in twelve of 20: in none of AVE's four without text, in three with text" in pages["figs"]
+    assert f"by {-max(ave + rest)} to {-min(ave + rest)} points" in pages["figs"]
+
+    hard, record = differences("hard"), Record("hard")
+    without = [float(hard["without MM-EMA", "Uni-Code", *column].split()[0]) for column in COLUMNS[:4]]
+    assert len(holding(hard, ["without MM-EMA"], "Uni-Code", COLUMNS[:4])[0]) == 2
+    assert f"by {-max(without)} to {-min(without)} points; two of four intervals exclude zero" in pages["README"]
+    assert len(holding(hard, ["without CLUB", "without L_cmcm"], "Uni-Code", COLUMNS[:4])[0]) == 1
+    ahead, _ = holding(hard, ["MST", "TURN"], "Uni-Code", COLUMNS[2:4])
+    assert len(ahead) == 3 and not holding(hard, ["MST", "TURN"], "Uni-Code", COLUMNS[:2])[0]
+    assert f"by {min(ahead)} to {max(ahead)} points" in pages["figs"]
+    segments, _ = holding(hard, ["OneCode"], "Uni-Code", COLUMNS[2:4])
+    assert "ahead in segments, by {} and {} points".format(*segments) in pages["README"]
+    a2v = [value(record.get(row, *COLUMNS[1])) for row in ("Uni-Code", "without Cross-CPC", "without reset")]
+    assert "clip top-1 {} → {} from audio to video".format(*a2v[:2]) in pages["README"]
+    assert f"without resets {a2v[2]} is left" in pages["README"]
+    rho, p = spearman(tuple(map(float, cell.split(" / "))) for cell in record.means.values() if " / " in cell)
+    assert f"ρ with the paper's order is {rho:.2f} (permutation p {p:.2f})" in pages["README"]
 
 
 @pytest.mark.parametrize("head, name", [("recipe", "digits"), ("nature", "nature")])

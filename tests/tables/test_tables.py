@@ -358,6 +358,16 @@ def test_two_tables_do_not_fill_the_same_cell(tmp_path, processes, capsys):
     assert "another process is at work" in capsys.readouterr().err and not processes.calls
 
 
+def test_what_another_process_has_finished_meanwhile_is_not_done_again(tmp_path, processes):
+    (tmp_path / "t.toml").write_text(AVE + rows(a=""))
+    table = read_table(tmp_path / "t.toml")
+    args = SimpleNamespace(out=tmp_path / "o", data=["x.h5"], set=[["ave=ave.h5", "annotations=ann"]])
+    ours, theirs = (Cell("a", table.rows["a"], 0, table.evaluations, args) for _ in range(2))  # both find it undone
+    for cell in (theirs, ours):
+        cell.run(Workers(1), "cpu")
+    assert processes.calls == ["pretrain", "ave"] and ours.finished and ours.record == theirs.record
+
+
 @pytest.mark.slow
 def test_cells_run_once_and_make_a_table(tmp_path, capsys):
     files = synthetic_files(tmp_path, SyntheticSpec(clips=48, ave_clips=(12, 12, 12), classes=3))

@@ -24,7 +24,7 @@ FAINT = 0.02  # strength of an edge that counts for half beside none at all
 FINE = 56  # side of the pictures that things are found in
 GAP = 5  # pixels of these: edges that are nearer to each other belong to one thing
 MOST = 4  # things of a frame
-SHARE = 0.05  # of the frame's energy that is an edge's, of the strongest edge, or a thing's, of all edges
+SHARE = 0.05  # of the strongest edge: less is none; of all edges of the frame: a group with less is no thing
 STILL = 0.02  # squared difference of colour, -1 to 1, below which nothing is an edge: the grain of a dark frame
 
 

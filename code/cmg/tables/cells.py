@@ -40,10 +40,15 @@ class Cell:
         self.flags += ["--init-from", str(start.folder)] if start else []
         self.evaluations = evaluations
         self.calls = {one.name: fill(one.arguments, settings, f"evaluation {one.name!r}") for one in evaluations}
-        self.record = read_record(self.folder / "cell.json")
-        if self.record and names_only(self.record["flags"]) != names_only(self.flags):
-            raise UserError(f"row {name!r}: {self.folder} was pretrained with other flags; expected the same, or "
+        self.record = self.recorded()
+
+    def recorded(self):
+        """What cell.json says, None where there is none yet."""
+        record = read_record(self.folder / "cell.json")
+        if record and names_only(record["flags"]) != names_only(self.flags):
+            raise UserError(f"row {self.name!r}: {self.folder} was pretrained with other flags; expected the same, or "
                             "another name or --out")
+        return record
 
     @property
     def first(self):
@@ -82,6 +87,7 @@ class Cell:
             except OSError:
                 raise UserError(f"row {self.name!r}, seed {self.seed}: another process is at work in {self.folder}") \
                     from None
+            self.record = self.recorded()  # another process may have finished it while this one waited its turn
             if not self.pretrained:
                 self.call(workers, log, "cmg.pretrain", "--data", *self.args.data, *self.flags,
                           "--seed", str(self.seed), "--out", str(self.folder), "--resume", "auto",
