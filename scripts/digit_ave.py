@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """New AVE-style test clips from digit images and recordings that no clip of the given split holds yet.
 
-    digit_ave.py FOLDER OUT [--split test] [--per-clip 10] [--seed 0]
+    digit_ave.py FOLDER OUT [--split test] [--clips 600] [--seed 0]
 
-FOLDER is the folder of digit clips. Every AVE clip of the split is taken as a pattern (category, onset, offset,
-distractors) `--per-clip` times; its images and recordings are drawn anew among those of the same split and digit that
-the split's clips do not use. A recording is drawn with its speaker: one event, one speaker. Writes OUT with
-compositions.jsonl, the annotation files (train and val as they are, test replaced, and in clusters.csv the pattern of
-every test clip: clips of one pattern are no independent ones) and links to everything else, so that OUT/render_media.py
-renders it like FOLDER itself.
+FOLDER is the folder of digit clips. Every clip is drawn by itself, as `cmg.data.compose` draws AVE's (category, onset,
+offset, perhaps a distractor), of images and recordings of the same split that the split's AVE clips do not use. Writes
+OUT with compositions.jsonl, the annotation files (train and val as they are, test replaced, and in clusters.csv the
+digit and the voice of every test clip: clips of one voice share recordings, and are no independent ones) and links to
+everything else, so that OUT/render_media.py renders it like FOLDER itself.
 """
 
 import argparse
@@ -17,6 +16,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+
+from cmg.cli import command
+from cmg.data.compose.clips import MAKERS, SECONDS
+from cmg.errors import UserError
 
 
 def unused(folder, split, rows):
@@ -36,39 +39,47 @@ def unused(folder, split, rows):
     return images, recordings
 
 
-def redraw(row, name, images, recordings, rng):
-    """The pattern `row` as a new clip. An image is drawn once and then gone; recordings repeat, as in the patterns."""
-    new = {**row, "id": name, "split": "test", "audio": [], "visual": []}
-    for event in row["visual"]:
-        choice = images[event["label"]]
+class Unused:
+    """The `sound` and `sight` of a `cmg.data.compose.clips.Material`. An image is drawn once and then gone, recordings
+    repeat."""
+
+    def __init__(self, folder, split, rows):
+        self.classes = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["classes"]
+        self.images, self.recordings = unused(folder, split, rows)
+
+    def sound(self, kind, split, label, onset, offset, rng, like=None):
+        speakers = self.recordings[label]
+        known = like and like["speaker"] in speakers
+        who = like["speaker"] if known else sorted(speakers)[int(rng.integers(len(speakers)))]
+        segments = [[second, speakers[who][int(rng.integers(len(speakers[who])))], 0.0, 1.0]
+                    for second in range(onset, offset)]
+        return {"label": label, "onset": onset, "offset": offset, "speaker": who, "segments": segments}
+
+    def sight(self, split, label, onset, offset, quarter, rng):
+        choice = self.images[label]
+        if not choice:
+            raise UserError(f"--clips: no {split} image of {self.classes[label]} is left; expected fewer clips")
         image = choice.pop(int(rng.integers(len(choice))))
-        new["visual"].append({**event, "frames": [[t, image, quad] for t, _, quad in event["frames"]]})
-    for event in row["audio"]:
-        speakers = recordings[event["label"]]
-        speaker = sorted(speakers)[int(rng.integers(len(speakers)))]
-        takes = speakers[speaker]
-        segments = [[t, takes[int(rng.integers(len(takes)))], start, length]
-                    for t, _, start, length in event["segments"]]
-        new["audio"].append({**event, "speaker": speaker, "segments": segments})
-    return new
+        frames = [[second, image, quarter] for second in range(onset, offset)]
+        return {"label": label, "onset": onset, "offset": offset, "frames": frames}
 
 
-def main():
+@command
+def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("folder", type=Path)
     p.add_argument("out", type=Path)
     p.add_argument("--split", default="test", choices=("val", "test"))
-    p.add_argument("--per-clip", type=int, default=10)
+    p.add_argument("--clips", type=int, default=600)
     p.add_argument("--seed", type=int, default=0)
-    a = p.parse_args()
+    a = p.parse_args(argv)
     folder, out, rng = a.folder.resolve(), a.out, np.random.default_rng(a.seed)
 
     rows = [json.loads(line) for line in (folder / "compositions.jsonl").read_text(encoding="utf-8").splitlines()]
     ave = [row for row in rows if row["kind"] == "ave"]
-    patterns = [row for row in ave if row["split"] == a.split]
-    images, recordings = unused(folder, a.split, patterns)
-    clips = [redraw(row, f"ave_new_{a.split}_{i:04d}", images, recordings, rng)
-             for i, row in enumerate(patterns * a.per_clip)]
+    material = Unused(folder, a.split, [row for row in ave if row["split"] == a.split])
+    clips = [{"id": f"ave_new_{a.split}_{i:04d}", "kind": "ave", "split": "test", "seconds": SECONDS}
+             | MAKERS["ave"](material, a.split, i % len(material.classes), rng) for i in range(a.clips)]
 
     (out / "ann").mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
@@ -83,8 +94,8 @@ def main():
     (out / "ann/testSet.txt").write_text("".join(lines))
     for name in ("trainSet.txt", "valSet.txt"):
         (out / "ann" / name).write_bytes((folder / "ann" / name).read_bytes())
-    shared = [f"{clip['id']},{pattern['id']}\n" for clip, pattern in zip(clips, patterns * a.per_clip)]
-    (out / "ann/clusters.csv").write_text("".join(["id,cluster\n", *shared]))
+    voices = [f"{clip['id']},{clip['category']} by {clip['audio'][0]['speaker']}\n" for clip in clips]
+    (out / "ann/clusters.csv").write_text("".join(["id,cluster\n", *voices]))
     print(f"{out}: {len(clips)} new clips, {len({f[1] for r in clips for e in r['visual'] for f in e['frames']})} "
           f"images, {len({s[1] for r in clips for e in r['audio'] for s in e['segments']})} recordings; "
           f"{dict(Counter(r['category'] for r in clips))}")

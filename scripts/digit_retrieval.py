@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from digit_ave import redraw, unused
+from digit_ave import unused
 from digit_pair import SPEAKERS, link
 
 
@@ -25,6 +25,23 @@ def takes_of(recordings, group, groups):
     """The recordings of a group, by digit and speaker: each take is in one group."""
     return {label: {who: takes[group::groups] for who, takes in speakers.items()}
             for label, speakers in recordings.items()}
+
+
+def redraw(row, name, images, recordings, rng):
+    """The pattern `row` as a new clip. An image is drawn once and then gone; recordings repeat, as in the patterns."""
+    new = {**row, "id": name, "split": "train", "audio": [], "visual": []}
+    for event in row["visual"]:
+        choice = images[event["label"]]
+        image = choice.pop(int(rng.integers(len(choice))))
+        new["visual"].append({**event, "frames": [[t, image, quad] for t, _, quad in event["frames"]]})
+    for event in row["audio"]:
+        speakers = recordings[event["label"]]
+        speaker = sorted(speakers)[int(rng.integers(len(speakers)))]
+        takes = speakers[speaker]
+        segments = [[t, takes[int(rng.integers(len(takes)))], start, length]
+                    for t, _, start, length in event["segments"]]
+        new["audio"].append({**event, "speaker": speaker, "segments": segments})
+    return new
 
 
 def main():
@@ -43,8 +60,7 @@ def main():
                   for label, speakers in recordings.items()}
     pools = [takes_of(recordings, group, a.groups) for group in range(a.groups)]
     patterns = [row for row in seen if row["audio"] and row["visual"]]
-    clips = [{**redraw(row, f"ret_{n:04d}", images, pools[n % a.groups], rng), "split": "train"}
-             for n, row in enumerate(patterns)]
+    clips = [redraw(row, f"ret_{n:04d}", images, pools[n % a.groups], rng) for n, row in enumerate(patterns)]
 
     a.out.mkdir(parents=True, exist_ok=True)
     for path in a.folder.iterdir():

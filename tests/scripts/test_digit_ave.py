@@ -1,13 +1,16 @@
 """New test clips from the digit bank: nothing that they show or play was in the clips they replace."""
 
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from cmg.data.ave import read_ave
+from cmg.data.compose.clips import WHOLE
 from cmg.downstream.clip_scores import read_clusters
 from support import ROOT
 
@@ -23,7 +26,7 @@ def content(rows):
 @pytest.fixture(scope="module")
 def composed(digits, tmp_path_factory):
     out = tmp_path_factory.mktemp("new")
-    subprocess.run([sys.executable, SCRIPT, digits, out, "--per-clip", "2"], check=True, capture_output=True)
+    subprocess.run([sys.executable, SCRIPT, digits, out, "--clips", "120"], check=True, capture_output=True)
     return out
 
 
@@ -54,26 +57,44 @@ def test_annotations_are_read_as_an_ave_folder(digits, composed):
     new, old = read_ave(composed / "ann"), read_ave(digits / "ann")
     assert new.classes == old.classes
     assert new.splits["train"] == old.splits["train"] and new.splits["val"] == old.splits["val"]
-    pairs = list(zip(new.splits["test"], old.splits["test"] * 2))
-    assert len(pairs) == 120
-    assert all(a[1:] == b[1:] for a, b in pairs)  # category, onset, offset of the pattern
+    assert Counter(item[1] for item in new.splits["test"]) == dict.fromkeys(new.classes, 12)
 
 
-def test_clips_of_one_pattern_are_a_cluster(composed):
-    """As the rows are: category, times and distractors alike."""
+def test_every_clip_is_drawn_by_itself(composed):
+    """As `cmg.data.compose` draws them: six in ten last as long as the clip, the others differ in their seconds."""
+    rows = [json.loads(line) for line in open(composed / "compositions.jsonl")]
+    test = [row for row in rows if row["split"] == "test"]
+    whole = [row for row in test if (row["start"], row["end"]) == (0, 10)]
+    assert len(whole) / len(test) == pytest.approx(WHOLE, abs=3 * (WHOLE * (1 - WHOLE) / len(test)) ** 0.5)
+    others = [json.dumps([[(event["label"], event["onset"], event["offset"]) for event in row[side]]
+                          for side in ("audio", "visual")]) for row in test if row not in whole]
+    assert len(set(others)) > 0.9 * len(others)
+    for row in test:
+        heard, seen = row["audio"][0], row["visual"][0]
+        assert [heard["onset"], heard["offset"]] == [seen["onset"], seen["offset"]] == [row["start"], row["end"]]
+        assert heard["label"] == seen["label"]
+
+
+def test_clips_of_one_digit_and_voice_are_a_cluster(composed):
+    """Clips of two clusters share no recording of the event that they are labelled by."""
     rows = [json.loads(line) for line in open(composed / "compositions.jsonl")]
     clusters = read_clusters(composed / "ann" / "clusters.csv")
     assert set(clusters) == {row["id"] for row in rows if row["split"] == "test"}
-    patterns = {}
+    held = {}
     for row in rows:
         if row["split"] == "test":
-            events = [[(event["label"], event["onset"], event["offset"]) for event in row[side]]
-                      for side in ("audio", "visual")]
-            patterns.setdefault(clusters[row["id"]], []).append((row["category"], events))
-    assert len(patterns) == 60 and all(len(own) == 2 and own[0] == own[1] for own in patterns.values())
+            held.setdefault(clusters[row["id"]], set()).update(clip for _, clip, _, _ in row["audio"][0]["segments"])
+    assert len(held) > 30 and sum(map(len, held.values())) == len(set.union(*held.values()))
 
 
 def test_an_image_is_shown_in_one_clip_only(composed):
     rows = [json.loads(line) for line in open(composed / "compositions.jsonl")]
     shown = [image for row in rows if row["split"] == "test" for image in content([row])[0]]
     assert len(shown) == len(set(shown))
+
+
+def test_more_clips_than_images_end_in_one_line(digits, tmp_path):
+    call = [sys.executable, SCRIPT, digits, tmp_path, "--clips", "9999"]
+    ended = subprocess.run(call, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert re.fullmatch(r".*--clips: no test image of \w+ is left; expected fewer clips\n", ended.stderr)

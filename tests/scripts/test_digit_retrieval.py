@@ -33,10 +33,10 @@ def of_other_speakers(digits):
 
 @pytest.fixture(params=["given", "tiny"])
 def clips(request):
-    """A folder of clips, how many groups its takes are enough for, and the new AVE clips of a pattern."""
+    """A folder of clips, and how many groups its takes and how many new AVE clips its images are enough for."""
     if request.param == "given":
-        return request.getfixturevalue("digits"), 30, 10
-    return request.getfixturevalue("composed")["digits"], 5, 1
+        return request.getfixturevalue("digits"), 30, 600
+    return request.getfixturevalue("composed")["digits"], 5, 10
 
 
 def test_the_retrieval_set(clips, tmp_path):
@@ -69,13 +69,12 @@ def test_the_retrieval_set(clips, tmp_path):
 
 
 def test_the_new_ave_set(clips, tmp_path):
-    digits, _, per_clip = clips
-    run("digit_ave.py", digits, tmp_path / "out", "--per-clip", str(per_clip))
+    digits, _, number = clips
+    run("digit_ave.py", digits, tmp_path / "out", "--clips", str(number))
     rows, before = compositions(tmp_path / "out"), compositions(digits)
     splits = {split: [row for row in rows if row["split"] == split] for split in ("train", "val", "test")}
-    assert [len(own) for own in splits.values()] == [
-        sum((row["kind"], row["split"]) == ("ave", split) for row in before) * (per_clip if split == "test" else 1)
-        for split in splits]
+    kept = [sum((row["kind"], row["split"]) == ("ave", split) for row in before) for split in ("train", "val")]
+    assert [len(own) for own in splits.values()] == [*kept, number]
     disjoint(Bank(digits), **splits)
     pretraining = [row for row in compositions(digits) if row["kind"] == "pretrain"]
     disjoint(Bank(digits), pretraining=pretraining, test=splits["test"])

@@ -3,7 +3,7 @@
 An event is spoken by one speaker, another of his recordings every second; an image stays as long as the event. The
 splits are FSDD's own (takes 0 to 4 are test, 5 to 9 val here), and of the images 70, 10 and 20 % of each digit. AVE's
 val and test clips are made of the first three takes of a split and leave the others to `scripts/digit_ave.py`, which
-draws new clips for the same patterns. For `scripts/digit_pair.py` the folder holds the 8×8 digits of scikit-learn.
+draws more clips. For `scripts/digit_pair.py` the folder holds the 8×8 digits of scikit-learn.
 """
 
 import re
