@@ -21,7 +21,6 @@ class Record:
 
     def __init__(self, name):
         text = (ROOT / "figs" / f"{name}.md").read_text("utf-8")
-        text = text.replace("| recommended ", "| InfoNCE ")  # what rows were called in records of before
         tables = {own[0][0]: own for own in reversed(tables_of(text))}
         head, *rows = tables["transfer"]
         self.transfer = {row[0]: dict(zip(head, row)) for row in rows}
