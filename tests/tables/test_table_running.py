@@ -73,6 +73,7 @@ def test_several_machines_fill_a_share_each(tmp_path, processes, capsys):
     assert processes.calls.count("pretrain") == processes.calls.count("ave") == 3
     made = run(tmp_path, text)
     assert len(processes.calls) == 6 and {cell["name"] for cell in made["cells"]} == {"a", "b", "c"}
+    assert {cell["folder"] for cell in made["cells"]} == {"a-seed0", "b-seed0", "c-seed0"}  # beside the table
     assert "3 cells, 3 finished before" in capsys.readouterr().err
 
 

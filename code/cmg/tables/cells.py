@@ -169,12 +169,13 @@ class Cell:
         return {key: scores for key, scores in found.items() if scores is not None}
 
     def account(self):
-        """Who made this cell, and how long it took: minutes and commit of the pretraining and of every evaluation."""
+        """Who made this cell, and how long it took: minutes and commit of the pretraining and of every evaluation. Its
+        folder is told as seen from the table's, which a record may leave without its machine's paths."""
         done = self.record.get("evaluations", {})
-        return {"name": self.name, "seed": self.seed, "folder": str(self.folder), **pretraining_of(self.folder),
-                "evaluations": {name: {"commit": rows[0]["commit"], "numerics": numerics_of(rows[0]),
-                                       "minutes": done[name]["minutes"]}
-                                for name, rows in self.results().items()}}
+        evaluations = {name: {"commit": rows[0]["commit"], "numerics": numerics_of(rows[0]),
+                              "minutes": done[name]["minutes"]} for name, rows in self.results().items()}
+        return {"name": self.name, "seed": self.seed, "folder": os.path.relpath(self.folder, self.args.out),
+                **pretraining_of(self.folder), "evaluations": evaluations}
 
 
 def pretraining_of(folder) -> dict:
