@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmg.extract.things import BINS, GAP, Things, gradients, histograms, opponent, palette, things
+from cmg.extract.things import BINS, GAP, Things, gradients, histograms, opponent, palette, pictures, things
 
 OWN, FINE, COARSE, COLOUR = slice(0, 14), slice(14, 210), slice(210, 242), slice(242, 338)
 
@@ -114,7 +114,7 @@ def test_a_thing_is_a_group_of_edges_without_a_wide_gap():
         return things(grey.expand(3, -1, -1))
 
     near, far = bars(GAP - 3), bars(GAP + 3)  # in pixels of the picture that they are found in
-    assert len(near.masks) == 1 and len(far.masks) == 2
+    assert len(near.alone) == 1 and len(far.alone) == 2
     assert set(np.unique(far.nearest)) == {0, 1} and (far.nearest[:, 0] != far.nearest[:, 4]).all()
 
 
@@ -122,7 +122,40 @@ def test_grain_and_an_empty_frame_are_one_thing():
     grain = torch.from_numpy(np.random.default_rng(0).integers(0, 12, (112, 112))) / 127.5 - 1
     for grey in (grain.float(), torch.zeros(112, 112)):
         found = things(grey.expand(3, -1, -1))
-        assert found.masks.all() and len(found.masks) == 1 and (found.nearest == 0).all()
+        assert len(found.alone) == 1 and (found.alone[0] == grey).all() and (found.nearest == 0).all()
+
+
+def photo(seed, side):
+    """Blocks of colours, bright ones at the rim."""
+    found = np.random.default_rng(seed).random((7, 7, 3)) * 0.6 + 0.4
+    found[2:5, 2:5] -= 0.4
+    return found.repeat(side // 7, 0).repeat(side // 7, 1)
+
+
+def test_photos_in_quarters_are_told_as_each_would_be_alone():
+    """Though they touch each other and black, of the grain that a dark frame has."""
+    quarters = np.random.default_rng(0).random((224, 224, 3)) * 11 / 255
+    places = {0: (0, 0), 1: (0, 112), 3: (112, 112)}
+    for seed, (top, left) in places.items():
+        quarters[top : top + 112, left : left + 112] = photo(seed, 112)
+    found = Things()(frames(quarters))[0]
+    for seed, (top, left) in places.items():
+        row, column = 3 * (top > 0), 3 * (left > 0)
+        alone = Things()(frames(photo(seed, 224)))[0, 0, 0, 14:]
+        np.testing.assert_allclose(found[row : row + 2, column : column + 2, 14:] - alone, 0, atol=0.01)
+    assert len(np.unique(found[..., 14:].reshape(25, -1), axis=0)) == 3
+
+
+@pytest.mark.parametrize("what", ["digits", "photo", "four photos", "letterbox"])
+def test_what_is_no_photo_in_a_quarter_stays_as_it_is(what):
+    frame = np.zeros((112, 112, 3))
+    if what == "digits":
+        frame[10:46, 20:26] = frame[60:100, 70:76] = frame[60:66, 62:100] = 1.0
+    elif what == "letterbox":
+        frame[20:92] = photo(0, 112)[20:92]
+    else:
+        frame[:] = photo(0, 112) if what == "photo" else np.tile(photo(0, 56), (2, 2, 1))
+    assert pictures(torch.from_numpy(2 * frame - 1).float().permute(2, 0, 1)) is None
 
 
 def test_palette_and_opponent_colours():

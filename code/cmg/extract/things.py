@@ -2,7 +2,8 @@
 
 What is drawn or photographed is told by histograms of oriented gradients (HOG, Dalal and Triggs 2005) and by colours,
 of each thing by itself: three small things beside each other are described as the same three would be alone and large,
-so that what is learnt of one kind of frame holds for the other. A thing is a group of edges without a wide gap.
+so that what is learnt of one kind of frame holds for the other. A thing is a group of edges without a wide gap; where
+quarters of the frame are black and others filled to their rims, a filled one is a picture by itself.
 
 Chosen by linear readers on validation material, as `cepstra` was (docs/front_end.md).
 """
@@ -26,6 +27,8 @@ GAP = 5  # pixels of these: edges that are nearer to each other belong to one th
 MOST = 4  # things of a frame
 SHARE = 0.05  # of the strongest edge: less is none; of all edges of the frame: a group with less is no thing
 STILL = 0.02  # squared difference of colour, -1 to 1, below which nothing is an edge: the grain of a dark frame
+BLACK = -0.8  # brightness below which nothing is shown
+RIM = 0.5  # share of a quarter's outermost pixels that are not black, if it is filled
 
 
 class Things:
@@ -50,14 +53,14 @@ class Things:
 
     def __call__(self, steps):
         x = torch.stack([torch.stack([shrink(frame) for frame in frames]).mean(0) for frames in steps]) / 127.5 - 1
-        found = [things(frame) for frame in x]
-        alone = torch.cat([apart(frame, f.masks) for frame, f in zip(x, found)])  # (n, 3, 112, 112), n ≥ T
+        found = [pictures(frame) or things(frame) for frame in x]
+        alone = torch.cat([f.alone for f in found])  # (n, 3, 112, 112), n ≥ T
         square = region(brightness(alone))
         near = torch.stack([look(channel, *square) for channel in alone.unbind(1)], 1)  # (n, 3, 28, 28)
         grey, colours = brightness(near), opponent(near)
         parts = [histograms(grey, 4, 7), histograms(grey, 8, 2), moments(colours, 4), palette(near)]
         described = torch.cat([part.flatten(1) for part in parts], 1)  # (n, 388)
-        first = np.cumsum([0] + [len(f.masks) for f in found[:-1]])  # of each frame's things
+        first = np.cumsum([0] + [len(f.alone) for f in found[:-1]])  # of each frame's things
         nearest = torch.from_numpy(np.stack([f.nearest + n for f, n in zip(found, first)]))  # (T, 5, 5)
         own = [normalised(F.adaptive_avg_pool2d(gradients(F.avg_pool2d(brightness(x), ZOOM), 8), GRID)),
                moments(opponent(F.avg_pool2d(x, ZOOM)), GRID)]
@@ -65,11 +68,28 @@ class Things:
 
 
 class Found(NamedTuple):
-    """masks : bool ndarray [n, 56, 56], the edges of n ≥ 1 things, the strongest first.
+    """alone : Tensor[n, 3, 112, 112], the frame with one of its n ≥ 1 things each.
     nearest : int ndarray [5, 5], the thing that is nearest to the middle of each cell."""
 
-    masks: np.ndarray
+    alone: torch.Tensor
     nearest: np.ndarray
+
+
+def pictures(frame):
+    """The filled quarters of a frame Tensor[3, 112, 112] of -1 to 1, each enlarged to all of it: a photo then has the
+    features that it would have alone, and its border none. None, unless quarters are black and others filled."""
+    side = frame.shape[1] // 2
+    quarters = frame.view(3, 2, side, 2, side).permute(1, 3, 0, 2, 4).flatten(0, 1)  # (4, 3, 56, 56)
+    lit = quarters.amax(1) > BLACK  # (4, 56, 56)
+    rims = torch.cat([lit[:, 0], lit[:, -1], lit[:, :, 0], lit[:, :, -1]], 1)  # (4, 224)
+    filled, black = rims.float().mean(1) > RIM, lit.float().mean((1, 2)) < SHARE
+    if not filled.any() or not black.any():
+        return None
+    shown = filled.nonzero()[:, 0]
+    middle = (np.arange(GRID) + 0.5) / GRID
+    away = [np.hypot(*np.meshgrid(middle - (0.25 + q // 2 / 2), middle - (0.25 + q % 2 / 2), indexing="ij"))
+            for q in shown.tolist()]
+    return Found(F.interpolate(quarters[shown], scale_factor=2.0, mode="nearest"), np.stack(away).argmin(0))
 
 
 def things(frame):
@@ -79,7 +99,7 @@ def things(frame):
     energy = steps.mean(0).numpy()  # (56, 56), of colours that are equally bright as well
     edges = energy > max(STILL, SHARE * energy.max())
     if not edges.any():
-        return Found(np.ones((1, FINE, FINE), bool), np.zeros((GRID, GRID), int))
+        return Found(frame[None], np.zeros((GRID, GRID), int))
     groups, number = ndimage.label(ndimage.binary_dilation(edges, np.ones((GAP, GAP))))
     groups = groups * edges
     strength = ndimage.sum_labels(energy, groups, np.arange(1, number + 1))
@@ -88,12 +108,12 @@ def things(frame):
     masks = groups == 1 + order[:, None, None]  # (n, 56, 56)
     away = np.stack([ndimage.distance_transform_edt(~mask) for mask in masks])
     middle = ((np.arange(GRID) + 0.5) * FINE / GRID).astype(int)
-    return Found(masks, away[:, middle[:, None], middle].argmin(0))
+    return Found(apart(frame, masks), away[:, middle[:, None], middle].argmin(0))
 
 
 def apart(frame, masks):
-    """A frame [3, 112, 112] with one of its things each, the others painted over with its median colour: n frames. The
-    only thing of a frame keeps all that is around it."""
+    """A frame [3, 112, 112] with one of its things each, the others painted over with its median colour: n frames.
+    masks : bool ndarray [n, 56, 56], the edges of things. The only thing of a frame keeps all that is around it."""
     if len(masks) == 1:
         return frame[None]
     around = torch.from_numpy(ndimage.binary_dilation(masks, np.ones((1, GAP + 2, GAP + 2))))
