@@ -14,10 +14,10 @@ from cmg.data.provenance import Provenance
 from cmg.downstream import ave
 from cmg.downstream.ave import AveTask, evaluate, main
 from cmg.downstream.probe import ClipProbes, SegmentProbes, fit
-from cmg.downstream.probing import Encoded, Probing, Probings
+from cmg.downstream.probing import Probing, Probings
 from cmg.downstream.results import find_checkpoints, markdown_table, write_results
 from cmg.downstream.task import Settings
-from cmg.downstream.tokens import TokenSet, codebook_sharing, directions, encode_set
+from cmg.downstream.tokens import Encoded, TokenSet, codebook_sharing, directions, encode_set
 from cmg.errors import UserError
 from cmg.modalities import Modality, declare
 from cmg.models.pretrained import Tokens

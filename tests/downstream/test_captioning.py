@@ -79,7 +79,7 @@ def test_clips_are_told_at_the_scale_of_training(trained):
     assert not model.feature_scale.standardised
     wanted, (_, _, vectors) = model.describe(seen), model.look(seen)
     offset = 100 * torch.randn(12, generator=torch.Generator().manual_seed(0))
-    model.feature_scale._set("video", offset, torch.tensor(50.0))
+    model.feature_scale._set("video", offset=offset, divisor=torch.tensor(50.0))
     stored = seen | {"video": seen["video"] * 50 + offset}
     torch.testing.assert_close(model.look(stored)[2], vectors, rtol=1e-3, atol=1e-4)
     assert model.describe(stored) == wanted

@@ -15,7 +15,7 @@ from support import TABLES
 
 def test_table_files_of_the_repository_parse():
     paths = sorted(TABLES.glob("*.toml"))
-    assert len(paths) == 14
+    assert len(paths) == 15
     for path in paths:
         table = read_table(path)
         settings = {name: ["x"] for name in re.findall(r"\{(\w+)\}", path.read_text())}
@@ -95,6 +95,12 @@ def test_recipes_have_rows_without_one_of_their_parts():
     table2 = read_table(TABLES / "table2.toml")
     for term in ("CLUB", "Cross-CPC", "L_cmcm", "MM-EMA", "reset"):
         assert table2.references[f"without {term}"] == "Uni-Code"
+    own, digits = read_table(TABLES / "paper.toml"), read_table(TABLES / "digits.toml")
+    whole, *parts = (parse(["--data", "x", "--out", "x", *flags]) for flags in own.rows.values())
+    assert whole == parse(["--data", "x", "--out", "x", *digits.rows["paper AV"]])
+    lacking = [{name for name, value in flat(part.method).items() if value != flat(whole.method)[name]} for part in parts]
+    assert lacking == [{"w_club"}, {"w_cpc"}, {"mm_ema", "commitment"}, {"reset"}, {"w_cmcm"}, {"w_rec", "w_club"}]
+    assert all((part.run.epochs, part.optimiser) == (48, whole.optimiser) for part in parts)
 
 
 def test_rows_are_compared_with_the_first_or_the_one_that_is_named(tmp_path):

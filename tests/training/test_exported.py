@@ -87,7 +87,7 @@ def test_an_exported_model_gives_the_same_bits(method, captions, tmp_path):
 def test_what_a_checkpoint_holds_comes_back(tmp_path):
     """All parts that anything reads; standardisation, earlier clips and the numerics among them."""
     features = FeatureSet(write_clips(tmp_path / "clips.h5"))
-    number = Numbers(100.0, 50.0, 40.0, tuple(float(i) for i in range(12)))
+    number = Numbers(100.0, 50.0, 40.0, tuple(map(float, range(12))), tuple(map(float, range(1, 13))))
     untrained(tmp_path / "epoch_003.pt", SHAPES, features=features,
               prepare=lambda model: model.feature_scale.learn("audio", number, "auto"))
     content = torch.load(tmp_path / "epoch_003.pt", weights_only=True)
@@ -98,6 +98,7 @@ def test_what_a_checkpoint_holds_comes_back(tmp_path):
     for name in content.keys() - {"model", "scale"}:
         assert found[name] == content[name], name
     assert content["scale"]["audio"]["offset"].tolist() == list(range(12))
+    assert content["scale"]["audio"]["spreads"].tolist() == list(range(1, 13))
     for mine, theirs in ((found["model"], content["model"]), (found["scale"]["audio"], content["scale"]["audio"])):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(torch.as_tensor(x), torch.as_tensor(theirs[name])) for name, x in mine.items())

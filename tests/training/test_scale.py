@@ -109,7 +109,7 @@ def test_numbers_of_a_set():
     x = torch.tensor([[[0.0, 5.0], [2.0, 5.0], [90.0, 90.0]]])
     valid = torch.tensor([[True, True, False]])
     found = numbers.measure(x.half(), valid)
-    assert found == pytest.approx(numbers.Numbers(3, (4.5) ** 0.5, 0.5**0.5, (1, 5)))
+    assert found == pytest.approx(numbers.Numbers(3, (4.5) ** 0.5, 0.5**0.5, (1, 5), (1, 0)))
     assert found.root_mean_square == pytest.approx((54 / 4) ** 0.5)
     scale = FeatureScale({"audio": (3, 2)})
     assert not scale.learn("audio", found) and scale.learn("audio", found, "on")

@@ -22,23 +22,25 @@ class Numbers(NamedTuple):
     """Of one modality's features, steps that do not exist left out.
 
     mean, deviation : of all numbers. within : deviation of all numbers from the means of their channels.
-    channels : tuple of C floats, the mean of every channel (the last axis).
+    channels, spreads : tuples of C floats, mean and deviation of every channel (the last axis).
     """
 
     mean: float
     deviation: float
     within: float
     channels: tuple[float, ...]
+    spreads: tuple[float, ...]
 
     @property
     def root_mean_square(self):
         return (self.mean**2 + self.deviation**2) ** 0.5
 
 
-def sample(features):
-    """Up to `CLIPS` clips of a FeatureSet, as stored."""
-    n = len(features)
-    return features.stored(torch.linspace(0, n - 1, min(n, CLIPS), dtype=torch.float64).round().long().tolist())
+def sample(features, rows=None):
+    """Up to `CLIPS` clips of a FeatureSet, as stored, or of these rows of it, LongTensor[n]."""
+    rows = torch.arange(len(features)) if rows is None else rows
+    n = len(rows)
+    return features.stored(rows[torch.linspace(0, n - 1, min(n, CLIPS), dtype=torch.float64).round().long()].tolist())
 
 
 def measure(x, valid) -> Numbers | None:
@@ -55,9 +57,11 @@ def measure(x, valid) -> Numbers | None:
 
     channels = mean(lambda x: x)  # (C,)
     middle = channels.mean()
-    within = mean(lambda x: (x - channels) ** 2).mean().sqrt()
+    variance = mean(lambda x: (x - channels) ** 2)  # (C,)
+    within = variance.mean().sqrt()
     deviation = (within**2 + ((channels - middle) ** 2).mean()).sqrt()
-    return Numbers(middle.item(), deviation.item(), within.item(), tuple(channels.tolist()))
+    return Numbers(middle.item(), deviation.item(), within.item(), tuple(channels.tolist()),
+                   tuple(variance.sqrt().tolist()))
 
 
 def check(known, features, where):

@@ -26,6 +26,7 @@ import sys
 
 import torch
 
+from cmg.downstream.adapt import Adapted, require_fitted
 from cmg.downstream.clip_scores import pooled
 from cmg.downstream.probe import (
     ClipProbes,
@@ -41,25 +42,11 @@ from cmg.downstream.results import mean, result, rounded
 from cmg.downstream.splits import Splits
 from cmg.downstream.task import CLIP_NORM, STRICT, Settings
 from cmg.downstream.toc import Cut, subsets
-from cmg.downstream.tokens import TokenSet, codebook_sharing, encode_set
+from cmg.downstream.tokens import Encoded, codebook_sharing
 from cmg.errors import UserError
 from cmg.figures.names import TASKS, arrow
 from cmg.figures.style import save
 from cmg.modalities import modality
-
-
-class Encoded:
-    """One model's tokens of the splits, each split encoded when it is first asked for."""
-
-    def __init__(self, model, splits: Splits, device="cpu"):
-        self.model, self.splits, self.device, self._cache = model, splits, device, {}
-
-    def tokens(self, role: str, modality: str) -> TokenSet:
-        split = self.splits[role, modality]
-        if id(split) not in self._cache:
-            self._cache[id(split)] = encode_set(self.model, split.features, split.modality, rows=split.rows,
-                                                device=self.device)
-        return self._cache[id(split)]
 
 
 class ProbeTask:
@@ -102,6 +89,8 @@ class ProbeTask:
     def settle(self):
         """To be called when all splits are there: what cannot be tested is left out, and told. Where there is none to
         test on, paper reports on "fit"."""
+        if self.settings.adapt:
+            require_fitted(self.splits)
         for m in self.modalities if not self.strict else ():
             self.splits.setdefault(("test", m), self.splits["fit", m])
         self.pairs = self.splits.testable(self.pairs)
@@ -149,7 +138,9 @@ class ProbeTask:
     def report(self, probings: "Probings") -> list[dict]:
         """Test all probes: a row for every direction and metric, of whole tokens and, where it is asked for, of TOC's.
         """
-        ways = [probings, TocProbings(probings)] if self.settings.toc else [probings]
+        ways = [probings]
+        ways += [TocProbings(probings)] if self.settings.toc else []
+        ways += [AdaptedProbings(probings)] if self.settings.adapt else []
         return [found for one in ways for source in self.sources for kind in self.kinds if self.targets(source, kind)
                 for found in self.rows(one, kind, source)]
 
@@ -327,6 +318,16 @@ class TocProbings(Probings):
     def readout(self, probing):
         score, (best, worst) = self.task.settings.toc[1:]
         return {"toc_dims": len(probing.encoded.dims), "toc_score": score, "toc_mix": f"{best}:{worst}"}
+
+
+class AdaptedProbings(Probings):
+    """The same on features that are moved to where those of pretraining lie."""
+
+    prefix = "adapted_"
+
+    def __init__(self, plain: Probings):
+        super().__init__(plain.task, plain.encoded.model)
+        self.encoded = Adapted(plain.encoded.model, self.task.splits, self.task.device)
 
 
 def held_classes(labels: torch.Tensor) -> set[int]:

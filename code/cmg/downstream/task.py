@@ -35,7 +35,8 @@ DATA = "feature files, or synthetic: the labelled clips of the built-in set that
 
 
 class Settings(NamedTuple):
-    """How probes are trained; `lrs` None stands for the protocol's own, `toc` None for whole tokens alone."""
+    """How probes are trained; `lrs` None stands for the protocol's own, `toc` None for whole tokens alone, `adapt` for
+    moved features as well (`cmg.downstream.adapt`)."""
 
     protocol: str = "strict"
     epochs: int = 30
@@ -44,6 +45,7 @@ class Settings(NamedTuple):
     probe_seeds: int = 3
     seed: int = 0
     toc: Toc | None = None
+    adapt: bool = False
 
     def fit_arguments(self):
         return {"seeds": [self.seed + i for i in range(self.probe_seeds)], "lrs": self.lrs or LRS[self.protocol],
@@ -84,6 +86,8 @@ def add_probe_flags(p: argparse.ArgumentParser, epochs: int = 30, probe_task=Tru
                        "likeness and variance of the codes, or likeness alone")
         p.add_argument("--toc-mix", type=mix, default=(1, 0), metavar="BEST:WORST",
                        help="shares of the best and of the worst dimensions (default: 1:0)")
+        p.add_argument("--adapt", action="store_true", help="probe as well with features whose channels have mean and "
+                       "deviation that they had in pretraining, by the unlabelled clips that probes are fitted on")
         p.add_argument("--clusters", help="CSV with the columns id and cluster: which test clips share something, for "
                        "the error of the test set; default: clusters.csv beside their annotations, else their videos")
     return add_place_flags(p)
@@ -206,7 +210,7 @@ def open_run(args, needs=("vectors",), path=None) -> Run:
     settings = Settings()
     if "probe_epochs" in args:
         settings = Settings(args.protocol, args.probe_epochs, args.probe_lr and tuple(args.probe_lr), args.batch_size,
-                            args.probe_seeds, args.seed, find_toc(args))
+                            args.probe_seeds, args.seed, find_toc(args), vars(args).get("adapt", False))
     elif "protocol" in args:
         settings = Settings(args.protocol, seed=args.seed)
     clusters = find_clusters(args)

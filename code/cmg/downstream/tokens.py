@@ -33,7 +33,7 @@ class TokenSet(NamedTuple):
 
 
 @torch.no_grad()
-def encode_set(model, features, modality: str, batch_size: int = 256, rows=None, device="cpu") -> TokenSet:
+def encode_set(model, features, modality: str, batch_size: int = 256, rows=None, device="cpu", move=None) -> TokenSet:
     """Encode and quantise one modality of a feature set.
 
     Parameters
@@ -43,6 +43,8 @@ def encode_set(model, features, modality: str, batch_size: int = 256, rows=None,
     features : FeatureSet
     rows : LongTensor[n], optional
         Rows of the feature set to encode, in this order; all by default.
+    move : function (features [B, T, …], valid [B, T]) -> features, optional
+        What is done to them first.
 
     Raises
     ------
@@ -53,12 +55,30 @@ def encode_set(model, features, modality: str, batch_size: int = 256, rows=None,
     for batch in rows.split(batch_size):
         read = features.__getitems__(batch.tolist())
         x, valid = read[modality].to(device), read[f"valid/{modality}"].to(device)
-        tokens = model.tokens(modality, x, valid)
+        tokens = model.tokens(modality, move(x, valid) if move else x, valid)
         parts.append(TokenSet(tokens.codes, tokens.vectors.float(), tokens.semantic.float(), valid))
     tokens = TokenSet(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
     if not tokens.valid.any():
         raise UserError(f"--data: none of {len(tokens.valid)} clips has any {modality}")
     return tokens
+
+
+class Encoded:
+    """One model's tokens of the `cmg.downstream.splits.Splits`, each encoded when it is first asked for."""
+
+    def __init__(self, model, splits, device="cpu"):
+        self.model, self.splits, self.device, self._cache = model, splits, device, {}
+
+    def tokens(self, role: str, modality: str) -> TokenSet:
+        split = self.splits[role, modality]
+        if id(split) not in self._cache:
+            self._cache[id(split)] = encode_set(self.model, split.features, split.modality, rows=split.rows,
+                                                device=self.device, move=self.move(split))
+        return self._cache[id(split)]
+
+    def move(self, split):
+        """What is done to the split's features first, see `encode_set`."""
+        return None
 
 
 @torch.no_grad()
