@@ -98,7 +98,8 @@ def test_recipes_have_rows_without_one_of_their_parts():
     own, digits = read_table(TABLES / "paper.toml"), read_table(TABLES / "digits.toml")
     whole, *parts = (parse(["--data", "x", "--out", "x", *flags]) for flags in own.rows.values())
     assert whole == parse(["--data", "x", "--out", "x", *digits.rows["paper AV"]])
-    lacking = [{name for name, value in flat(part.method).items() if value != flat(whole.method)[name]} for part in parts]
+    values = flat(whole.method)
+    lacking = [{name for name, value in flat(part.method).items() if value != values[name]} for part in parts]
     assert lacking == [{"w_club"}, {"w_cpc"}, {"mm_ema", "commitment"}, {"reset"}, {"w_cmcm"}, {"w_rec", "w_club"}]
     assert all((part.run.epochs, part.optimiser) == (48, whole.optimiser) for part in parts)
 
