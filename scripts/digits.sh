@@ -9,11 +9,13 @@
 #   ./scripts/digits.sh --data data/mine.h5 --out checkpoint/mine --set ave=data/ave.h5 …
 #                                                      no digit clips: everything from feature files of your own
 #
-#   digits   OneCode, Uni-Code and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval, and OneCode without
-#            one of its parts at a time
-#   pair     OneCode and one that aligns nothing, between two data sets that share only their classes, in
-#            the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
-#   multisk  structure preservation on retrieval, among heard and among other speakers
+#   digits     OneCode, Uni-Code and one that aligns nothing, on AVE, AVVP, AVE→AVVP and retrieval, and OneCode without
+#              one of its parts at a time
+#   paper      Uni-Code without one of its parts at a time, at the length that it has in the table above
+#   followups  the works that followed Uni-Code, at equal steps and trials (docs/followups.md)
+#   pair       OneCode, Uni-Code and one that aligns nothing, between two data sets that share only their classes, in
+#              the form of UCF101 ↔ VGGSound (see digit_pair.py); pretrained on clips of other speakers
+#   multisk    structure preservation on retrieval, among heard and among other speakers
 #
 # table1.sh … table5.sh and fig3.sh are this script with a table of the paper's.
 #
