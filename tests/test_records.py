@@ -276,6 +276,23 @@ def test_the_papers_tables(number):
         assert cells == [found[name, "Uni-Code", *column] for column in COLUMNS]
 
 
+def test_ablations_at_full_length():
+    record, found = Record("paper"), differences("paper")
+    header, *rows = table("figs", "paper: row")
+    assert [row[0] for row in rows] == [name for name in record.transfer if name != "chance"]
+    for name, *cells in rows:
+        assert cells == [*(record.get(name, *column) for column in COLUMNS),
+                         record.get(name, "ave", "accuracy", "v2a", "match rate")]
+    header, *rows = table("figs", "paper: row less paper AV")
+    for name, *cells in rows:
+        assert cells == [found[name, "paper AV", *column] for column in COLUMNS]
+    assert len(rows) == len(record.transfer) - 2
+    hold = [len(holding(found, [row[0]], "paper AV", COLUMNS)[0]) for row in rows]
+    assert hold == [0, 2, 0, 0, 1]  # CLUB, Cross-CPC, MM-EMA, resets, L_cmcm
+    assert f"use {record.get('without reset', 'ave', 'accuracy', 'v2a', 'codes')} of 400 codes" in " ".join(
+        PAGES["figs"].read_text(encoding="utf-8").split())
+
+
 def test_order_beside_the_papers():
     """ρ over the means and its p among permutations, as the README has them of Tables 1, 2 and 3."""
     (one, p_one), (two, p_two), (three, p_three) = [
@@ -336,4 +353,5 @@ def test_tables_of_the_pages_are_all_looked_at():
         "speed": ["program"],
         "figs": ["recipe", "task", "digits: row", "digits: row", "nature", "nature: task", "hard: row",
                  "hard: row less Uni-Code", "codes", "other task", "row", "table1: row less Uni-Code", "row",
-                 "table2: row less Uni-Code", "row", "table3: row less Uni-Code", "page", "files"]}
+                 "table2: row less Uni-Code", "paper: row",
+                 "paper: row less paper AV", "row", "table3: row less Uni-Code", "page", "files"]}
