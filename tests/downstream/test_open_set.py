@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support_pair import FAST, PAIRS, OneHotModel, by_pair, write_features, write_lists
+from support_pair import CODES, FAST, PAIRS, OneHotModel, by_pair, write_features, write_lists
 
 from cmg.data.features import FeatureSet
+from cmg.data.numbers import Numbers
 from cmg.data.ucf_vggsound import read_pair_lists
 from cmg.downstream import ave, ucf_vggsound
 from cmg.downstream.clip_scores import clustered
@@ -51,6 +52,14 @@ def test_unknown_clips_are_tested_and_nothing_else(opened):
     paper = PairOpenSet(*opened, PAIRS, FAST._replace(protocol="paper"), known=2)
     assert {key: len(split) for key, split in paper.splits.items()} == {
         ("fit", "video"): 50, ("test", "video"): 100, ("fit", "audio"): 20, ("test", "audio"): 40}
+
+
+def test_moved_features_have_rows_of_their_own(opened):
+    model = OneHotModel()
+    for m in model.shapes:
+        model.feature_scale.learn(m, Numbers(0, 1, 1, (0.1,) * CODES, (0.2,) * CODES))
+    rows = PairOpenSet(*opened, PAIRS, FAST._replace(adapt=True), known=2).run(model)
+    assert [row["metric"] for row in rows] == 2 * ["auroc", "h_score"] + 2 * ["adapted_auroc", "adapted_h_score"]
 
 
 class FarApart(OneHotModel):

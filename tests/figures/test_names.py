@@ -20,7 +20,8 @@ PROBED = {
     "ucf_vggsound_open_set": ["auroc", "h_score"],
 }
 WRITTEN = {
-    **{task: [*own, *(f"toc_{metric}" for metric in own)] for task, own in PROBED.items()},
+    **{task: [f"{readout}{metric}" for readout in ("", "toc_", "adapted_")[: 2 if task == "ave_avvp" else 3]
+              for metric in own] for task, own in PROBED.items()},
     "avs": ["miou", "f_measure"],
     "retrieval": [f"{kind}_{name}" for kind in names.REPRESENTATIONS
                   for name in (*(f"r{k}{end}" for k in retrieval.RECALLS for end in ("", retrieval.EXPECTED)),
