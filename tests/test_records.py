@@ -302,6 +302,30 @@ def test_ablations_at_full_length():
         PAGES["figs"].read_text(encoding="utf-8").split())
 
 
+def test_the_works_that_followed():
+    """Every row of the record, every difference from OneCode, and what TOC reads of two rows."""
+    record, found = Record("followups"), differences("followups")
+    columns = COLUMNS + [("open", "auroc", d) for d in DIRECTIONS]
+    header, *rows = table("figs", "followups: row", "AVE clip v2a")
+    assert [row[0] for row in rows] == [*record.transfer]
+    for name, *cells in rows[:-1]:
+        assert cells[:8] == [record.get(name, *column) for column in columns]
+        assert float(cells[8]) == pytest.approx(mean(float(value(cell)) for cell in cells[:6]), abs=0.051)
+        assert cells[9:] == [record.get(name, *COLUMNS[0], "match rate"), record.transfer[name]["minutes"]]
+    assert rows[-1][1:] == [record.get("Uni-Code", *column, "chance") for column in columns] + 3 * [""]
+    header, *rows = table("figs", "followups: row less OneCode")
+    for name, *cells in rows:
+        assert cells == [found[name, "OneCode", *column] for column in columns]
+    assert [row[0] for row in rows] == [name for name in record.transfer if name not in ("OneCode", "chance")]
+    text = " ".join(PAGES["figs"].read_text(encoding="utf-8").split())
+    behind = {key: one for key, one in found.items() if key[2:] in columns and one.endswith("*") and one[0] == "+"}
+    assert list(behind) == [("MICU", "OneCode", "open", "auroc", "a2v")] and "(5.9 points)" in text
+    header, *rows = table("figs", "TOC of")
+    tasks = [("toc", "toc_accuracy"), ("toc", "toc_segment_accuracy"), ("toc_avvp", "toc_segment_f1")]
+    for name, *cells in rows:
+        assert cells == [record.get(name, *column, d) for column in tasks for d in DIRECTIONS]
+
+
 def test_order_beside_the_papers():
     """ρ over the means and its p among permutations, as the README has them of Tables 1, 2 and 3."""
     (one, p_one), (two, p_two), (three, p_three) = [
@@ -361,6 +385,7 @@ def test_tables_of_the_pages_are_all_looked_at():
         "README": ["direction", "direction", "pretraining", "task", "`--method`", "`--method`", "to add", "page"],
         "speed": ["program"],
         "figs": ["recipe", "task", "digits: row", "digits: row", "nature", "nature: task", "hard: row",
-                 "hard: row less Uni-Code", "codes", "other task", "row", "table1: row less Uni-Code", "row",
+                 "hard: row less Uni-Code", "codes", "other task", "followups: row", "followups: row less OneCode",
+                 "TOC of", "row", "table1: row less Uni-Code", "row",
                  "table2: row less Uni-Code", "paper: row",
                  "paper: row less paper AV", "row", "table3: row less Uni-Code", "page", "files"]}
