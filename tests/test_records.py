@@ -386,6 +386,5 @@ def test_tables_of_the_pages_are_all_looked_at():
         "speed": ["program"],
         "figs": ["recipe", "task", "digits: row", "digits: row", "nature", "nature: task", "hard: row",
                  "hard: row less Uni-Code", "codes", "other task", "followups: row", "followups: row less OneCode",
-                 "TOC of", "row", "table1: row less Uni-Code", "row",
-                 "table2: row less Uni-Code", "paper: row",
+                 "TOC of", "row", "table1: row less Uni-Code", "row", "table2: row less Uni-Code", "paper: row",
                  "paper: row less paper AV", "row", "table3: row less Uni-Code", "page", "files"]}
