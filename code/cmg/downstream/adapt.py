@@ -9,7 +9,7 @@ fitted on, of each modality by itself, without their labels. ε is a hundredth o
 that hardly moves is not blown up. It is what AdaBN (Li et al. 2016, arXiv 1603.04779) does in every layer, at the
 input, and the diagonal of CORAL (Sun et al. 2016, arXiv 1511.05547). No work on cross-modal generalization has it; it
 makes *target* clips without labels part of what is known, so its figures stand beside the others and not in their
-place.
+place. It takes what a set shows for how it was recorded: where classes or backgrounds are others, it may cost.
 """
 
 import torch
