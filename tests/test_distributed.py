@@ -37,6 +37,7 @@ SETTINGS = {
     "codebind": ["--preset", "paper", "--method", "codebind", "--piece-dim", "4", "--own-codes", "6"],
     "srcid": ["--preset", "paper", "--method", "srcid"],
     "onecode": ["--method", "onecode"],
+    "pieces": ["--method", "onecode", "--pieces", "2"],
     "rivals": ["--preset", "paper", "--method", "dcid+smit+mst+codis+turn+simmmdg"],
 }
 

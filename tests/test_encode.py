@@ -67,6 +67,20 @@ def test_codes_of_files_and_sentences(trained, tmp_path, capsys):
                 assert np.array_equal(file[f"{name}/{m}"], x.numpy()), (m, name)
 
 
+def test_several_codes_of_a_step_stand_together(trained, tmp_path, capsys):
+    path, files = trained
+    untrained(tmp_path / "pieces.pt", None, "small", "onecode", FeatureSet(path.with_name("ab.h5")), pieces=2)
+    codes = cmg.load_pretrained(tmp_path / "pieces.pt").encode_files(files[0])["audio"].codes[0, :2].tolist()
+    call = [files[0], "--checkpoint", str(tmp_path / "pieces.pt"), "--device", "cpu"]
+    main(call)
+    assert capsys.readouterr().out == f"{files[0]}  audio  {' '.join(f'{a}+{b}' for a, b in codes)}\n"
+    main([*call, "--out", str(tmp_path / "codes.json")])
+    assert json.loads((tmp_path / "codes.json").read_text()) == {files[0]: {"audio": codes}}
+    main([*call, "--out", str(tmp_path / "codes.csv")])
+    with open(tmp_path / "codes.csv", newline="") as file:
+        assert [row["code"] for row in csv.DictReader(file)] == [f"{a}+{b}" for a, b in codes]
+
+
 def test_a_model_without_codes_has_vectors(trained, tmp_path, capsys):
     path, files = trained
     call = [*files, "--checkpoint", path.with_name("plain.pt"), "--device", "cpu"]

@@ -45,10 +45,15 @@ def parser() -> Parser:
 
 
 def codes_of(ids, tokens):
-    """Rows (id, modality, step, code) of all steps that exist."""
+    """Rows (id, modality, step, code) of all steps that exist; a step of several codes has a list of them."""
     return [(name, m, step, code)
             for row, name in enumerate(ids) for m, found in tokens.items()
             for step, (code, there) in enumerate(zip(found.codes[row].tolist(), found.valid[row].tolist())) if there]
+
+
+def told(code):
+    """As text; several codes of a step as 3+40."""
+    return "+".join(map(str, code)) if isinstance(code, list) else str(code)
 
 
 def as_lists(ids, tokens) -> dict:
@@ -72,7 +77,8 @@ def write(path, ids, tokens):
         write_atomically(path, json.dumps(as_lists(ids, tokens), ensure_ascii=False, indent=1) + "\n")
     else:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("id", "modality", "step", "code"), *codes_of(ids, tokens)])
+        rows = [(*place, told(code)) for *place, code in codes_of(ids, tokens)]
+        csv.writer(text, lineterminator="\n").writerows([("id", "modality", "step", "code"), *rows])
         write_atomically(path, text.getvalue())
 
 
@@ -98,7 +104,7 @@ def main(argv=None):
     else:
         for name, found in as_lists(ids, tokens).items():
             for m, codes in found.items():
-                print(f"{name}  {m:5}  {' '.join(map(str, codes))}")
+                print(f"{name}  {m:5}  {' '.join(map(told, codes))}")
 
 
 if __name__ == "__main__":

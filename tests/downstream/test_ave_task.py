@@ -331,6 +331,18 @@ def test_codebook_sharing_by_hand():
     assert codebook_sharing(a, tokens([[0, 0]]))["match_rate"] is None
 
 
+def test_codebook_sharing_of_seconds_with_several_codes():
+    """Each code counts: of three seconds with two codes three of six are equal."""
+    a, b = (TokenSet(codes, torch.zeros(1, 3, 4), torch.zeros(1, 3, 4), torch.ones(1, 3).bool())
+            for codes in (torch.tensor([[[0, 5], [1, 5], [1, 6]]]), torch.tensor([[[0, 6], [1, 5], [0, 7]]])))
+    facts = codebook_sharing(a, b)
+    assert facts["match_rate"] == pytest.approx(50)
+    # of the first codes (1, 2)/3 and (2, 1)/3, of the second (2, 1, 0)/3 and (1, 1, 1)/3
+    assert facts["match_chance"] == pytest.approx(100 * ((2 + 2) / 9 + (2 + 1) / 9) / 2)
+    assert facts["code_overlap"] == pytest.approx((1 + 1 + 1 + 1) / 6)
+    assert (facts["shared_codes"], facts["used_codes"]) == (4, 5)
+
+
 def test_encode_set_in_batches_and_in_the_asked_order(features):
     model, rows = OneHotModel(), torch.tensor([5, 0, 5, 41, 2])
     whole = encode_set(model, features, "video")

@@ -213,6 +213,13 @@ def test_tokens_that_are_not_code_vectors():
     assert len(probe_data(tokens_of(book[codes], codes), torch.zeros(5, dtype=torch.int64)).vectors) == 1
 
 
+def test_tokens_of_several_codes_are_merged_where_all_are_equal():
+    codes = torch.tensor([[[0, 3], [1, 3], [0, 3]], [[0, 2], [0, 3], [1, 3]]])
+    dense = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))[codes].flatten(2)  # (2, 3, 4)
+    data = probe_data(tokens_of(dense, codes), torch.zeros(2, dtype=torch.int64))
+    assert len(data.vectors) == 3 and torch.equal(data.vectors[data.index], dense)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_vectors_without_codes_give_the_same_probes(kind):
     """A model without a codebook: every step's vector is its own, absent clips are left out, the numbers stay."""

@@ -43,6 +43,31 @@ def test_codes_take_as_few_bytes_as_their_number_needs(size, kind):
     assert np.frombuffer(base64.b64decode(text), kind).tolist() == [0, size - 1, size, 5]
 
 
+def test_codes_of_pieces_are_steps_of_half_a_second(small, tmp_path):
+    """Their typical steps lie in the second they are of, and words stand twice."""
+    model = untrained(tmp_path / "pieces.pt", SHAPES, method="onecode", dim=8, codes=CODES, pieces=2)
+    main([str(word) for word in ("--checkpoint", tmp_path / "pieces.pt", "--data", small.at / "f.h5", "--captions",
+                                 small.at / "captions.csv", "--device", "cpu", "--out", tmp_path / "page")])
+    said, features = data_of(tmp_path / "page"), FeatureSet(small.at / "f.h5")
+    assert said["size"] == 2 * CODES
+    tokens = {m: encode_set(model, features, m) for m in SHAPES}
+    for row in said["modalities"]:
+        m, length = row["name"], SHAPES[row["name"]][0]
+        assert (row["length"], row["seconds"]) == (2 * length, 0.5)
+        codes = unpacked(row, said).reshape(9, length, 2)
+        valid = tokens[m].valid.numpy()
+        assert np.array_equal(codes[valid], tokens[m].codes.numpy()[valid]) and (codes[~valid] == 2 * CODES).all()
+        gaps = (tokens[m].semantic - tokens[m].vectors).square().view(9, 2 * length, 4).sum(-1)  # of each piece
+        for code, own in zip(said["used"], row["typical"]):
+            nearest = [gaps[clip, step].item() for clip, step in zip(own[::2], own[1::2])]
+            assert nearest == sorted(nearest)
+            assert all(codes[clip, step // 2, step % 2] == code for clip, step in zip(own[::2], own[1::2]))
+    ((_, _, rate, chance),) = said["pairs"]
+    sharing = codebook_sharing(tokens["video"], tokens["audio"])
+    assert (rate, chance) == (sharing["match_rate"], sharing["match_chance"])
+    assert said["words"][0] == ["a", "a", "bell", "bell"]
+
+
 def test_the_page_says_what_the_model_says(page, small):
     said, model = data_of(page), cmg.load_pretrained(small.at / "best.pt")
     features = FeatureSet(small.at / "f.h5")

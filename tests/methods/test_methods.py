@@ -376,6 +376,8 @@ def test_vclub_of_a_map_trains_and_resumes(clips, tmp_path):
     (["--method", "fcid", "--text-alignment", "step"], ["fcid takes words as a whole; expected clip"]),
     (["--method", "fcid", "--modalities", "video", "audio"], ["fcid compares what is heard or seen with text"]),
     (["--method", "codaar", "--w-club", "1"], ["--w-club 1.0: codaar has no vCLUB"]),
+    (["--method", "onecode", "--pieces", "3"], ["--pieces 3: expected a divisor of --dim 16"]),
+    (["--pieces", "2"], ["--pieces 2: belongs to onecode, which is not part of --method unicode"]),
     (["--method", "codebind", "--piece-dim", "3"], ["--piece-dim 3: expected a divisor of 8, half of --dim 16"]),
     (["--method", "aha", "--shared-levels", "3"], ["--shared-levels 3: expected 1 to 2, the number of --levels"]),
     (["--method", "turn", "--modalities", "audio"], ["turn", "two or three", "audio"]),

@@ -1,9 +1,12 @@
-"""One code for a second: the formula against a loop, on ragged clips."""
+"""One code for a second: the formula against a loop, on ragged clips; of pieces, a book for each of them."""
 
+import pytest
 import torch
 
+from cmg.configs import with_values
 from cmg.models.codebook import Codebook
-from cmg.models.one_code import OneCodeBook
+from cmg.models.one_code import OneCodeBook, OneCodeModel
+from cmg.models.unified import ModelConfig
 
 AVT = ("audio", "video", "text")
 
@@ -99,3 +102,74 @@ def test_codes_start_between_the_modalities():
     book = OneCodeBook(("audio", "video"), 2, 2, mm_ema="off")
     book.initialise(z, valid)
     assert sorted(book.embedding.tolist()) == [[0.0, 0.0], [0.0, 4.0]]
+
+
+def pieced(pieces=2, size=5, width=3, **settings):
+    """A book of pieces with material of its width, and a book of one piece each that has the same codes."""
+    torch.manual_seed(2)
+    z, valid = material()
+    z = {m: torch.randn(*x.shape[:2], pieces * width) for m, x in z.items()}
+    settings = {"decay": 0.9, "reset": "off"} | settings
+    whole = OneCodeBook(AVT, size, pieces * width, pieces=pieces, **settings)
+    whole.embedding.copy_(torch.randn(pieces * size, width))
+    whole.weight.copy_(whole.embedding)
+    alone = [OneCodeBook(AVT, size, width, **settings) for _ in range(pieces)]
+    for book, part in zip(alone, whole.embedding.chunk(pieces)):
+        book.embedding.copy_(part)
+        book.weight.copy_(part)
+    return whole, alone, z, valid
+
+
+def test_pieces_are_books_side_by_side():
+    whole, alone, z, valid = pieced()
+    parts = [{m: x[..., 3 * p : 3 * p + 3] for m, x in z.items()} for p in range(2)]
+    found = whole.quantize_all(z, valid)
+    apart = [book.quantize_all(part, valid) for book, part in zip(alone, parts)]
+    for m in AVT:
+        assert found[m].codes.shape == (*z[m].shape[:2], 2) and found[m].distances.shape == (*z[m].shape[:2], 2, 5)
+        for p in range(2):
+            own = apart[p][m]
+            assert torch.equal(found[m].codes[..., p] - 5 * p, own.codes)
+            torch.testing.assert_close(found[m].distances[..., p, :], own.distances)
+            assert torch.equal(found[m].vectors[..., 3 * p : 3 * p + 3], own.vectors)
+            assert torch.equal(found[m].straight[..., 3 * p : 3 * p + 3], own.straight)
+        assert torch.equal(whole.lookup(found[m].codes), whole.quantize(z[m]).vectors)
+
+    whole.update(z, {m: q.codes for m, q in found.items()}, valid)
+    for book, part, q in zip(alone, parts, apart):
+        book.update(part, {m: one.codes for m, one in q.items()}, valid)
+    for name in ("weight", "count"):
+        torch.testing.assert_close(getattr(whole, name), torch.cat([getattr(book, name) for book in alone]))
+    # the Laplace smoothing is over all codes of a book, in which each piece counts every step
+    smoothed = (whole.count + 1e-5) / (whole.count.sum() + 10 * 1e-5) * whole.count.sum()
+    torch.testing.assert_close(whole.embedding, whole.weight / smoothed.unsqueeze(1))
+    assert torch.equal(whole.usage, torch.cat([book.usage for book in alone], 1))
+    assert torch.equal(whole.idle, torch.cat([book.idle for book in alone], 1))
+
+
+@pytest.mark.parametrize("method", ["data", "kmeans"])
+def test_pieces_start_and_restart_at_targets_of_their_own(method):
+    """Those of the first piece are near 10 in all columns, of the second near -10."""
+    whole, _, z, valid = pieced(reset="both", reset_after=0)
+    place = torch.tensor([10.0] * 3 + [-10.0] * 3)
+    z = {m: place + 0.1 * x.clamp(-3, 3) for m, x in z.items()}
+    whole.initialise(z, valid, method)
+    expected = place.view(2, 1, 3).expand(2, 5, 3).flatten(0, 1)
+    torch.testing.assert_close(whole.embedding, expected, atol=0.4, rtol=0)
+    whole.embedding.zero_()  # all pick the first code of their piece, and the others are idle
+    whole.weight.zero_()
+    for _ in range(2):
+        whole.update(z, {m: whole.quantize(x).codes for m, x in z.items()}, valid)
+    restarted = [n for n in range(10) if n % 5]
+    assert whole.revived == len(restarted)
+    torch.testing.assert_close(whole.embedding[restarted], expected[restarted], atol=0.4, rtol=0)
+
+
+def test_a_model_of_pieces_says_what_its_tokens_are_made_of():
+    config = with_values(ModelConfig(), {"dim": 12, "layers": 1, "codes": 7, "pieces": 3})
+    model = OneCodeModel({"audio": (4, 6), "video": (4, 6)}, config).eval()
+    tokens = model.encode(audio=torch.randn(2, 4, 6))
+    assert tokens.codes.shape == (2, 4, 3) and tokens.quantized.shape == (2, 4, 12)
+    assert model.codebook.size == 21 and model.token_dim == 12
+    side_by_side = [book[code - 7 * p] for p, (book, code) in enumerate(zip(model.parts, tokens.codes.unbind(-1)))]
+    assert torch.equal(tokens.quantized, torch.cat(side_by_side, -1))

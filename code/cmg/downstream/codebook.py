@@ -44,7 +44,7 @@ def usage(model, features, device="cpu") -> dict[str, torch.Tensor]:
     counts = {}
     for m in features.modalities:
         tokens = encode_set(model, features, m, device=device)
-        counts[m] = torch.bincount(tokens.codes[tokens.valid], minlength=model.codebook.size).cpu()
+        counts[m] = torch.bincount(tokens.codes[tokens.valid].flatten(), minlength=model.codebook.size).cpu()
     return counts
 
 

@@ -13,7 +13,7 @@ from cmg.modalities import ordered
 class TokenSet(NamedTuple):
     """What a frozen model says about N clips of one modality.
 
-    codes : int64 Tensor[N, T], or None of a model without a codebook
+    codes : int64 Tensor[N, T], or [N, T, P] of steps with P codes each; None of a model without a codebook
     vectors : Tensor[N, T, D]
         The codes' vectors, or the model's own where it has no codebook: the only thing a probe sees.
     semantic : Tensor[N, T, D]
@@ -113,8 +113,8 @@ def item_vectors(model, features, modality: str, batch_size: int = 256, rows=Non
 def codebook_sharing(a: TokenSet, b: TokenSet) -> dict[str, float | int | None]:
     """How far two modalities of the same clips speak the same code.
 
-    match_rate : % of the seconds that exist in both modalities at which both pick the same code; None where
-        the steps do not line up (words are no seconds).
+    match_rate : % of the seconds that exist in both modalities at which both pick the same code; of seconds with
+        several codes, each of which counts, % of these. None where the steps do not line up (words are no seconds).
     match_chance : the rate that two draws from the two histograms of these seconds would have, 100 · Σ p_a(k) p_b(k);
         of n codes used evenly 100 / n, so a match rate compares at equal size, or against its chance.
     code_overlap : intersection of the two histograms of code use, see `cmg.metrics.codebook.overlap`. It does not look
@@ -126,13 +126,13 @@ def codebook_sharing(a: TokenSet, b: TokenSet) -> dict[str, float | int | None]:
     if a.codes is None or b.codes is None:
         return dict.fromkeys(("match_rate", "match_chance", "code_overlap", "shared_codes", "used_codes"))
     size = int(max(a.codes.max(), b.codes.max())) + 1
-    use_a = torch.bincount(a.codes[a.valid], minlength=size).double()  # (M,)
-    use_b = torch.bincount(b.codes[b.valid], minlength=size).double()
+    use_a, use_b = (x.codes[x.valid].flatten().bincount(minlength=size).double() for x in (a, b))  # (M,)
     match_rate = match_chance = None
     if a.codes.shape == b.codes.shape and (both := a.valid & b.valid).any():
         match_rate = 100.0 * (a.codes == b.codes)[both].double().mean().item()
-        p_a, p_b = (x.codes[both].bincount(minlength=size).double() / both.sum() for x in (a, b))  # (M,)
-        match_chance = 100.0 * (p_a @ p_b).item()
+        pieces = a.codes[0, 0].numel()
+        p_a, p_b = (x.codes[both].flatten().bincount(minlength=size).double() / both.sum() for x in (a, b))  # (M,)
+        match_chance = 100.0 * (p_a @ p_b).item() / pieces
     return {
         "match_rate": match_rate,
         "match_chance": match_chance,

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import cmg
@@ -23,7 +24,6 @@ from cmg.data.joining import held
 from cmg.distributed import choose_device
 from cmg.downstream.codebook import SHARED, shares
 from cmg.downstream.task import require
-from cmg.downstream.tokens import codebook_sharing
 from cmg.errors import UserError
 from cmg.explore import page, vocabulary
 from cmg.explore.snippets import COLUMNS, Cut, cut_all
@@ -126,9 +126,10 @@ def describe(args, model, features, steps, captions, words, labels) -> dict:
     counts = {m: s.codes[s.valid].bincount(minlength=size) for m, s in steps.items()}
     share = shares(counts)
     used = (share.sum(0) > 0).nonzero()[:, 0].tolist()
-    vectors = model.codebook.embedding[used].detach().cpu().double().numpy()
+    tables = getattr(model, "parts", [model.codebook.embedding])  # each in columns of its own: far from the others
+    vectors = torch.block_diag(*tables)[used].detach().cpu().double().numpy()
     timed = [m for m in steps if modalities.modality(m).timed]
-    pairs = [(a, b, codebook_sharing(steps[a], steps[b])) for a, b, _ in modalities.pairs(timed)]
+    pairs = [(a, b, steps[a].sharing(steps[b])) for a, b, _ in modalities.pairs(timed)]
     names = sorted({label for own in labels or () for label in own})
     number = {name: n for n, name in enumerate(names)}
     said = np.unique(captions, return_inverse=True)[1] if captions else None
@@ -139,8 +140,8 @@ def describe(args, model, features, steps, captions, words, labels) -> dict:
         typical = vocabulary.typical(steps[m], size, args.typical, owners)
         rows.append({
             "name": m, "timed": row.timed, "source": row.source, "colour": colour, "length": steps[m].codes.shape[1],
-            "seconds": features.provenance[m].seconds_per_step or 1.0, "codes": page.packed(steps[m], size),
-            "typical": [typical[k] for k in used]})
+            "seconds": (features.provenance[m].seconds_per_step or 1.0) / steps[m].pieces,
+            "codes": page.packed(steps[m], size), "typical": [typical[k] for k in used]})
     frequent = vocabulary.frequent_words(steps["text"], size, words) if words else None
     return {
         "title": path.name if path.is_dir() else f"{path.parent.name}/{path.stem}",

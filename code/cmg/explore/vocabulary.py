@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import cKDTree
 from sklearn.manifold import TSNE
 
-from cmg.downstream.tokens import encode_set
+from cmg.downstream.tokens import codebook_sharing, encode_set
 from cmg.errors import UserError
 from cmg.extract.captions import of_each, read_captions
 from cmg.extract.hashed import words_of
@@ -22,11 +22,20 @@ LOSES_WORDS = ("word2vec", "bert-released")  # text backbones that pass over wor
 
 class Steps(NamedTuple):
     """Tensors [N, T] of a modality: the code of each step, whether the step exists, and the squared distance of its
-    semantic vector from the code's vector, by which a step is typical of its code."""
+    semantic vector from the code's vector, by which a step is typical of its code.
+
+    pieces : P codes of one second or word, where it has several, lie one after another, as steps of 1/P."""
 
     codes: torch.Tensor
     valid: torch.Tensor
     distances: torch.Tensor
+    pieces: int = 1
+
+    def sharing(self, other) -> dict:
+        """`codebook_sharing` with another modality of the same clips."""
+        a, b = (s._replace(codes=s.codes.unflatten(1, (-1, s.pieces)), valid=s.valid[:, :: s.pieces])
+                for s in (self, other))
+        return codebook_sharing(a, b)
 
 
 def encode(model, features, device="cpu") -> dict[str, Steps]:
@@ -34,8 +43,10 @@ def encode(model, features, device="cpu") -> dict[str, Steps]:
     found = {}
     for m in features.modalities:
         tokens = encode_set(model, features, m, device=device)
-        distances = (tokens.semantic - tokens.vectors).square().sum(-1)  # [N, T]
-        found[m] = Steps(tokens.codes.cpu(), tokens.valid.cpu(), distances.cpu())
+        codes = tokens.codes.flatten(1)  # [N, T · P]
+        pieces = codes.shape[1] // tokens.codes.shape[1]
+        gap = (tokens.semantic - tokens.vectors).square().unflatten(-1, (pieces, -1)).sum(-1)  # [N, T, P]
+        found[m] = Steps(codes.cpu(), tokens.valid.repeat_interleave(pieces, 1).cpu(), gap.flatten(1).cpu(), pieces)
     return found
 
 
@@ -135,11 +146,11 @@ def caption_words(path, ids, steps: Steps, backbone) -> tuple[list[str], list[li
     """
     found = of_each(path, read_captions(path), ids)
     captions = [found.get(name, [""])[0] for name in ids]
-    words, length = [], steps.codes.shape[1]
-    for caption, number in zip(captions, steps.valid.sum(1).tolist()):
+    words, length = [], steps.codes.shape[1] // steps.pieces
+    for caption, number in zip(captions, (steps.valid.sum(1) // steps.pieces).tolist()):
         own = words_of(caption)
         fits = number == min(len(own), length) and (len(own) <= length or backbone not in LOSES_WORDS)
-        words.append(own[:length] if fits else None)
+        words.append([word for word in own[:length] for _ in range(steps.pieces)] if fits else None)
     return captions, words
 
 

@@ -29,6 +29,7 @@ class CodebookConfig(Config):
     mm_ema : what a code learns from the other modalities
     reset : codes unused by which modalities are reset
     reset_after : batches a code may stay unused (N_re)
+    pieces : of a vector, each with a code of its own
     piece_dim : columns of a piece of a product code
     own_codes : codes of each modality's specific part
     levels : residual levels of the anchor
@@ -41,6 +42,7 @@ class CodebookConfig(Config):
     mm_ema: str = setting("attention", choices=("attention", "aligned", "off"))
     reset: str = setting("both", choices=("both", "any", "off"))
     reset_after: int = setting(100, whole())
+    pieces: int = setting(1, whole(1))
     piece_dim: int = setting(8, whole(1))
     own_codes: int = setting(256, whole(1))
     levels: int = setting(2, whole(1))
@@ -155,17 +157,13 @@ class Codebook(nn.Module):
         points = rows[real]  # (n, D)
         if not len(points):
             raise UserError("--data: no clip of the first batch has a single step that is no padding")
-        order = shared_permutation(len(points), points.device)
-        centres = points[order.repeat(-(-self.size // len(points)))[: self.size]]
-        for _ in range(iterations if method == "kmeans" else 0):
-            nearest = torch.cdist(points, centres).argmin(1)
-            one_hot = torch.zeros(len(points), self.size, dtype=points.dtype, device=points.device)
-            one_hot.scatter_(1, nearest.unsqueeze(1), 1.0)
-            count = one_hot.sum(0).unsqueeze(1)
-            centres = torch.where(count > 0, one_hot.t() @ points / count.clamp_min(1), centres)
-        self.embedding.copy_(broadcast(centres))
+        self.embedding.copy_(broadcast(self.start(points, iterations if method == "kmeans" else 0)))
         self.weight.copy_(self.embedding)
         self.count.fill_(1.0)
+
+    def start(self, points, iterations):
+        """First codes [M, D] for targets [n, D]: see `centres`."""
+        return centres(points, self.size, iterations)
 
     @torch.no_grad()
     def update(self, z, codes, valid):
@@ -255,8 +253,25 @@ class Codebook(nn.Module):
         """(what codes restart with, dict buffer -> a value for every code [M, …]; which codes do [M]): a random target
         (z + r) / 2 of this batch, a place between the modalities. All statistics move along, or the next update would
         undo it."""
-        fresh = targets[sample(real, self.size)]
+        fresh = targets[self.drawn(real)]
         return {"embedding": fresh, "weight": fresh, "count": torch.ones_like(self.count)}, dead & finite
+
+    def drawn(self, real):
+        """For every code the position of a target that exists, LongTensor[M]."""
+        return sample(real, self.size)
+
+
+def centres(points, size, iterations):
+    """So many of the points [n, D], drawn by chance and moved by k-means: Tensor[size, D]."""
+    order = shared_permutation(len(points), points.device)
+    found = points[order.repeat(-(-size // len(points)))[:size]]
+    for _ in range(iterations):
+        nearest = torch.cdist(points, found).argmin(1)
+        one_hot = torch.zeros(len(points), size, dtype=points.dtype, device=points.device)
+        one_hot.scatter_(1, nearest.unsqueeze(1), 1.0)
+        count = one_hot.sum(0).unsqueeze(1)
+        found = torch.where(count > 0, one_hot.t() @ points / count.clamp_min(1), found)
+    return found
 
 
 def sample(allowed, n):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from cmg.cli import number
 from cmg.configs import Config, setting
+from cmg.errors import UserError
 from cmg.methods.codebook.objective import Objective
 from cmg.methods.codebook.unicode import Alignment
 from cmg.models.one_code import OneCodeModel
@@ -30,10 +31,16 @@ class OneCodeConfig(Config):
     onecode_temperature: float = setting(0.05, number(above=0))
 
 
+def refuse(config, features):
+    """`UserError` for vectors that cannot be cut into so many pieces."""
+    if config.encoder.dim % config.codebook.pieces:
+        raise UserError(f"--pieces {config.codebook.pieces}: expected a divisor of --dim {config.encoder.dim}")
+
+
 def alignment(blueprint):
     return Alignment(blueprint.config.objectives["onecode"].onecode_temperature, blueprint.timed)
 
 
 OBJECTIVE = Objective("onecode", OneCodeConfig(), {"onecode": alignment}, model=OneCodeModel, alignments=("clip",),
                       sets={"w_rec": 0.0, "w_commit": 0.25, "mm_ema": "off", "reset": "both", "text_alignment": "clip",
-                            "codes": 64}, paired=True)
+                            "codes": 64}, owns=("pieces",), paired=True, refuse=refuse)
