@@ -7,8 +7,9 @@
 Files are read as those of pretraining were: by the encoders that the checkpoint names, whose weights, where they have
 any, are given and have to be the same (`--video-weights` and so on). A .csv holds the codes of all steps that exist, a
 .json the same as lists, a .h5 also the vectors: `codes/<modality>` [N, T], `quantized/<modality>` and
-`semantic/<modality>` [N, T, D], `valid/<modality>` [N, T] and `id` [N]. A checkpoint without a codebook has no codes,
-and its .h5 only `semantic`.
+`semantic/<modality>` [N, T, D], `valid/<modality>` [N, T] and `id` [N]. Where a step has several codes (`--pieces` of
+pretraining), they are 3+40 in print and in a .csv, and [N, T, P] in a .h5. A checkpoint without a codebook has no
+codes, and its .h5 only `semantic`.
 """
 
 import csv

@@ -23,8 +23,9 @@ from cmg.models.scale import FeatureScale
 class Tokens(NamedTuple):
     """What a model says of clips, step by step.
 
-    semantic [B, T, D]: continuous vectors. codes [B, T] int64 and quantized [B, T, D], the codes' vectors: None of a
-    model that has no codebook. valid bool [B, T]: which steps exist; None where nobody said, which stands for all.
+    semantic [B, T, D]: continuous vectors. codes [B, T] int64, or [B, T, P] where a step has several, and quantized
+    [B, T, D], the codes' vectors: None of a model that has no codebook. valid bool [B, T]: which steps exist; None
+    where nobody said, which stands for all.
     """
 
     codes: torch.Tensor | None
