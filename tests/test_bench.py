@@ -1,6 +1,7 @@
 """The bench: counted FLOPs and bytes against hand counts, its records, the picture; loading; the check of a card."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -246,6 +247,19 @@ def test_check_writes_where_it_was_called(tmp_path, monkeypatch):
     gpu_check.main(["--device", "cpu", "--small", "--parts", "bench", "--out", "here"])
     record = json.loads((tmp_path / "here" / "gpu_check.json").read_text())
     assert record["parts"]["bench"]["found"] == {"seen": True, "said": "1 lo"}
+
+
+@pytest.mark.slow
+def test_a_system_that_does_not_fit_leaves_the_others(tmp_path, monkeypatch):
+    whole = gpu_check.SYSTEMS["uniq4cap"]
+    monkeypatch.setattr(gpu_check, "SYSTEMS", {"multisk": ("small", 2, ["--colour"]), "uniq4cap": whole})
+    found = gpu_check.systems(SimpleNamespace(small=True, device="cpu"), tmp_path)
+    assert "--colour" in found["multisk"] and found.keys() == {"records", "multisk"}
+    (record,) = found["records"]
+    assert (record["method"], record["batch_size"]) == ("uniq4cap", 2)
+    page = gpu_check.report({"device": "here", "date": "", "commit": "", "versions": {"torch": ""}, "seconds": 1,
+                             "small": True, "parts": {"systems": {"found": found, "seconds": 1}}})
+    assert "--colour" in page and "| uniq4cap | video audio text |     2 |" in page
 
 
 @pytest.mark.slow

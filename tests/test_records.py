@@ -79,6 +79,16 @@ def test_differences_on_digit_clips():
     assert {row[0] for row in rows} == {*record.transfer} - {"OneCode AVT", "chance"}
 
 
+def test_differences_on_nature():
+    """Of all rows: of OneCode's parts from OneCode without text, of the others from OneCode with it."""
+    record, found = Record("nature"), differences("nature")
+    header, *rows = table("figs", "nature: row", "less")
+    for row, reference, *cells in rows:
+        assert cells[:-2] == [found[row, reference, *column] for column in COLUMNS[:4]]
+        assert cells[-2:] == [record.get(row, "ave", "accuracy", "v2a", "match rate"), record.transfer[row]["minutes"]]
+    assert {row[0] for row in rows} == {*record.transfer} - {"OneCode AVT", "chance"}
+
+
 def test_the_hard_set():
     """Every row of its record, and every difference from Uni-Code."""
     record, found = Record("hard"), differences("hard")
@@ -384,7 +394,7 @@ def test_tables_of_the_pages_are_all_looked_at():
     assert heads == {
         "README": ["direction", "direction", "pretraining", "task", "`--method`", "`--method`", "to add", "page"],
         "speed": ["program"],
-        "figs": ["recipe", "task", "digits: row", "digits: row", "nature", "nature: task", "hard: row",
+        "figs": ["recipe", "task", "digits: row", "digits: row", "nature", "nature: row", "nature: task", "hard: row",
                  "hard: row less Uni-Code", "codes", "other task", "followups: row", "followups: row less OneCode",
                  "TOC of", "row", "table1: row less Uni-Code", "row", "table2: row less Uni-Code", "paper: row",
                  "paper: row less paper AV", "row", "table3: row less Uni-Code", "page", "files"]}

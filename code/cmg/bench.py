@@ -221,9 +221,9 @@ def measure(args, device, batch_size, ceilings):
     phases, own = by_phase(trainer, batch, device, max(1, args.steps // 2))
     floor = max(flops / matmul, counted.bytes / copy) if not args.compile else flops / matmul
     return {
-        "preset": args.preset, "modalities": list(args.modalities), "shapes": args.shapes, "batch_size": batch_size,
-        "precision": args.precision, "compile": args.compile, "cuda_graph": args.cuda_graph,
-        "device": device_name(device),
+        "method": args.method, "preset": args.preset, "modalities": list(args.modalities), "shapes": args.shapes,
+        "batch_size": batch_size, "precision": args.precision, "compile": args.compile,
+        "cuda_graph": args.cuda_graph, "device": device_name(device),
         "gflop_per_step": flops / 1e9, "gbyte_per_step": counted.bytes / 1e9,
         "operators_per_step": counted.operators,
         "step_ms": 1e3 * step, "step_ms_min": 1e3 * min(times), "step_ms_max": 1e3 * max(times), "steps": args.steps,

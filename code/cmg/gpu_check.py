@@ -1,4 +1,5 @@
-"""All evidence that needs a card, in one go: parity, golden curves, speed, a large epoch, resume, processes.
+"""All evidence that needs a card, in one go: parity, golden curves, speed, a large epoch, the other systems' steps, the
+paper's encoders, resume, processes.
 
     python -m cmg.gpu_check --out checkpoint/gpu_check
     python -m cmg.gpu_check --device cpu --small --out somewhere      # a rehearsal
@@ -15,11 +16,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from cmg.bench import device_name
+from cmg.bench import device_name, median_time
 from cmg.bench_report import how
 from cmg.cli import Parser, command, git_commit, require_folder, versions
 from cmg.data.synthetic import SyntheticSpec, synthetic_files
@@ -97,6 +100,42 @@ def epoch(args, folder):
     return {name: record[name] for name in ("epoch_clips", "epoch_steps", "epoch_s", "peak_memory_mib")}
 
 
+SYSTEMS = {  # preset of the published sizes, batch on a card, what else
+    "multisk": ("released", 2160, ["--shapes", "howto100m"]),
+    "cmmixer": ("base", 64, ["--shapes", "raw", "--modalities", "video", "audio"]),
+    "uniq4cap": ("small", 64, ["--shapes", "captions", "--set", "encoders=none"]),
+}
+
+
+def systems(args, folder):
+    """A step of each of the other systems; one that does not fit says so."""
+    records, failures, out = [], {}, folder / "bench.json"
+    for method, (preset, batch, flags) in SYSTEMS.items():
+        how_often = ["--steps", "10", "--warmup", "3", "--precision", "bf16"]
+        if args.small:
+            preset, batch, how_often = "small", 2, ["--steps", "1", "--warmup", "0"]
+        try:
+            python("cmg.bench", "--method", method, "--preset", preset, "--batch-size", str(batch), *flags, *how_often,
+                   "--device", args.device, "--out", str(out))
+            records += json.loads(out.read_text())
+        except Failed as failure:
+            failures[method] = str(failure)
+    return {"records": records} | failures
+
+
+def encoders(args, folder):
+    """Clips of ten seconds (one, if small), 16 frames and 16000 samples each, that VGG-19 and VGGish read a second."""
+    from cmg.extract.vgg19 import VGG19  # late: their libraries are of an extra
+    from cmg.extract.vggish import VGGish
+
+    found, precision, seconds = {}, "fp32" if args.small else "bf16", 1 if args.small else 10
+    frames = [np.zeros((16, 240, 320, 3), np.uint8)] * seconds
+    for encoder, steps in ((VGG19, frames), (VGGish, torch.zeros(seconds, 16_000))):
+        call = partial(encoder(("random:0",), args.device, precision), steps)
+        found[f"{encoder.name}_clips_per_s"] = round(1 / median_time(call, choose_device(args.device)), 1)
+    return found
+
+
 def small_run(args, folder):
     """Flags of a short run on 160 synthetic clips."""
     data = synthetic_files(folder / "data", SyntheticSpec(clips=160, ave_clips=(4, 4, 4))).pretrain
@@ -153,12 +192,12 @@ def first_loss(run):
     return float(dict(zip(header.split(","), row.split(",")))["loss/total"])
 
 
-PARTS = {part.__name__: part for part in (tests, compiled, bench, epoch, resume, processes)}
+PARTS = {part.__name__: part for part in (tests, compiled, bench, epoch, systems, encoders, resume, processes)}
 
 
 def bench_row(r):
     """Cells of one bench record."""
-    return [" ".join(r["modalities"]), str(r["batch_size"]), how(r),
+    return [r["method"], " ".join(r["modalities"]), str(r["batch_size"]), how(r),
             f"{r['step_ms']:.1f}", f"{r['clips_per_second']:.0f}", f"{r['gflop_per_second'] / 1e3:.2f}",
             f"{100 * r['share_of_ceiling']:.0f}", f"{r['peak_memory_mib']:.0f}"]
 
@@ -173,10 +212,10 @@ def report(record):
         rows.append([name, "passed" if "found" in part else "FAILED", f"{part['seconds']:.0f}",
                      " ".join(told.split()).replace("|", "/")])
     lines.append(markdown_table(["part", "result", "seconds", "found"], rows))
-    records = record["parts"].get("bench", {}).get("found", {}).get("records", [])
+    records = [r for part in record["parts"].values() for r in part.get("found", {}).get("records", [])]
     if records:
         rows = [bench_row(r) for r in records]
-        header = ["modalities", "batch", "step", "ms a step", "clips/s", "TFLOP/s", "% of ceiling", "MiB"]
+        header = ["method", "modalities", "batch", "step", "ms a step", "clips/s", "TFLOP/s", "% of ceiling", "MiB"]
         lines += ["", markdown_table(header, rows)]
     return "\n".join(lines) + "\n"
 
