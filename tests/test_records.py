@@ -59,6 +59,12 @@ def test_results_of_the_readme():
     assert "a probe of the target itself has {} and {} clip top-1".format(*bound) in text
     rates = [nature.get("OneCode AVT", "ave", "accuracy", "v2a", column) for column in ("match rate", "match chance")]
     assert "picks the same code in {} % of the seconds, by chance in {} %".format(*rates) in text
+    told = [nature.get("OneCode AVT, 2 pieces, 256 wide", *column) for column in COLUMNS[:4]]
+    rate = nature.get("OneCode AVT, 2 pieces, 256 wide", "ave", "accuracy", "v2a", "match rate")
+    assert "it has {} and {} clip top-1 and {} and {} segments, and {} % of the codes".format(*told, rate) in text
+    gains = [differences("nature")["OneCode AVT, 2 pieces, 256 wide", "OneCode AVT", *column] for column in COLUMNS[:2]]
+    assert "adds {} and {} points of clip top-1".format(*(gain.split()[0].lstrip("+") for gain in gains)) in text
+    assert [gain.endswith("*") for gain in gains] == [True, False] and "the first's interval excludes zero" in text
 
 
 def differences(name):
@@ -87,6 +93,12 @@ def test_differences_on_nature():
         assert cells[:-2] == [found[row, reference, *column] for column in COLUMNS[:4]]
         assert cells[-2:] == [record.get(row, "ave", "accuracy", "v2a", "match rate"), record.transfer[row]["minutes"]]
     assert {row[0] for row in rows} == {*record.transfer} - {"OneCode AVT", "chance"}
+    every = COLUMNS[:4] + [(task, "segment_f1", d) for task in ("avvp", "ave-avvp") for d in DIRECTIONS]
+    assert len(holding(found, ["paper AVT"], "OneCode AVT", every)[0]) == 7 and len(every) == 8
+    assert [len(holding(found, [f"OneCode AV without {part}"], "OneCode AV", COLUMNS[:4])[0])
+            for part in ("InfoNCE", "one code", "reset")] == [4, 1, 0]
+    wide, _ = holding(found, ["OneCode AVT, 2 pieces, 256 wide"], "OneCode AVT", every)
+    assert len(wide) == 1 and wide[0] > 0
 
 
 def test_the_hard_set():
