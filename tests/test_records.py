@@ -342,6 +342,7 @@ def test_the_works_that_followed():
     text = " ".join(PAGES["figs"].read_text(encoding="utf-8").split())
     behind = {key: one for key, one in found.items() if key[2:] in columns and one.endswith("*") and one[0] == "+"}
     assert list(behind) == [("MICU", "OneCode", "open", "auroc", "a2v")] and "(5.9 points)" in text
+    assert not holding(found, ["OneCode, 2 pieces"], "OneCode", columns)[0] and "none of eight intervals" in text
     header, *rows = table("figs", "TOC of")
     tasks = [("toc", "toc_accuracy"), ("toc", "toc_segment_accuracy"), ("toc_avvp", "toc_segment_f1")]
     for name, *cells in rows:
