@@ -249,6 +249,19 @@ def test_check_writes_where_it_was_called(tmp_path, monkeypatch):
     assert record["parts"]["bench"]["found"] == {"seen": True, "said": "1 lo"}
 
 
+def test_check_goes_on_after_any_error(tmp_path, monkeypatch):
+    def full(args, folder):
+        raise torch.OutOfMemoryError("no memory is left")
+
+    monkeypatch.setitem(gpu_check.PARTS, "encoders", full)
+    monkeypatch.setitem(gpu_check.PARTS, "resume", lambda args, folder: {"steps": 3})
+    with pytest.raises(SystemExit) as stop:
+        gpu_check.main(["--device", "cpu", "--small", "--parts", "encoders", "resume", "--out", str(tmp_path)])
+    parts = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
+    assert stop.value.code == 1
+    assert parts["encoders"]["error"] == "no memory is left" and parts["resume"]["found"] == {"steps": 3}
+
+
 @pytest.mark.slow
 def test_a_system_that_does_not_fit_leaves_the_others(tmp_path, monkeypatch):
     whole = gpu_check.SYSTEMS["uniq4cap"]

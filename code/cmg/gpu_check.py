@@ -242,8 +242,8 @@ def main(argv=None):
         work.mkdir()
         try:
             part = {"found": PARTS[name](args, work)}
-        except Failed as failure:
-            part = {"error": str(failure)}
+        except Exception as failure:  # whatever it is, out of memory for one: the other parts go on
+            part = {"error": str(failure) or type(failure).__name__}
         record["parts"][name] = part | {"seconds": time.monotonic() - start}
         shutil.rmtree(work)
         record["seconds"] = time.monotonic() - began

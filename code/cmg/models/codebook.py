@@ -135,9 +135,13 @@ class Codebook(nn.Module):
     def quantize(self, z, modality=None):
         """Nearest codes of z [B, T, D], whosever it is; no side effect. Returns `Quantized`."""
         distances = self.distances(z, modality)
-        codes = distances.argmin(-1)
+        codes = self.nearest(distances)
         vectors = self.lookup(codes).to(z.dtype)
         return Quantized(z + (vectors - z).detach(), vectors, codes, distances)
+
+    def nearest(self, distances):
+        """Indices of the nearest codes: [.., M] -> LongTensor[..]."""
+        return distances.argmin(-1)
 
     def lookup(self, codes):
         """Code vectors of indices [..]: Tensor[.., D]."""
@@ -272,6 +276,13 @@ def centres(points, size, iterations):
         count = one_hot.sum(0).unsqueeze(1)
         found = torch.where(count > 0, one_hot.t() @ points / count.clamp_min(1), found)
     return found
+
+
+def as_steps(pieces, valid):
+    """Pieces as steps of their own: dicts of Tensor[B, T, P, d] and BoolTensor[B, T] -> of [B, T · P, d] and
+    [B, T · P]."""
+    valid = {m: valid[m].repeat_interleave(x.shape[2], 1) for m, x in pieces.items()}
+    return {m: x.flatten(1, 2) for m, x in pieces.items()}, valid
 
 
 def sample(allowed, n):

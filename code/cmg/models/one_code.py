@@ -14,7 +14,7 @@ import torch
 
 from cmg.distributed import total
 from cmg.modalities import modality
-from cmg.models.codebook import Codebook, Quantized, centres, sample
+from cmg.models.codebook import Codebook, as_steps, centres, sample
 from cmg.models.unified import UnifiedModel
 
 
@@ -43,8 +43,8 @@ class OneCodeBook(Codebook):
         return torch.stack([self.squared(x, book) for x, book in zip(z.chunk(self.pieces, -1), books)], -2)
 
     def nearest(self, distances):
-        """Rows of the nearest codes: [.., P, M] -> LongTensor[.., P], without the P of a single piece."""
-        codes = distances.argmin(-1)
+        """Of every piece: [.., P, M] -> LongTensor[.., P], without the P of a single one."""
+        codes = super().nearest(distances)
         if self.pieces == 1:
             return codes
         return codes + torch.arange(0, self.size, self.size // self.pieces, device=codes.device)
@@ -52,12 +52,6 @@ class OneCodeBook(Codebook):
     def lookup(self, codes):
         vectors = super().lookup(codes)
         return vectors if self.pieces == 1 else vectors.flatten(-2)  # (.., D)
-
-    def quantize(self, z, modality=None):
-        distances = self.distances(z)
-        codes = self.nearest(distances)
-        vectors = self.lookup(codes).to(z.dtype)
-        return Quantized(z + (vectors - z).detach(), vectors, codes, distances)
 
     def mean(self, z, valid):
         """Mean of the modalities that have the second, Tensor[B, T, D], zero where none has it: dicts of
@@ -103,9 +97,8 @@ class OneCodeBook(Codebook):
         self.usage.copy_(usage)
 
     def folded(self, z, valid):
-        """Dicts of Tensor[B, T, D] and BoolTensor[B, T] -> of [B, T · P, D / P] and [B, T · P]."""
-        return ({m: x.unflatten(-1, (self.pieces, -1)).flatten(1, 2) for m, x in z.items()},
-                {m: x.repeat_interleave(self.pieces, 1) for m, x in valid.items()})
+        """See `as_steps`."""
+        return as_steps({m: x.unflatten(-1, (self.pieces, -1)) for m, x in z.items()}, valid)
 
     def target(self, m, z, valid):
         """What the steps of modality m add to their codes: the second's mean, of words themselves."""

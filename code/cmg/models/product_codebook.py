@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cmg.models.codebook import Codebook
+from cmg.models.codebook import Codebook, as_steps
 from cmg.models.unified import UnifiedModel
 
 
@@ -72,10 +72,8 @@ class PieceCodebook(Codebook):
         super().update(z, {m: x.flatten(1) for m, x in codes.items()}, valid)
 
     def folded(self, z, valid):
-        """Pieces as steps of their own: dicts of Tensor[B, T · P, d] and BoolTensor[B, T · P]."""
-        pieces = {m: self.pieces(x) for m, x in z.items()}  # (B, T, P, d)
-        valid = {m: valid[m].repeat_interleave(x.shape[2], 1) for m, x in pieces.items()}
-        return {m: x.flatten(1, 2) for m, x in pieces.items()}, valid
+        """See `as_steps`."""
+        return as_steps({m: self.pieces(x) for m, x in z.items()}, valid)
 
 
 class Product(NamedTuple):
